@@ -59,7 +59,7 @@ def wanted(names: list[str]) -> list[Package]:
 def _build(names: list[str]) -> int:
     """Build the named models, or all; a model whose package was not fetched is said and left."""
     failed = 0
-    for name in names or [model.id for model in real.REAL.values() if model.build]:
+    for name in names or [model.id for model in real.REAL.values() if model.built_here]:
         failed |= _print_path(name)
     return failed
 
@@ -78,8 +78,8 @@ def _list() -> int:
     for model in real.REAL.values():
         try:
             source = model.source
-            state = "to build" if model.build and not model.built.is_file() else "ready"
-            size = (model.built if model.build and state == "ready" else source).stat().st_size
+            state = "to build" if model.built_here and not model.built.is_file() else "ready"
+            size = (model.built if model.built_here and state == "ready" else source).stat().st_size
             state += f", {size / 1e6:.1f} MB"
         except UnavailableError:
             state = "not fetched"

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 OPSET = 20
-MAX_INLINE_BYTES = 1 << 30  # a larger model keeps its weights in a file beside it
+MAX_INLINE_BYTES = 1 << 28  # a larger model keeps its weights in a file beside it
 
 
-def export(
-    module: torch.nn.Module,
-    args: Mapping[str, torch.Tensor],
-    outputs: Sequence[str],
-    path: Path,
-    dynamic_shapes: Mapping[str, Any] | None = None,
-) -> None:
-    """Write ``module`` as an ONNX file of opset 20.
-
-    The exporter's optimiser stays off: it would rename folded weights, untie shared ones and fold
-    BatchNorm, and the parameter names would no longer be those of the module.
+@dataclasses.dataclass(frozen=True, slots=True)
+class TorchModel:
+    """A module with all that an exporter needs to know.
 
     Parameters
     ----------
     module : torch.nn.Module
         In evaluation mode.
     args : mapping of input name to tensor
-        Example inputs, in the order and with the names of ``forward``.
-    outputs : sequence of str
+        Example inputs in the order of ``forward``; the names are those of the graph.
+    outputs : tuple of str
         Names for the outputs.
-    path : Path
-        File to write. Weights of more than 1 GiB go to ``path.data`` beside it.
-    dynamic_shapes : mapping, optional
-        As for :func:`torch.export.export`.
+    dynamic_shapes : mapping of input name to its dynamic axes
+        Each as for :func:`torch.export.export`; an input that is absent is static.
+    """
+
+    module: torch.nn.Module
+    args: Mapping[str, torch.Tensor]
+    outputs: tuple[str, ...]
+    dynamic_shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def export(model: TorchModel, path: Path) -> None:
+    """Write ``model`` as an ONNX file of opset 20.
+
+    The exporter's optimiser stays off: it would rename folded weights, untie shared ones and fold
+    BatchNorm, and the parameter names would no longer be those of the module. Weights of more than
+    256 MiB go to a file beside ``path``.
     """
     # The exporter logs one warning for each torchvision operator when torchvision is absent.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -45,16 +50,19 @@ def export(
         # The exporter trips over deprecations of its own dependencies; none is ours to act on.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module,
+            model.module,
             # Copies: one tensor given for two inputs would silently make them one in the graph.
-            kwargs={name: value.clone() for name, value in args.items()},
+            args=tuple(value.clone() for value in model.args.values()),
             dynamo=True,
             optimize=False,
             opset_version=OPSET,
-            dynamic_shapes=dynamic_shapes,
-            input_names=list(args),
-            output_names=list(outputs),
+            dynamic_shapes=tuple(model.dynamic_shapes.get(name) for name in model.args),
+            input_names=list(model.args),
+            output_names=list(model.outputs),
             verbose=False,
         )
-    size = sum(each.numel() * each.element_size() for each in module.state_dict().values())
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    weights = model.module.state_dict().values()
+    size = sum(each.numel() * each.element_size() for each in weights)
     program.save(path, external_data=size > MAX_INLINE_BYTES)

