@@ -1,0 +1,1 @@
+"""Triton sources, one kernel a file; they import nothing but triton and travel with the artifact."""
