@@ -1,4 +1,4 @@
-"""``weights.safetensors``: every large tensor of a graph once, read by ONNX and by safetensors alike.
+"""``weights.safetensors``: every large tensor once, for readers of ONNX and of safetensors alike.
 
 The file follows https://github.com/huggingface/safetensors (8 bytes of header length, JSON, data).
 ``model.onnx`` refers to it as external data, by location, offset and length, so nothing is stored
@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -188,7 +188,7 @@ def _wrong_entry(entry: Any, available: int) -> str | None:
     return None
 
 
-def _are_counts(numbers: Any) -> bool:
+def _are_counts(numbers: Any) -> TypeGuard[list[int]]:
     return isinstance(numbers, list) and all(type(each) is int and each >= 0 for each in numbers)
 
 

@@ -1,4 +1,4 @@
-"""Ahead of time: from a kernel variant to a cubin, its PTX and what a launch needs, without a GPU."""
+"""Ahead of time: from a kernel variant to a cubin, its PTX and its launch data, without a GPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def why_not(sm: int) -> str | None:
     if sm < OLDEST_SM:
         return f"sm_{sm} has no tensor cores that triton can use; sm_{OLDEST_SM} is the oldest"
     if importlib.util.find_spec("triton") is None:
-        return "compiling GPU kernels needs triton, which is not installed: pip install sparsec[cuda]"
+        return (
+            "compiling GPU kernels needs triton, which is not installed: pip install sparsec[cuda]"
+        )
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         return "TRITON_INTERPRET is set, with which triton cannot compile; unset it"
     return None
@@ -123,8 +125,8 @@ def _launch_data(variant: Variant, metadata: Any, ptx: str, code: CodeReport) ->
     }
     if any(scratch.values()) or getattr(metadata, "num_ctas", 1) != 1:
         raise UnsupportedTargetError(
-            f"kernel {variant.name}: the installed triton wants scratch memory or clusters ({scratch}), "
-            "which the launch data cannot describe; pip install triton==3.9.0",
+            f"kernel {variant.name}: the installed triton wants scratch memory or clusters "
+            f"({scratch}), which launch data cannot describe; pip install triton==3.9.0",
             where=variant.name,
         )
     declared = _parameter_count(ptx)
@@ -162,7 +164,7 @@ def _parameter_count(ptx: str) -> int:
 
 @contextmanager
 def _knobs(cache: Path | None) -> Iterator[None]:
-    """Keep triton's cache where the caller wants it, and file names of this machine out of cubins."""
+    """Keep triton's cache where the caller wants it, and this machine's paths out of cubins."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory(prefix="sparsec-triton-") as temporary:

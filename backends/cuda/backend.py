@@ -1,7 +1,7 @@
 """The backend for NVIDIA GPUs: packs 2:4 layers and compiles their kernel, ahead of time.
 
-No GPU is needed, and none is asked: which layers are packed rests on a roofline (cost.py), and every
-reason says ``modelled``.
+No GPU is needed, and none is asked: which layers are packed rests on a roofline (cost.py), and
+every reason says ``modelled``.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class CudaBackend(Backend):
             Always, with the ways out.
         """
         raise UnsupportedTargetError(
-            f"{root}: compiled for {manifest.get('target', 'a GPU')}, and this version of SparseC does "
-            "not launch GPU kernels. To check the numbers without a GPU: sparsec verify. To run on "
-            "this machine: compile with --target cpu. To launch the cubins yourself: "
+            f"{root}: compiled for {manifest.get('target', 'a GPU')}, and this version of SparseC "
+            "does not launch GPU kernels. To check the numbers without a GPU: sparsec verify. To "
+            "run on this machine: compile with --target cpu. To launch the cubins yourself: "
             "docs/targets/cuda.md",
             where=str(root),
         )
@@ -155,7 +155,14 @@ def _entries(choice: Choice) -> list[CostEntry]:
     }
     return [
         CostEntry(
-            choice.site.op, shape, _pattern(choice.site), choice.sparsity, kernel, 1, seconds, "modelled"
+            choice.site.op,
+            shape,
+            _pattern(choice.site),
+            choice.sparsity,
+            kernel,
+            1,
+            seconds,
+            "modelled",
         )
         for kernel, seconds in times.items()
     ]
@@ -182,10 +189,10 @@ def _notes(layers: list[LayerRow], target: Target) -> list[str]:
     if not packed:
         return [f"no layer could be packed for {target.name}; the graph runs densely"]
     return [
-        f"{len(packed)} of {len(layers)} layers are packed for {target.title}; their times are modelled "
-        "and unmeasured, nothing has run on a GPU",
-        "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the weights "
-        "are rounded to float16, and x beyond 65504 becomes infinite",
-        f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once and "
-        "multiplies densely",
+        f"{len(packed)} of {len(layers)} layers are packed for {target.title}; their times are "
+        "modelled and unmeasured, nothing has run on a GPU",
+        "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
+        "weights are rounded to float16, and x beyond 65504 becomes infinite",
+        f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once "
+        "and multiplies densely",
     ]

@@ -1,7 +1,8 @@
 """From ``sparsec::NM24MatMul`` back to stock operators with the same arithmetic.
 
-The weight is unpacked from the packed tensors alone. x is widened to float32, multiplied in float32, the
-bias added, and the result rounded once, as the kernel does it; only the order of the sum differs.
+The weight is unpacked from the packed tensors alone. x is widened to float32, multiplied in
+float32, the bias added, and the result rounded once, as the kernel does it; only the order of the
+sum differs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.convenience
+import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
@@ -36,6 +38,7 @@ def densify(model: ir.Model, where: str) -> None:
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if (node.domain, node.op_type) == (DOMAIN, OP):
             _replace(node, names, weights, where)
+    onnx_passes.RemoveUnusedNodesPass()(model)  # takes the packed tensors away
     model.opset_imports.pop(DOMAIN, None)
 
 

@@ -2,8 +2,8 @@
 
 ::
 
-    vals  int32 [M, KP / 4]    v0 | v1 << 16: the two kept values of a group of four, in column order
-    meta  int32 [M, KP / 32]   eight 4-bit masks, group 0 in the lowest bits
+    vals  int32 [M, KP / 4]   v0 | v1 << 16: the two kept values of four columns, in their order
+    meta  int32 [M, KP / 32]  eight 4-bit masks, group 0 in the lowest bits
 
 K is padded to KP, the next multiple of 32. Every mask has exactly two bits set: a group with fewer
 non-zeros keeps its first zero positions too, with the value +0.0. The decoders rely on both.
@@ -13,7 +13,7 @@ non-zeros keeps its first zero positions too, with the value +0.0. The decoders 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,8 @@ class NM24Matrix:
         Parameters
         ----------
         dense : float16 or bfloat16 [M, K]
-            At most two non-zeros in every four columns; NaN and Inf count as non-zeros and are kept,
-            -0.0 counts as zero and comes back as +0.0.
+            At most two non-zeros in every four columns. NaN and Inf count as non-zeros and are
+            kept; -0.0 counts as zero and comes back as +0.0.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class NM24Matrix:
         rows, columns = dense.shape
         if not rows or not columns or columns % GROUP:
             raise ShapeError(
-                f"nm24 needs at least one row and a multiple of {GROUP} columns, got {rows}x{columns}"
+                f"nm24 needs a row and a multiple of {GROUP} columns at least, got {rows}x{columns}"
             )
         padded = padded_columns(columns)
         bits = np.zeros((rows, padded), dtype=np.uint16)
@@ -163,7 +163,7 @@ class NM24Matrix:
         dense = np.zeros((rows, groups, GROUP), dtype=np.uint16)
         np.put_along_axis(dense, _POSITIONS[masks], self._halves(), axis=-1)
         dense = dense.reshape(rows, groups * GROUP)[:, : self.columns]
-        return np.ascontiguousarray(dense).view(_numpy_dtype(self.dtype))
+        return np.ascontiguousarray(dense).view(numpy_dtype(self.dtype))
 
     def _halves(self) -> NDArray[np.uint16]:
         words = self.vals.view(np.uint32)
@@ -201,9 +201,10 @@ def _split_nibbles(meta: NDArray[np.int32]) -> NDArray[np.uint8]:
     return masks.reshape(meta.shape[0], meta.shape[1] * 8)
 
 
-def _numpy_dtype(name: str) -> np.dtype[Any]:
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the numpy type called ``float16`` or ``bfloat16``."""
     if name == "bfloat16":
         import ml_dtypes  # comes with onnx; numpy has no bfloat16 of its own
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return cast("np.dtype[Any]", np.dtype(ml_dtypes.bfloat16))
     return np.dtype(name)

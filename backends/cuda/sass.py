@@ -125,8 +125,8 @@ def _cuobjdump() -> Path:
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not path.is_file():
         raise UnsupportedTargetError(
-            f"the installed triton {triton.__version__} has no disassembler at {path}, without which "
-            "compiled code cannot be checked; reinstall it: pip install --force-reinstall triton"
+            f"the installed triton {triton.__version__} has no disassembler at {path}, without "
+            "which compiled code cannot be checked: pip install --force-reinstall triton"
         )
     return path
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.cost import Estimate, estimate
-from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
+from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
 from sparsec.backends.cuda.variants import MAX_N
 from sparsec.ir.chain import Operand, after
 from sparsec.ir.codes import Code
@@ -50,14 +50,19 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
         pattern = site.pattern
         if pattern is None:
             return Choice(site, zeros, Code.DENSE, "not pruned to a pattern: dense")
-        reason = f"no GPU kernel for the pattern {pattern} yet: its zeros are kept, multiplied densely"
+        reason = (
+            f"no GPU kernel for the pattern {pattern} yet: its zeros are kept, multiplied densely"
+        )
         return Choice(site, zeros, Code.NO_KERNEL, reason)
     if refusal := _refusal(site):
         return Choice(site, zeros, *refusal)
 
-    values, problem = _values(site, matrix)
-    if problem or values is None:
-        return Choice(site, zeros, Code.NO_KERNEL, problem or "")
+    values = _values(site, matrix)
+    lost = ~np.isfinite(values.astype(np.float32)) & np.isfinite(matrix)
+    if lost.any():
+        largest = float(np.abs(matrix[lost]).max())
+        reason = f"a weight of size {largest:.3g} exceeds the range of float16, which kernels read"
+        return Choice(site, zeros, Code.NO_KERNEL, reason)
     packed = NM24Matrix.pack(values)
     rows = _rows(site)
     modelled = estimate(site.shape, rows or MAX_N, limits)
@@ -113,7 +118,13 @@ def _refusal(site: WeightSite) -> tuple[Code, str] | None:
     dtype = site_dtype(site)
     if dtype not in (*DTYPES, _FLOAT32):
         return Code.NO_KERNEL, f"no GPU kernel computes in {dtype}"
+    stored = site.weight.const_value
     out, reduction = site.shape
+    if stored is not None and stored.nbytes < packed_bytes(out, reduction):
+        held = (
+            f"it is stored as {stored.dtype.name.lower()} in fewer bytes than packed 16-bit values"
+        )
+        return Code.NO_KERNEL, f"{held}; no GPU kernel reads packed {stored.dtype.name.lower()} yet"
     if not out or not reduction or out * reduction // 2 > _MAX_WORDS:
         return Code.SHAPE_UNSUPPORTED, f"{out}x{reduction} weights cannot be indexed with 32 bits"
     if len({_alpha(node) for node in site.nodes}) > 1:
@@ -149,19 +160,11 @@ def _leads_to(value: ir.Value | None, weight: ir.Value, steps: int) -> bool:
     )
 
 
-def _values(
-    site: WeightSite, matrix: NDArray[np.floating]
-) -> tuple[NDArray[Any] | None, str | None]:
-    """Return alpha * W in the 16-bit type the kernel reads, or why that is impossible."""
-    dtype = site_dtype(site)
-    to = site.weight.const_value.dtype.numpy() if dtype == "bfloat16" else np.float16  # type: ignore[union-attr]
+def _values(site: WeightSite, matrix: NDArray[np.floating]) -> NDArray[Any]:
+    """Return alpha * W in the 16-bit type that the kernel reads: bfloat16 if the graph does."""
+    to = numpy_dtype("bfloat16" if site_dtype(site) == "bfloat16" else "float16")
     with np.errstate(over="ignore"):
-        values = (matrix * np.float32(_alpha(site.node))).astype(to)
-    lost = np.isinf(values.astype(np.float32)) & np.isfinite(matrix)
-    if lost.any():
-        largest = float(np.abs(matrix[lost]).max())
-        return None, f"a weight of size {largest:.3g} exceeds the range of float16, which kernels read"
-    return values, None
+        return (matrix * np.float32(_alpha(site.node))).astype(to)
 
 
 def _alpha(node: ir.Node) -> float:
@@ -176,8 +179,8 @@ def _rows(site: WeightSite) -> int | None:
         x = node.inputs[0]
         if x is None or x.shape is None:
             return None
-        leading = list(x.shape)[:-1]
-        if not all(isinstance(size, int) for size in leading):
+        leading = [size for size in x.shape.dims[:-1] if isinstance(size, int)]
+        if len(leading) != len(x.shape.dims) - 1:
             return None
-        counts.append(math.prod(int(size) for size in leading))
+        counts.append(math.prod(leading))
     return max(counts)

@@ -1,1 +1,1 @@
-"""Triton sources, one kernel a file; they import nothing but triton and travel with the artifact."""
+"""Triton sources, one kernel a file, importing nothing but triton; they travel in artifacts."""

@@ -1,12 +1,13 @@
 """``y = x @ W.T + bias`` with W in the packed format ``nm24``: load as sparse, compute as dense.
 
-While few rows of x are in flight, time is the bytes of W. This kernel reads the packed 1.125 bytes an
-element, rebuilds the dense tile in registers, and hands it to the tensor cores with ``tl.dot``.
+While few rows of x are in flight, time is the bytes of W. This kernel reads the packed 1.125 bytes
+an element, rebuilds the dense tile in registers, and hands it to the tensor cores with ``tl.dot``.
 
 The file imports nothing but triton, so that it travels with an artifact as the source of its
 cubins, and compiles unchanged under Triton 3.6 and 3.9.
 """
-# mypy: ignore-errors  -- a kernel's parameters have no Python types
+# Triton gives the parameters of a kernel their types.
+# mypy: ignore-errors
 
 import triton
 import triton.language as tl
@@ -80,8 +81,8 @@ def nm24_matmul(
 ):
     """Compute one tile [BN, BM] of y; the grid is (ceil(M / BM), ceil(N / BN)).
 
-    dtype is float16 or bfloat16, that of x. The sum is kept in float32, in one fixed order: two runs
-    agree to the bit.
+    dtype is float16 or bfloat16, that of x. The sum is kept in float32, in one fixed order: two
+    runs agree to the bit.
     """
     WORDS: tl.constexpr = BK // 32  # noqa: N806
     # Rows past the end repeat the last one: loads need no mask, and only the store is guarded.
@@ -93,7 +94,7 @@ def nm24_matmul(
     row_words = (K + 31) // 32
 
     acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(0, tl.cdiv(K, BK)):
+    for step in range(tl.cdiv(K, BK)):
         at = step * WORDS + word
         meta_at = meta + row[:, None] * row_words + at[None, :]
         vals_at = (
