@@ -1,8 +1,9 @@
 """Resuming a walk: what a process that was killed had finished is taken up by the next.
 
-After every stop the folder holds all that the rest of the walk depends on: the live values, the weights that
-were rewritten, and ``state.json``, which names them with their checksums and is replaced last, in one
-rename. A folder that is not exactly what its state says is thrown away, and the walk starts over.
+After every stop the folder holds all that the rest of the walk depends on: the live values, the
+weights that were rewritten, and ``state.json``, which names them with their checksums and is
+replaced last, in one rename. A folder that is not exactly what its state says is thrown away, and
+the walk starts over.
 """
 
 from __future__ import annotations

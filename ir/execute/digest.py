@@ -1,8 +1,8 @@
 """Content hashes of what a graph computes: equal hash, equal values for equal inputs.
 
 The hash of a value covers the operators behind it, their attributes and bodies, and every constant
-with its data; it does not cover names inside the main graph, nor anything that the value does not depend on.
-So it finds earlier results again after another part of the graph has changed.
+with its data; it does not cover names inside the main graph, nor anything that the value does not
+depend on. So it finds earlier results again after another part of the graph has changed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sparsec.ir.execute.executor import Point
 class Digests:
     """Hashes of the values of a graph, each computed once.
 
-    A constant that is replaced after a value behind it was hashed is not noticed: ask for a value only
-    when everything before it is settled, as it is at a stop of a sequential walk.
+    A constant that is replaced after a value behind it was hashed is not noticed: ask for a value
+    only when everything before it is settled, as it is at a stop of a sequential walk.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:

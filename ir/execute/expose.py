@@ -19,7 +19,10 @@ from sparsec.ir.execute.executor import Point
 
 
 def expose(
-    dependencies: Dependencies, graph: onnx.GraphProto, places: dict[int, int], points: Sequence[Point]
+    dependencies: Dependencies,
+    graph: onnx.GraphProto,
+    places: dict[int, int],
+    points: Sequence[Point],
 ) -> list[str]:
     """Make a serialised segment return the values of ``points``, which lie in bodies.
 
@@ -52,7 +55,8 @@ def expose(
         piece = path[0][0]
         end = thread.through(graph.node[piece], path[0][1], path[1:], start)
         empty = helper.make_node("SequenceEmpty", [], [start], dtype=int(dtype))
-        # In front, so that the places of the others are kept by putting all of these there at the end.
+        # In front, so that the places of the others are kept by putting all of these there at the
+        # end.
         graph.node.append(empty)
         logs.append(end)
     _to_front(graph, len(points))

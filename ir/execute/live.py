@@ -1,7 +1,8 @@
 """Values on their way from one segment to a later one: in memory up to a limit, on disk beyond it.
 
-On disk a value is one file with the arrays of all samples behind each other, each as numpy's own format
-(without pickle). With ``keep`` every value is written when it arrives, so that a walk can be resumed.
+On disk a value is one file with the arrays of all samples behind each other, each as numpy's own
+format (without pickle). With ``keep`` every value is written when it arrives, so that a walk can be
+resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where a walk stops: an order that lets every weight be rewritten before anything uses it.
 
 Source of the sequential order: Frantar and Alistarh, "SparseGPT", arXiv:2301.00774, section 3 (each
-layer is solved on the inputs that the already pruned layers produce), for any graph instead of a chain.
+layer is solved on the inputs that the already pruned layers produce), for any graph instead of a
+chain.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Visit:
 def sequential(dependencies: Dependencies, demands: Sequence[Demand], limit: int) -> list[Visit]:
     """Order demands so that each is met on the results of the weights rewritten before.
 
-    A weight is visited before its first use runs. Of a weight with several uses, the inputs that can be
-    known by then are shown; an input that depends on the weight itself is not.
+    A weight is visited before its first use runs. Of a weight with several uses, the inputs that
+    can be known by then are shown; an input that depends on the weight itself is not.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """One segment of a graph as a session: some nodes, what they read, what is wanted of them.
 
-Large weights are handed over as inputs with every run, in the memory where they lie (mapped from the
-source's file, usually), so that opening a segment copies no weight and takes a millisecond. Small constants
-stay in the segment: many operators take their shapes and axes only so.
+Large weights are handed over as inputs with every run, in the memory where they lie (mapped from
+the source's file, usually), so that opening a segment copies no weight and takes a millisecond.
+Small constants stay in the segment: many operators take their shapes and axes only so.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ def _as_input(dependencies: Dependencies, value: ir.Value) -> Array | None:
     """
     tensor = value.const_value
     assert tensor is not None
-    if tensor.nbytes < _LARGE_BYTES or any(n.domain not in ("", "ai.onnx") for n in value.consumers()):
+    if tensor.nbytes < _LARGE_BYTES or any(
+        n.domain not in ("", "ai.onnx") for n in value.consumers()
+    ):
         return None
     array = tensor.numpy()
     if array.dtype.kind not in "fiub" or array.dtype.isbuiltin != 1:

@@ -1,9 +1,9 @@
 """The executor on ONNX Runtime: any operator, one segment at a time, all samples through each.
 
-Between two stops lies a segment: the nodes that the next stop needs and that have not run yet. It is
-opened as a session with the weights as they are by then, every sample goes through it, and what later segments
-need is kept (:mod:`sparsec.ir.execute.live`). Each node runs once for each sample, but for two kinds: a
-piece with bodies that a stop looks into, and what makes sequences of tensors.
+Between two stops lies a segment: the nodes that the next stop needs and that have not run yet. It
+is opened as a session with the weights as they are by then, every sample goes through it, and what
+later segments need is kept (:mod:`sparsec.ir.execute.live`). Each node runs once for each sample,
+but for two kinds: a piece with bodies that a stop looks into, and what makes sequences of tensors.
 """
 
 from __future__ import annotations

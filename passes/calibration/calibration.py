@@ -1,9 +1,9 @@
 """Calibration: statistics of the inputs of weights, over all samples, for any graph.
 
-In *sequential* order every weight is visited once, as soon as its inputs are known and before anything uses
-it; the visitor may rewrite it, and the inputs of later weights are those that the rewritten ones
-produce. In *parallel* order all statistics are those of the model as it is. Both cost about one forward
-pass. Equal inputs of several weights are collected once.
+In *sequential* order every weight is visited once, as soon as its inputs are known and before
+anything uses it; the visitor may rewrite it, and the inputs of later weights are those that the
+rewritten ones produce. In *parallel* order all statistics are those of the model as it is. Both
+cost about one forward pass. Equal inputs of several weights are collected once.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Calibration:
     mask : str
         Name of the graph input [batch, length] that is zero where a token is padding.
     collected_bytes : int
-        Statistics that may be collected at once, if several inputs are known at the same time. What one
-        input needs is always collected: see :meth:`plan`.
+        Statistics that may be collected at once, if several inputs are known at the same time. What
+        one input needs is always collected: see :meth:`plan`.
     """
 
     feeds: Sequence[Feeds]
@@ -82,11 +82,15 @@ class Calibration:
             planned.append(PlannedSite(site.name, groups, columns, needs.nbytes(groups, columns)))
         return planned
 
-    def why_not(self, model: ir.Model, site: WeightSite) -> str | None:
-        """Return why the inputs of ``site`` cannot be looked at, or None. The end of a sentence."""
+    def hidden(self, model: ir.Model, sites: Sequence[WeightSite]) -> dict[str, str]:
+        """Return why the inputs of some sites cannot be looked at, as the end of a sentence."""
         dependencies = Dependencies(model)
-        reasons = (dependencies.why_not(tap.point) for tap in taps_of(site))
-        return next((reason for reason in reasons if reason), None)
+        found = {}
+        for site in sites:
+            reasons = (dependencies.why_not(tap.point) for tap in taps_of(site))
+            if reason := next((reason for reason in reasons if reason), None):
+                found[site.name] = reason
+        return found
 
     def sequential(
         self,
@@ -100,9 +104,9 @@ class Calibration:
     ) -> None:
         """Visit every site once, in an order in which each sees the results of those before.
 
-        Of a site with several uses the statistics are those of every input that does not depend on the
-        site itself. After a walk that was resumed, ``rewrite`` has been called only for the sites that
-        were left; the others have the weights that it gave them before.
+        Of a site with several uses the statistics are those of every input that does not depend on
+        the site itself. After a walk that was resumed, ``rewrite`` has been called only for the
+        sites that were left; the others have the weights that it gave them before.
 
         Parameters
         ----------
@@ -112,8 +116,8 @@ class Calibration:
         needs : Needs
         rewrite : callable
         method : str
-            Names what ``rewrite`` does, with all its options: only a walk of the same model, data and
-            method is resumed.
+            Names what ``rewrite`` does, with all its options: only a walk of the same model, data
+            and method is resumed.
         progress : callable
 
         Raises
@@ -131,8 +135,7 @@ class Calibration:
         by_stop = {visit.stop: visit for visit in visits}
         shown = {index: points for visit in visits for index, points in visit.demands}
         wanted = [
-            tuple(tap for tap in own if tap.point in shown[index])
-            for index, own in enumerate(taps)
+            tuple(tap for tap in own if tap.point in shown[index]) for index, own in enumerate(taps)
         ]
 
         def leave(stop: Stop, statistics: Mapping[Tap, Statistics]) -> None:
@@ -155,8 +158,8 @@ class Calibration:
     ) -> Iterator[Mapping[str, Statistics]]:
         """Yield the statistics of every site, by name, of the model as it is.
 
-        They lie on disk and are read when they are asked for. Of a site with several uses they cover all
-        its inputs.
+        They lie on disk and are read when they are asked for. Of a site with several uses they
+        cover all its inputs.
 
         Raises
         ------
@@ -179,7 +182,12 @@ class Calibration:
             yield _OnDisk(store, keys)
 
     def _walk(
-        self, model: ir.Model, stops: Sequence[Stop], collector: _Collector, key: str, progress: Progress
+        self,
+        model: ir.Model,
+        stops: Sequence[Stop],
+        collector: _Collector,
+        key: str,
+        progress: Progress,
     ) -> None:
         executor = self.executor or SegmentedExecutor(cache=self.cache)
         executor.walk(model, stops, self.feeds, collector, key=key, progress=progress)

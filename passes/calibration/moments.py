@@ -1,9 +1,9 @@
 """Mean and second moments of many rows, in blocks, without losing digits.
 
-The rows are centred before they are multiplied: everything is kept relative to a shift, the mean of the
-first block, so that no large number is subtracted from another at the end (an uncentred float32
-Gram matrix from which the mean is taken afterwards is often not even positive definite). Products of a
-block are float32, their sums float64.
+The rows are centred before they are multiplied: everything is kept relative to a shift, the mean of
+the first block, so that no large number is subtracted from another at the end (an uncentred float32
+Gram matrix from which the mean is taken afterwards is often not even positive definite). Products
+of a block are float32, their sums float64.
 
 Source: Chan, Golub and LeVeque, "Algorithms for Computing the Sample Variance", The American
 Statistician 37(3), 1983: shifted data (section 3) and exact merging (section 2).
@@ -122,15 +122,17 @@ class Moments:
 def _shifted(moments: Moments, moved: Array) -> Array:
     """Return the products after adding ``moved`` [groups, columns] to every row: a new array.
 
-    ``sum (y + m)(y + m)^T = sum y y^T + t m^T + m t^T + n m m^T`` with ``t = sum y``; the last three are
-    ``u m^T + m u^T`` with ``u = t + n m / 2``.
+    ``sum (y + m)(y + m)^T = sum y y^T + t m^T + m t^T + n m m^T`` with ``t = sum y``; the last
+    three are ``u m^T + m u^T`` with ``u = t + n m / 2``.
     """
     half = moments.total + moments.count / 2 * moved
     if not moments.full:
         return np.asarray(moments.products + 2 * half * moved)
     products = moments.products.copy()
     for result, u, m in zip(products, half, moved, strict=True):
-        for start in range(0, len(u), 256):  # the outer products of all columns would be as large again
+        for start in range(
+            0, len(u), 256
+        ):  # the outer products of all columns would be as large again
             part = slice(start, start + 256)
             result[part] += np.outer(u[part], m) + np.outer(m[part], u)
     return products

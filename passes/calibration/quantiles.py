@@ -1,9 +1,9 @@
 """Quantiles of a stream of numbers from a histogram of fixed size.
 
 A bin holds all numbers whose float32 form starts with the same 16 bits: sign, exponent and 7 bits
-of the fraction. So counts are exact, two histograms merge by addition without any loss, and a quantile
-is wrong by at most half a bin: 2^-8 (0.4 %) of its value. Numbers below 1e-38 in size count as
-denormal bins of absolute width 2^-133.
+of the fraction. So counts are exact, two histograms merge by addition without any loss, and a
+quantile is wrong by at most half a bin: 2^-8 (0.4 %) of its value. Numbers below 1e-38 in size
+count as denormal bins of absolute width 2^-133.
 """
 
 from __future__ import annotations

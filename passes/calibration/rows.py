@@ -1,8 +1,8 @@
 """The input of a node as rows of the reduction: what each row of its weight matrix is multiplied with.
 
-``y = W x`` for a matrix W [out, reduction] holds for every supported operator once its input is seen
-as rows of ``reduction`` numbers: the last axis for MatMul, patches for a convolution (im2col), one set of
-rows a group for a grouped one. The columns are in the order of
+``y = W x`` for a matrix W [out, reduction] holds for every supported operator once its input is
+seen as rows of ``reduction`` numbers: the last axis for MatMul, patches for a convolution (im2col),
+one set of rows a group for a grouped one. The columns are in the order of
 :meth:`sparsec.ir.sites.WeightSite.matrix`.
 """
 

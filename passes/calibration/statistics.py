@@ -126,7 +126,9 @@ class Statistics:
 
     def is_finite(self) -> bool:
         """Whether no NaN or infinite number came by, and no sum overflowed."""
-        return bool(np.isfinite(self.moments.total).all() and np.isfinite(self.moments.squares).all())
+        return bool(
+            np.isfinite(self.moments.total).all() and np.isfinite(self.moments.squares).all()
+        )
 
     def to_arrays(self) -> dict[str, Array]:
         """Return everything as named arrays, to be stored."""

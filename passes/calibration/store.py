@@ -1,8 +1,8 @@
 """Statistics on disk, found again by the hash of what they are statistics of.
 
-One ``.npz`` file (arrays only, nothing pickled, a checksum for each) holds those of one input. A file that
-is damaged counts as missing: it is collected again. Files are written beside their final name and
-renamed, so that two processes may share a folder.
+One ``.npz`` file (arrays only, nothing pickled, a checksum for each) holds those of one input. A
+file that is damaged counts as missing: it is collected again. Files are written beside their final
+name and renamed, so that two processes may share a folder.
 """
 
 from __future__ import annotations
