@@ -1,202 +1,163 @@
-"""What a graph costs: parameters, non-zeros and multiply-accumulates.
+"""What a graph costs: parameters, nonzero parameters, multiply-accumulates.
 
-MACs are those of the dense operators, by shape, in the main graph: Conv, ConvTranspose, Gemm and
-MatMul (their integer forms too), with a constant or a computed second operand. Bodies of If and
-Loop, recurrent and fused attention operators are not counted. Zeros count: a mask saves no
-operation until a kernel skips it, and that is reported per layer.
+Shapes come from shape inference with the sizes of an actual feed put in; where inference gives up (shapes
+that depend on data) the graph is run once and the shapes of the products are read off.
+Counted are Conv, ConvTranspose, Gemm and MatMul of the main graph, with constant weights or without;
+recurrent cells and the bodies of If and Loop are not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as onnx_passes
+from numpy.typing import NDArray
 
-from sparsec.ir.layout import STANDARD_DOMAIN
-from sparsec.ir.run import Feeds, run_model
-from sparsec.ir.sites import WeightSite, weight_sites
+from sparsec.ir.run import Feeds, OrtRunner
+from sparsec.ir.sites import weight_sites
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_KEEP_VALUES_UP_TO = 1024  # elements: shape arithmetic needs the small tensors, and only those
 
 Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SiteCost:
-    """Work of one weight site in one run of the model.
-
-    Parameters
-    ----------
-    macs : int
-        Multiply-accumulates of all its nodes.
-    columns : int
-        N of its matrix product [out, reduction] x [reduction, N], summed over its nodes.
-    """
-
-    macs: int
-    columns: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class GraphCost:
-    """What a model costs.
+    """Totals of a graph.
 
     Parameters
     ----------
     params : int
-        Elements of all floating-point initializers, of 8-bit and smaller integer ones, and of what
-        else stores a weight site.
+        Elements of all floating-point tensors, and of integer tensors that store a weight.
     nonzero : int
-        Those that are not zero; behind a quantisation, those that do not dequantise to zero.
-    macs : int or None
-        None if shapes are not known: no feeds were given and the graph is dynamic.
-    sites : dict of str to SiteCost
-        By site name; empty where ``macs`` is None. Sites in bodies of If and Loop are absent.
+        Those of them that are not zero.
+    macs : int
+        Multiply-accumulates of one run, zeros included.
     """
 
     params: int
     nonzero: int
-    macs: int | None
-    sites: dict[str, SiteCost]
+    macs: int
 
 
 def graph_cost(model: ir.Model, feeds: Feeds | None) -> GraphCost:
-    """Count parameters and MACs.
+    """Count parameters and multiply-accumulates.
 
     Parameters
     ----------
     model : onnx_ir.Model
-        Not changed.
     feeds : mapping of str to array, optional
-        One valid input. Shapes are taken from a run on it in ONNX Runtime, unless the graph states
-        them all.
-
-    Raises
-    ------
-    UnsupportedOpError, CalibrationError
-        If the model cannot be run on the feeds.
+        One valid input; without it products of unknown shape count nothing.
     """
-    sites = weight_sites(model)
-    params, nonzero = _parameters(model, list(sites))
-    shapes = _shapes(model, feeds)
-    if shapes is None:
-        return GraphCost(params, nonzero, None, {})
-    macs = {node: _macs(node, shapes) for node in _products(model)}
-    work = {}
-    for site in sites:
-        total = sum(macs.get(node, 0) for node in site.nodes)
-        if any(node in macs for node in site.nodes):
-            work[site.name] = SiteCost(total, total // site.size if site.size else 0)
-    return GraphCost(params, nonzero, sum(macs.values()), work)
+    params, nonzero = count_parameters(model)
+    shapes = product_shapes(model, feeds)
+    macs = sum(_macs(node, shapes) for node in model.graph if node.op_type in _PRODUCTS)
+    return GraphCost(params, nonzero, macs)
 
 
-def _parameters(model: ir.Model, sites: list[WeightSite]) -> tuple[int, int]:
-    by_weight = {site.weight: site for site in sites}
+def count_parameters(model: ir.Model) -> tuple[int, int]:
+    """Return the number of parameters and of nonzero ones, each tensor counted once."""
+    weights = {site.weight for site in weight_sites(model)}
     params = nonzero = 0
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None:
-                continue
-            site = by_weight.get(value)
-            small = tensor.dtype.is_integer() and tensor.dtype.bitwidth <= 8
-            if site is not None and tensor.dtype.is_integer():
-                nonzero += int(np.count_nonzero(site.matrix()))  # a zero point is a zero
-            elif tensor.dtype.is_floating_point() or small:
-                nonzero += int(np.count_nonzero(tensor.numpy()))
-            else:
+            if tensor is None or not (tensor.dtype.is_floating_point() or value in weights):
                 continue
             params += tensor.size
+            nonzero += int(np.count_nonzero(tensor.numpy()))
     return params, nonzero
 
 
-def _products(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield the nodes of the main graph whose MACs are counted."""
-    for node in model.graph:
-        if node.domain in STANDARD_DOMAIN and _measured(node):
-            yield node
-
-
-def _measured(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None] | None:
-    """Return the value with one element a dot product, and the one that has the reduction."""
-    match node.op_type:
-        case "Conv" | "ConvInteger":
-            return node.outputs[0], node.inputs[1]
-        case "QLinearConv":
-            return node.outputs[0], node.inputs[3]
-        case "ConvTranspose":  # each input element is multiplied with a whole kernel
-            return node.inputs[0], node.inputs[1]
-        case "Gemm" | "MatMul" | "MatMulInteger" | "QLinearMatMul":
-            return node.outputs[0], node.inputs[0]
-    return None
-
-
-def _macs(node: ir.Node, shapes: dict[ir.Value, Shape]) -> int:
-    measured = _measured(node)
-    assert measured is not None
-    elements, operand = (shapes[value] for value in measured if value is not None)
-    match node.op_type:
-        case "Gemm":
-            reduction = operand[0 if node.attributes.get_int("transA", 0) else 1]
-        case "MatMul" | "MatMulInteger" | "QLinearMatMul":
-            reduction = operand[-1]
-        case _:
-            reduction = math.prod(operand[1:])
-    return math.prod(elements) * reduction
-
-
-def _shapes(model: ir.Model, feeds: Feeds | None) -> dict[ir.Value, Shape] | None:
-    """Return the shapes that the count needs, or None if they cannot be known."""
-    needed = [
-        value for node in _products(model) for value in _measured(node) or () if value is not None
-    ]
-    needed = list(dict.fromkeys(needed))
-    shapes = {value: shape for value in needed if (shape := _static(value)) is not None}
-    unknown = [value for value in needed if value not in shapes]
-    if not unknown:
-        return shapes
-    if feeds is not None:
-        return shapes | _run_shapes(model, unknown, feeds)
-    inferred = _inferred_shapes(model, unknown)
-    return None if inferred is None else shapes | inferred
-
-
-def _static(value: ir.Value) -> Shape | None:
-    """Return the shape that the graph states, if it is one of numbers."""
-    shape = value.const_value.shape if value.const_value is not None else value.shape
-    if shape is None or not all(isinstance(size, int) and size >= 0 for size in shape):
-        return None
-    return tuple(int(size) for size in shape)  # type: ignore[arg-type]
-
-
-def _run_shapes(model: ir.Model, values: list[ir.Value], feeds: Feeds) -> dict[ir.Value, Shape]:
-    """Run a copy of the graph whose only outputs are the shapes of ``values``."""
-    copy = model.clone()
-    by_name = {
-        value.name: value for value in ir.convenience.create_value_mapping(copy.graph).values()
+def product_shapes(model: ir.Model, feeds: Feeds | None) -> dict[str, Shape]:
+    """Return the shapes of what every product reads and writes, by value name."""
+    nodes = [node for node in model.graph if node.op_type in _PRODUCTS]
+    wanted = {v.name or "": v for node in nodes for v in (*node.inputs[:2], *node.outputs) if v}
+    known = {
+        name: tuple(int(size) for size in value.const_value.shape.numpy())
+        for name, value in wanted.items()
+        if value.const_value is not None
     }
-    outputs = []
-    for index, value in enumerate(values):
-        source = by_name[value.name]
-        node = ir.Node("", "Shape", [source], name=f"sparsec.shape.{index}")
-        node.outputs[0].name = f"sparsec.shape.{index}"
+    missing = [name for name in wanted if name not in known]
+    known |= _inferred(model, feeds or {}, missing)
+    missing = [name for name in missing if name not in known]
+    if missing and feeds is not None:
+        known |= _observed(model, feeds, missing)
+    return known
+
+
+def _inferred(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shape]:
+    """Infer shapes with the sizes of the feeds in place of the dynamic axes."""
+    proto = ir.to_proto(_skeleton(model, feeds))
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}
+    found = {}
+    graph = proto.graph
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.name in names and all(dim.HasField("dim_value") for dim in dims):
+            if value.type.tensor_type.HasField("shape"):
+                found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found
+
+
+def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
+    """Return the graph without its large values: inputs stand in for them, of the same shape."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        if value.name in feeds:
+            value.shape = ir.Shape(feeds[value.name].shape)
+    for node in copy.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    for graph in (copy.graph, *copy.graph.subgraphs()):
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is not None and tensor.size > _KEEP_VALUES_UP_TO:
+                value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+                value.const_value = None
+                del graph.initializers[name]
+                graph.inputs.append(value)
+    return copy
+
+
+def _observed(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shape]:
+    """Run the graph once with a Shape node behind every value of interest."""
+    copy = model.clone()
+    graph = copy.graph
+    values = {v.name: v for v in (*graph.inputs, *(out for node in graph for out in node.outputs))}
+    asked: dict[str, str] = {}
+    for index, name in enumerate(names):
+        if (value := values.get(name)) is None:
+            continue
+        node = ir.node("Shape", inputs=[value])
+        node.outputs[0].name = asked[name] = f"sparsec.shape.{index}"
         node.outputs[0].dtype = ir.DataType.INT64
-        copy.graph.append(node)
-        outputs.append(node.outputs[0])
-    copy.graph.outputs[:] = outputs
-    got = run_model(copy, feeds)
-    return {
-        value: tuple(int(size) for size in got[f"sparsec.shape.{index}"])
-        for index, value in enumerate(values)
-    }
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+    outputs: Mapping[str, NDArray[Any]] = OrtRunner(copy, low_memory=True).run(feeds)
+    return {name: tuple(int(size) for size in outputs[shape]) for name, shape in asked.items()}
 
 
-def _inferred_shapes(model: ir.Model, values: list[ir.Value]) -> dict[ir.Value, Shape] | None:
-    """Return the shapes that inference finds, or None if it leaves one open."""
-    copy = model.clone()
-    onnx_passes.ShapeInferencePass()(copy)
-    by_name = ir.convenience.create_value_mapping(copy.graph)
-    found = {value: _static(by_name[value.name or ""]) for value in values}
-    return None if None in found.values() else found  # type: ignore[return-value]
+def _macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
+    """Return the multiply-accumulates of one product; 0 if a shape is unknown."""
+    left, right = (shapes.get(value.name or "") if value else None for value in node.inputs[:2])
+    out = shapes.get(node.outputs[0].name or "")
+    if left is None or right is None or out is None:
+        return 0
+    match node.op_type:
+        case "Conv":
+            return int(np.prod(out)) * int(np.prod(right[1:]))
+        case "ConvTranspose":
+            return int(np.prod(left)) * int(np.prod(right[1:]))
+        case "Gemm":
+            return int(np.prod(out)) * left[0 if node.attributes.get_int("transA", 0) else 1]
+    return int(np.prod(out)) * left[-1]

@@ -1,19 +1,15 @@
-"""Inputs for calibration: from a file, from a function, or random ones that the model accepts.
+"""Made-up inputs that a model accepts.
 
-``FILE.npz`` holds arrays named as the graph inputs. With one more axis than the input, each entry
-along axis 0 is one full feed; with as many axes, the samples are stacked on axis 0 and cut to the
-model's batch. An array that makes one feed only serves all (a sample rate, a state of zeros).
-``module:function`` names a function without parameters that returns an iterable of feeds; calling
-it runs its code.
+A model with dynamic axes or integer inputs does not say what it can be fed: a sequence may have to be
+576 samples long, a token id must lie in the vocabulary. What the graph does say is used (the table that ids
+index, masks by name); for the rest a few sizes are tried until the model runs.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import zipfile
-from collections.abc import Callable, Mapping
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,204 +17,207 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.ir.errors import CalibrationError, did_you_mean
-from sparsec.ir.random_feeds import RandomFeeds as RandomFeeds
-from sparsec.ir.random_feeds import random_feeds as random_feeds
-from sparsec.ir.run import Feeds
+from sparsec.ir.errors import CalibrationError
+from sparsec.ir.run import OrtRunner
 
-LABELS = "labels"
-"""The array of an evaluation file that is no input."""
+# (size of an axis that is no batch, and of the last axis of an image-like input), likeliest first.
+_SIZES = (
+    (128, 128), (224, 224), (48, 320), (64, 160), (320, 320), (32, 32), (64, 64), (576, 576),
+    (16, 16), (512, 512), (640, 640), (1280, 1280), (17280, 17280), (8, 8), (4, 4), (1, 1),
+)  # fmt: skip
+_SCALARS = (1, 16000, 0)
+_THROUGH = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
 
 
-def load_feeds(source: str, model: ir.Model) -> list[Feeds]:
-    """Load the feeds that ``source`` names and check them against the model's inputs.
+@dataclasses.dataclass(frozen=True, slots=True)
+class RandomFeeds:
+    """Made-up feeds, and what was assumed to make them.
 
     Parameters
     ----------
-    source : str
-        ``FILE.npz`` or ``module:function``.
+    feeds : tuple of dict
+    sizes : dict of str to int
+        The size that each dynamic axis was given, by its name.
+    """
+
+    feeds: tuple[dict[str, NDArray[Any]], ...]
+    sizes: dict[str, int]
+
+
+def random_feeds(
+    model: ir.Model,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    batch: int = 1,
+    path: Path | None = None,
+) -> RandomFeeds:
+    """Make up feeds that the model runs with.
+
+    Parameters
+    ----------
     model : onnx_ir.Model
-
-    Returns
-    -------
-    list of feeds
-        At least one.
-
-    Raises
-    ------
-    CalibrationError
-        If the source is missing or damaged, or an array does not fit; file and array are named.
-    """
-    module, colon, _ = source.rpartition(":")
-    if colon and module and not Path(source).is_file() and not source.endswith(".npz"):
-        return _from_function(source, model)
-    path = Path(source)
-    arrays = read_npz(path)
-    inputs = {value.name or "": value for value in model.graph.inputs}
-    if unknown := sorted(arrays.keys() - inputs.keys() - {LABELS}):
-        hint = did_you_mean(unknown[0], inputs)
-        raise CalibrationError(
-            f"{path}: {unknown[0]!r} is no input of the model; {hint}", where=str(path)
-        )
-    if missing := [name for name in inputs if name not in arrays]:
-        raise CalibrationError(
-            f"{path}: no array for the input {missing[0]!r}; needed one for each of "
-            f"{', '.join(inputs)}",
-            where=str(path),
-        )
-    items = {name: _items(arrays[name], value, f"{path}: {name}") for name, value in inputs.items()}
-    counts = {name: len(each) for name, each in items.items()}
-    count = max(counts.values())
-    if odd := [name for name, number in counts.items() if number not in (1, count)]:
-        raise CalibrationError(
-            f"{path}: the array {odd[0]!r} makes {counts[odd[0]]} feeds, another makes {count}",
-            where=str(path),
-        )
-    return [{name: each[i % len(each)] for name, each in items.items()} for i in range(count)]
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read every array of an ``.npz`` file; pickled objects are refused.
+    seed : int
+    samples : int
+        How many feeds; all of the same sizes.
+    batch : int
+        Size of the batch axis, where that is dynamic.
+    path : Path, optional
+        The model as a file, if it is one: tried directly, without a copy.
 
     Raises
     ------
     CalibrationError
-        If the file is missing, truncated or no ``.npz``, or an array holds objects.
+        If nothing that was tried runs; the way out is one valid feed.
     """
-    where = str(path)
-    if not path.is_file():
+    inputs = list(model.graph.inputs)
+    for value in inputs:
+        _check(value, batch)
+    runner: OrtRunner | None = None
+    failure = "nothing to try"
+    # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
+    for sizes, scalar, inner in itertools.product(_SIZES, _SCALARS, (None, batch)):
+        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar)
+        feeds = tuple(_feed(inputs, plan, np.random.default_rng((seed, i))) for i in range(samples))
+        if not _needs_trial(inputs):
+            return RandomFeeds(feeds, plan.sizes)
+        runner = runner or OrtRunner(path or model, optimise=False, low_memory=True)
+        try:
+            outputs = runner.run(feeds[0])
+        except Exception as error:  # the runtime's exception types are private
+            failure = " ".join(str(error).split())[:300]
+            continue
+        if all(np.size(array) for array in outputs.values()):
+            return RandomFeeds(feeds, plan.sizes)
+        failure = "an output is empty"
+        if not any(_open_axes(value) for value in inputs) and not _has_scalars(inputs):
+            break
+    raise CalibrationError(
+        "no made-up input runs through the model; give one valid feed with --calib FILE.npz "
+        f"(arrays named {', '.join(repr(value.name) for value in inputs)}). Last attempt: {failure}",
+        where=inputs[0].name or "",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    sizes: dict[str, int]
+    scalar: int
+
+
+def _check(value: ir.Value, batch: int) -> None:
+    """Refuse inputs that nothing can be made up for."""
+    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
         raise CalibrationError(
-            f"{path}: no such file; needed FILE.npz or module:function", where=where
+            f"the input {value.name!r} is no tensor, so nothing can be made up for it; give --calib "
+            "module:function",
+            where=value.name or "",
         )
-    if not zipfile.is_zipfile(path):
-        raise CalibrationError(f"{path}: not an .npz file, or a truncated one", where=where)
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                try:
-                    arrays[name] = archive[name]
-                except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-                    raise CalibrationError(
-                        f"{path}: the array {name!r} cannot be read: {error}", where=where
-                    ) from error
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}", where=where) from error
-    if not arrays:
-        raise CalibrationError(f"{path}: there is no array in it", where=where)
-    return arrays
-
-
-def import_function(source: str, option: str) -> Callable[..., Any]:
-    """Import ``module:function``, also from the current folder. This runs the module's code.
-
-    Parameters
-    ----------
-    source : str
-    option : str
-        The option that it was given to, for messages: ``"--calib"``.
-
-    Raises
-    ------
-    CalibrationError
-        If there is no such function, or its module fails.
-    """
-    module_name, _, attribute = source.rpartition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: anything may go wrong in it
+    if value.shape is None:
         raise CalibrationError(
-            f"{option} {source}: cannot import {module_name!r}: {type(error).__name__}: {error}",
-            where=source,
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        reason = f"{option} {source}: {module_name} has no function {attribute!r}"
-        raise CalibrationError(reason, where=source)
-    return function  # type: ignore[no-any-return]
-
-
-def _from_function(source: str, model: ir.Model) -> list[Feeds]:
-    """Call the user's function and check every feed it returns."""
-    function = import_function(source, "--calib")
-    try:
-        returned = list(function())
-    except Exception as error:  # the function is the user's
-        raise CalibrationError(
-            f"--calib {source}: {type(error).__name__}: {error}", where=source
-        ) from error
-    inputs = {value.name or "": value for value in model.graph.inputs}
-    feeds: list[Feeds] = []
-    for index, feed in enumerate(returned):
-        where = f"{source}: feed {index}"
-        if not isinstance(feed, Mapping) or set(feed) != set(inputs):
-            got = sorted(map(str, feed)) if isinstance(feed, Mapping) else type(feed).__name__
-            raise CalibrationError(
-                f"{where}: needed a mapping of the inputs {sorted(inputs)}, got {got}", where=source
-            )
-        feeds.append(
-            {
-                name: _fit(np.asarray(feed[name]), v, f"{where}: {name}")
-                for name, v in inputs.items()
-            }
+            f"the input {value.name!r} has no rank; give one valid feed with --calib FILE.npz",
+            where=value.name or "",
         )
-    if not feeds:
-        raise CalibrationError(f"{source}: the function returned no feeds", where=source)
-    return feeds
+    first = value.shape[0] if len(value.shape) > 1 else None
+    if batch > 1 and isinstance(first, int) and first != batch:
+        raise CalibrationError(
+            f"the input {value.name!r} has the fixed batch {first}, so a batch of {batch} cannot be run",
+            where=value.name or "",
+        )
 
 
-def _items(array: NDArray[Any], value: ir.Value, where: str) -> list[NDArray[Any]]:
-    """Cut an array of a file into arrays for one feed each."""
-    rank = None if value.shape is None else len(value.shape)
-    if array.size == 0:
-        raise CalibrationError(
-            f"{where}: the array is empty, shape {list(array.shape)}", where=where
-        )
-    if rank is None or array.ndim == rank == 0:
-        return [_fit(array, value, where)]
-    if array.ndim == rank + 1:
-        return [_fit(item, value, where) for item in array]
-    if array.ndim != rank:
-        raise CalibrationError(
-            f"{where}: needed {rank} axes, or {rank + 1} for one feed an entry, got shape "
-            f"{list(array.shape)}",
-            where=where,
-        )
+def _open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
+    """Yield the dynamic axes of an input with the name that equal ones share."""
     assert value.shape is not None
-    first = value.shape[0]
-    batch = first if isinstance(first, int) and first > 0 else 1
-    if len(array) < batch:
-        raise CalibrationError(
-            f"{where}: needed at least the model's batch of {batch} on axis 0, got {len(array)}",
-            where=where,
-        )
-    starts = range(0, len(array) - batch + 1, batch)
-    return [_fit(array[start : start + batch], value, where) for start in starts]
+    for axis, size in enumerate(value.shape):
+        if not isinstance(size, int) or size < 0:
+            label = size.value if not isinstance(size, int) and size.value else f"{value.name}.{axis}"
+            yield axis, str(label)
 
 
-def _fit(array: NDArray[Any], value: ir.Value, where: str) -> NDArray[Any]:
-    """Return one input in the model's type, or say why it is none."""
-    if value.dtype is not None and value.dtype != ir.DataType.STRING:
-        wanted = value.dtype.numpy()
-        if not np.can_cast(array.dtype, wanted, casting="same_kind"):
-            raise CalibrationError(f"{where}: needed {wanted}, got {array.dtype}", where=where)
-        array = array.astype(wanted, copy=False)
-    if value.shape is not None:
-        sizes = [size if isinstance(size, int) and size > 0 else None for size in value.shape]
-        fits = len(sizes) == array.ndim and all(
-            size in (None, got) for size, got in zip(sizes, array.shape, strict=True)
+def _axis_sizes(
+    inputs: list[ir.Value], sizes: tuple[int, int], batch: int, inner: int | None
+) -> dict[str, int]:
+    """Return a size for every dynamic axis; ``inner`` is for the middle axes of rank 3, if given."""
+    chosen: dict[str, int] = {}
+    for value in inputs:
+        assert value.shape is not None
+        rank = len(value.shape)
+        for axis, label in _open_axes(value):
+            is_batch = (axis == 0 and rank > 1) or "batch" in label.lower()
+            image_width = rank == 4 and axis == 3
+            size = batch if is_batch else sizes[1] if image_width else sizes[0]
+            if inner is not None and rank == 3 and axis == 1:
+                size = inner
+            chosen.setdefault(label, size)
+    return chosen
+
+
+def _needs_trial(inputs: list[ir.Value]) -> bool:
+    """Whether anything had to be guessed."""
+    return any(
+        any(True for _ in _open_axes(value)) or not _is_float(value.dtype) for value in inputs
+    )
+
+
+def _has_scalars(inputs: list[ir.Value]) -> bool:
+    return any(not _is_float(v.dtype) and v.shape is not None and len(v.shape) == 0 for v in inputs)
+
+
+def _is_float(dtype: ir.DataType | None) -> bool:
+    return dtype is not None and dtype.is_floating_point()
+
+
+def _feed(
+    inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    feed: dict[str, NDArray[Any]] = {}
+    for value in inputs:
+        assert value.shape is not None and value.dtype is not None
+        names = dict(_open_axes(value))
+        shape = tuple(
+            plan.sizes[names[axis]] if axis in names else int(size)  # type: ignore[call-overload]
+            for axis, size in enumerate(value.shape)
         )
-        if not fits:
-            shown = ["?" if size is None else size for size in sizes]
-            raise CalibrationError(
-                f"{where}: needed shape {shown}, got {list(array.shape)}", where=where
-            )
-    if array.size == 0:
-        raise CalibrationError(
-            f"{where}: the array is empty, shape {list(array.shape)}", where=where
-        )
-    if np.issubdtype(array.dtype, np.floating) and not np.all(np.isfinite(array)):
-        raise CalibrationError(f"{where}: it holds NaN or infinite values", where=where)
-    return array
+        feed[value.name or ""] = _array(value, shape, plan.scalar, rng)
+    return feed
+
+
+def _array(
+    value: ir.Value, shape: tuple[int, ...], scalar: int, rng: np.random.Generator
+) -> NDArray[Any]:
+    assert value.dtype is not None
+    if value.dtype == ir.DataType.STRING:
+        return np.full(shape, "a", dtype=object)
+    dtype = np.dtype(value.dtype.numpy())
+    name = (value.name or "").lower()
+    if _is_float(value.dtype):
+        return rng.standard_normal(shape).astype(dtype)
+    if "mask" in name or dtype == np.bool_:
+        return np.ones(shape, dtype)
+    if not shape:
+        return np.array(scalar, dtype)
+    if "token_type" in name or "segment" in name:
+        return np.zeros(shape, dtype)
+    if "position" in name:
+        return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
+    return rng.integers(0, _bound(value), shape).astype(dtype)
+
+
+def _bound(value: ir.Value) -> int:
+    """Return the number of rows of the table that an integer input indexes; 2 if it indexes none."""
+    pending, seen = [value], set()
+    while pending:
+        current = pending.pop()
+        for node, index in current.uses():
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.op_type == "Gather" and index == 1 and (table := node.inputs[0]) is not None:
+                axis = node.attributes.get_int("axis", 0) or 0
+                shape = table.const_value.shape if table.const_value is not None else table.shape
+                if shape is not None and isinstance(size := shape[axis], int):
+                    return max(size, 1)
+            elif node.op_type in _THROUGH and index == 0:
+                pending += node.outputs
+    return 2

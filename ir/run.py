@@ -1,11 +1,14 @@
-"""Running a graph in ONNX Runtime: sessions, and errors that say which operator it lacks."""
+"""Running graphs in ONNX Runtime: from a file or from memory, with errors that name the operator.
+
+A graph whose tensors are memory-mapped is handed over without copying them: only its structure is
+serialised, and the runtime maps the same data file.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,14 +16,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from sparsec.ir.errors import CalibrationError, ModelImportError, SparsecError, UnsupportedOpError
-
-ort.set_default_logger_severity(4)  # what matters is raised; the rest would garble stderr
+from sparsec.ir.errors import ModelImportError, SparsecError, UnsupportedOpError
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
-"""One complete input of a model: an array for every graph input, by name."""
 
-_IN_MEMORY = 64 << 20  # bytes; larger models go through a file, so that they are mapped, not copied
+# A serialised model must stay below 2 GiB; beyond half of that it goes through a file.
+_MAX_IN_MEMORY_BYTES = 1 << 30
+
+ort.set_default_logger_severity(4)  # what matters is raised; the rest would garble stderr
 
 _MISSING = re.compile(
     r"(?:Could not find an implementation for|No Op registered for|No opset import for domain)"
@@ -28,21 +31,17 @@ _MISSING = re.compile(
 )
 
 
-def new_session(
-    model: Path | bytes,
+def session_options(
     *,
     threads: int | None = 1,
     optimise: bool = True,
     libraries: Sequence[Path] = (),
     low_memory: bool = False,
-    error: type[SparsecError] = ModelImportError,
-) -> ort.InferenceSession:
-    """Open a model in ONNX Runtime on the CPU.
+) -> ort.SessionOptions:
+    """Return options for a session on the CPU.
 
     Parameters
     ----------
-    model : Path or bytes
-        A file, or a serialised ``onnx.ModelProto`` without external data.
     threads : int, optional
         Threads inside an operator; None leaves the choice to the runtime.
     optimise : bool
@@ -50,16 +49,7 @@ def new_session(
     libraries : sequence of Path
         Custom-operator libraries to register.
     low_memory : bool
-        Do not keep a second, packed copy of the weights: slower, for runs that are not timed.
-    error : type of SparsecError
-        What to raise if the runtime refuses the model.
-
-    Raises
-    ------
-    UnsupportedOpError
-        If the runtime has no kernel for an operator; it is named.
-    SparsecError
-        Of type ``error``.
+        Keep no second, packed copy of the weights and no arena: for runs that are not timed.
     """
     options = ort.SessionOptions()
     if threads is not None:
@@ -72,113 +62,86 @@ def new_session(
         options.enable_cpu_mem_arena = False
     for library in libraries:
         options.register_custom_ops_library(str(library))
-    source = model if isinstance(model, bytes) else str(model)
-    where = "the model" if isinstance(model, bytes) else str(model)
+    return options
+
+
+def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Open a model, from a file or from memory.
+
+    Raises
+    ------
+    UnsupportedOpError
+        If the runtime has no kernel for an operator; it is named.
+    ModelImportError
+        If the runtime refuses the model for another reason.
+    """
+    if isinstance(model, Path):
+        return _open(str(model), options, str(model))
+    where = model.graph.name or "the graph"
+    folder = _common_folder(model)
+    if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, folder)
+        return _open(ir.to_proto(model).SerializeToString(), options, where)
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
+        path = Path(name) / "model.onnx"
+        ir.save(model, path, external_data="model.onnx.data")
+        return _open(str(path), options, where)
+
+
+def in_memory_bytes(model: ir.Model) -> int:
+    """Return the size of all tensors that are not in a data file."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+
+
+def _common_folder(model: ir.Model) -> str | None:
+    """Return the folder that all data files lie in; None if there are several."""
+    folders = {
+        str(Path(tensor.base_dir).resolve())
+        for value in model.graph.initializers.values()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
+    return None if len(folders) > 1 else next(iter(folders), ".")
+
+
+def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as reason:  # the runtime's exception types are private
-        raise _explained(reason, where, error) from reason
+    except Exception as error:  # the runtime's exception types are private
+        raise _explained(error, where) from error
 
 
-def _explained(reason: Exception, where: str, error: type[SparsecError]) -> SparsecError:
-    text = " ".join(str(reason).split())
+def _explained(error: Exception, where: str) -> SparsecError:
+    text = " ".join(str(error).split())
     if match := _MISSING.search(text):
         node = f" (node {match['node']!r})" if match["node"] else ""
         return UnsupportedOpError(
-            f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the "
-            "model cannot be run here; compile it where that operator is registered",
+            f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the model "
+            "cannot be run here; compile it where that operator is registered",
             where=match["node"] or match["op"],
         )
-    return error(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
+    return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
 
 
-@contextlib.contextmanager
-def open_model(model: ir.Model | Path, *, optimise: bool = False) -> Iterator[ort.InferenceSession]:
-    """Yield a session for a model that is run a few times and not timed; memory stays small.
+class OrtRunner:
+    """Runs a model in ONNX Runtime; see :func:`session_options`."""
 
-    Parameters
-    ----------
-    model : onnx_ir.Model or Path
-        A large graph is saved to a temporary folder with its data beside it, which is then mapped.
-    optimise : bool
-        Whether the runtime may rewrite the graph.
+    def __init__(
+        self,
+        model: Path | ir.Model,
+        *,
+        threads: int | None = 1,
+        optimise: bool = True,
+        libraries: Sequence[Path] = (),
+        low_memory: bool = False,
+    ) -> None:
+        options = session_options(
+            threads=threads, optimise=optimise, libraries=libraries, low_memory=low_memory
+        )
+        self.session = new_session(model, options)
+        self._names = [output.name for output in self.session.get_outputs()]
 
-    Raises
-    ------
-    UnsupportedOpError
-        If the runtime has no kernel for an operator.
-    ModelImportError
-        If the runtime refuses the model.
-    """
-    if isinstance(model, Path):
-        yield new_session(model, optimise=optimise, low_memory=True)
-    elif _size(model) <= _IN_MEMORY:
-        proto = ir.to_proto(model)
-        yield new_session(proto.SerializeToString(), optimise=optimise, low_memory=True)
-    else:
-        with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="model.onnx.data")
-            yield new_session(path, optimise=optimise, low_memory=True)
-
-
-def _size(model: ir.Model) -> int:
-    """Return the bytes of all initializers."""
-    graphs = (model.graph, *model.graph.subgraphs())
-    values = (value for graph in graphs for value in graph.initializers.values())
-    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
-
-
-def run_session(
-    session: ort.InferenceSession, feeds: Feeds, outputs: Sequence[str] | None = None
-) -> dict[str, NDArray[Any]]:
-    """Return the outputs by name.
-
-    Raises
-    ------
-    CalibrationError
-        If the runtime cannot run the model on these feeds.
-    """
-    names = list(outputs or (output.name for output in session.get_outputs()))
-    try:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-    except Exception as reason:  # the runtime's exception types are private
-        text = " ".join(str(reason).split())
-        raise CalibrationError(
-            f"the model cannot be run on these inputs: {text}; give inputs that it accepts"
-        ) from reason
-
-
-def run_model(
-    model: ir.Model | Path,
-    feeds: Feeds,
-    outputs: Sequence[str] | None = None,
-    *,
-    optimise: bool = False,
-) -> dict[str, NDArray[Any]]:
-    """Run a model once.
-
-    Parameters
-    ----------
-    model : onnx_ir.Model or Path
-    feeds : mapping of str to array
-    outputs : sequence of str, optional
-        Names of the graph outputs wanted; all if not given.
-    optimise : bool
-        Whether the runtime may rewrite the graph.
-
-    Returns
-    -------
-    dict of str to array
-
-    Raises
-    ------
-    UnsupportedOpError
-        If the runtime has no kernel for an operator.
-    ModelImportError
-        If the runtime refuses the model.
-    CalibrationError
-        If the model cannot be run on these feeds.
-    """
-    with open_model(model, optimise=optimise) as session:
-        return run_session(session, feeds, outputs)
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        return dict(zip(self._names, self.session.run(None, dict(feeds)), strict=True))

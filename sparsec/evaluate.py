@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.errors import CalibrationError
-from sparsec.ir.feeds import import_function, load_feeds, read_npz
+from sparsec.ir.sources import import_function, load_feeds, read_npz
 from sparsec.ir.registry import Registry
 
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
