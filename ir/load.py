@@ -92,7 +92,9 @@ def _load_onnx(path: Path) -> ir.Model:
             where=str(path),
         ) from error
     except PermissionError as error:
-        raise ModelImportError(f"{path}: cannot be read: {error.strerror}", where=str(path)) from error
+        raise ModelImportError(
+            f"{path}: cannot be read: {error.strerror}", where=str(path)
+        ) from error
     except Exception as error:  # the deserialiser reports bad graphs with many exception types
         raise ModelImportError(
             f"{path}: not a usable ONNX graph: {first_line(error)}", where=str(path)

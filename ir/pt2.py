@@ -66,7 +66,8 @@ def check_pt2(path: Path) -> None:
     if not any(name.startswith("models/") for name in names):
         if "data.pkl" in names or "constants.pkl" in names:
             raise _refusal(
-                path, "it is a pickle of torch.save or a TorchScript archive, not an exported program"
+                path,
+                "it is a pickle of torch.save or a TorchScript archive, not an exported program",
             )
         if any(name in names for name in _LEGACY):
             raise _refusal(path, "its format is older than torch 2.8 and stores weights as pickles")

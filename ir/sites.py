@@ -343,7 +343,9 @@ def _other(node: ir.Node, names: Counter[str | None]) -> NotASite | None:
     """Return why a node with weights is no site; None for a node without weights."""
     name = node.name if node.name and names[node.name] == 1 else (node.outputs[0].name or "")
     if node.op_type in _OTHER_WEIGHTS:
-        constants = any(value is not None and value.const_value is not None for value in node.inputs)
+        constants = any(
+            value is not None and value.const_value is not None for value in node.inputs
+        )
         if constants:
             reason = f"no pass can prune the weights of {node.op_type}"
             return NotASite(name, node.op_type, Code.NOT_A_SITE, reason)

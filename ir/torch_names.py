@@ -30,9 +30,7 @@ def output_names(program: ExportedProgram) -> list[str]:
     from torch.utils import _pytree as pytree
 
     specs = [
-        spec
-        for spec in program.graph_signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT
+        spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
     ]
     tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)  # type: ignore[arg-type]
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]

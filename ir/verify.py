@@ -112,7 +112,15 @@ def _exists(op_type: str, version: int) -> bool:
 
 
 # Operators that runtimes execute although no released schema lists them.
-_EXPERIMENTAL = {"ATen", "Affine", "Crop", "ParametricSoftplus", "Scale", "ScaledTanh", "ThresholdedRelu"}
+_EXPERIMENTAL = {
+    "ATen",
+    "Affine",
+    "Crop",
+    "ParametricSoftplus",
+    "Scale",
+    "ScaledTanh",
+    "ThresholdedRelu",
+}
 
 
 def _inputs_exist(model: ir.Model) -> Iterator[str]:
