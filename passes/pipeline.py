@@ -1,4 +1,4 @@
-"""The pipeline: passes in the order given, on a copy, with the graph verified after each."""
+"""The pipeline: passes in the order given, with the graph verified after each."""
 
 from __future__ import annotations
 
