@@ -1,7 +1,7 @@
 """Run ``nm24_matmul`` in Triton's interpreter: ``python interpret_nm24.py cases.npz results.npz``.
 
-A program of its own because TRITON_INTERPRET must be set before triton is imported. Case i
-is ``x_i`` float16, ``vals_i``, ``meta_i`` and perhaps ``bias_i``; its result is ``y_i`` float16.
+A program of its own because TRITON_INTERPRET must be set before triton is imported. Case i is
+``x_i`` float16, ``vals_i``, ``meta_i`` and perhaps ``bias_i``; its result is ``y_i`` float16.
 """
 
 import os
@@ -12,22 +12,14 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import torch
 
-from sparsec.backends.cuda.kernels.nm24_matmul import nm24_matmul
-
-BM, BN, BK = 16, 16, 64  # tiny: an interpreted program costs milliseconds
+from sparsec.backends.cuda.launch import nm24_linear
 
 
 def run(x, vals, meta, bias):
-    x = torch.from_numpy(x)
-    n, k = x.shape
-    m = vals.shape[0]
-    y = torch.full((n + 1, m), torch.nan, dtype=x.dtype)  # poisoned, with a guard row
-    grid = (-(-m // BM), -(-n // BN))
-    nm24_matmul[grid](
-        x, torch.from_numpy(vals), torch.from_numpy(meta),
-        None if bias is None else torch.from_numpy(bias), y, m, n, k,
-        BM=BM, BN=BN, BK=BK, EVEN_K=k % BK == 0, ASM=False,
-    )  # fmt: skip
+    n, m = len(x), len(vals)
+    y = torch.full((n + 1, m), torch.nan, dtype=torch.float16)  # poisoned, with a guard row
+    tensors = (None if each is None else torch.from_numpy(each) for each in (x, vals, meta, bias))
+    nm24_linear(*tensors, out=y[:n], asm=False)
     assert torch.isnan(y[n]).all(), "written past the end"
     return y[:n].numpy()
 
