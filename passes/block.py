@@ -1,7 +1,8 @@
 """Block pruning: neighbouring weights go together, so that a kernel loads them together.
 
 A block of 4 outputs by 1 reduction element shares one input load among four products, which is what
-lets a CPU run sparse layers near its peak. Blocks never straddle the groups of a grouped convolution.
+lets a CPU run sparse layers near its peak. Blocks never straddle the groups of a grouped
+convolution.
 
 Source: Elsen et al., "Fast Sparse ConvNets", arXiv:1911.09723, section 3.
 """
@@ -46,8 +47,8 @@ class BlockPass(MaskPass):
 
     Notes
     -----
-    A matrix that is not a multiple of the block in its outputs has one smaller block at the end; its
-    score is what it holds, so it goes a little earlier than the others.
+    A matrix that is not a multiple of the block in its outputs has one smaller block at
+    the end; its score is what it holds, so it goes a little earlier than the others.
     """
 
     name: ClassVar[str] = "block"
@@ -63,8 +64,8 @@ class BlockPass(MaskPass):
         check_budget(self.name, self.sparsity, self.scope)
         if self.rows < 1 or self.cols < 1 or self.rows * self.cols < 2:
             raise PassConfigError(
-                f"block: need rows and cols of at least 1 and not both 1, got {self.rows}x{self.cols}"
-                "; single weights are the pass unstructured",
+                f"block: need rows and cols of at least 1 and not both 1, got "
+                f"{self.rows}x{self.cols}; single weights are the pass unstructured",
                 where="block",
             )
 
@@ -74,7 +75,7 @@ class BlockPass(MaskPass):
         return Block(self.rows, self.cols)
 
     def misfit(self, site: WeightSite) -> tuple[Code, str] | None:
-        """A block must lie within one group and one kernel position."""
+        """Refuse blocks that would straddle two groups or two kernel positions."""
         out = site.shape[0] // site.layout.groups
         if site.layout.groups > 1 and out % self.rows:
             reason = f"its {out} outputs per group are not a multiple of {self.rows}"
