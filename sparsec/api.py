@@ -26,14 +26,16 @@ from sparsec.goals import Goal
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
-from sparsec.ir.feeds import load_feeds, random_feeds
+from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
+from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
 from sparsec.passes.pipeline import Pipeline, Step
 from sparsec.prove import Trial, prove
 from sparsec.recipe import Recipe
+from sparsec.search import has_open, solve
 from sparsec.verdict import judge
 
 if TYPE_CHECKING:
@@ -135,35 +137,56 @@ def run_recipe(
 
     progress("import", 0.0)
     source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    feeds = calibration_feeds(source, recipe)
+    tuning = None if cache is None else Path(cache)
 
+    def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
+        return build_artifact(source, model_file(model), settled, target, backend, to, tuning, report)
+
+    if has_open(recipe):
+        return solve(recipe, path, build, progress)
+    return build(recipe, path, progress)
+
+
+def build_artifact(
+    source: ir.Model,
+    file: Path | None,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    path: Path,
+    cache: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """Prune, lower, prove, measure and write; ``source`` is left as it is."""
+    feeds = calibration_feeds(source, recipe)
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
-        scratch = Path(scratch_name)
-        trial = Trial(source, model_file(model), scratch, feeds)
+        trial = Trial(source, file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
         steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
         fold_batch_norm(masked)
-        before, after = graph_cost(source, feeds[0]), graph_cost(masked, feeds[0])
         # From here on the weights are read from the reference on disk, not held in memory.
         reference = trial.keep_reference(masked)
+        del masked
+        before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
 
         with staging(path) as stage:
             context = LowerContext(
                 feeds=feeds,
-                cache=None if cache is None else Path(cache),
+                cache=cache,
                 seed=recipe.seed,
                 progress=lambda text, done: progress(text, 0.4 + 0.3 * done),
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
-            manifest = describe(source, model_file(model), recipe, target, steps, lowered)
+            manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)
             manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            progress("measure", 0.9)
             manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
             write_manifest(stage, manifest)
     return Artifact.read(path)

@@ -67,7 +67,7 @@ def staging(path: Path) -> Iterator[Path]:
     try:
         stage.chmod(0o755)
         yield stage
-        _replace(stage, path)
+        replace(stage, path)
     except SparsecError:
         raise
     except OSError as error:
@@ -83,7 +83,7 @@ def _cannot_write(path: Path, error: OSError) -> ArtifactError:
     )
 
 
-def _replace(stage: Path, path: Path) -> None:
+def replace(stage: Path, path: Path) -> None:
     """Give ``stage`` the name ``path``; an artifact already there stays until the new one is in place."""
     if not path.exists():
         stage.rename(path)
