@@ -21,6 +21,7 @@ import onnx_ir as ir
 from sparsec.artifact import format as fmt
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, SparsecError, UsageError
+from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
 
@@ -109,7 +110,13 @@ def write_payload(stage: Path, lowered: Lowered) -> None:
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-    save_model(lowered.model, stage / fmt.MODEL)
+    if lowered.weights:
+        weights = stage / fmt.WEIGHTS
+        write_weights(weights, lowered.weights)
+        point_into(lowered.model, weights, lowered.weights)
+        ir.save(lowered.model, stage / fmt.MODEL)
+    else:
+        save_model(lowered.model, stage / fmt.MODEL)
 
 
 def save_model(model: ir.Model, path: Path) -> None:
