@@ -21,6 +21,7 @@ class Code(enum.StrEnum):
     NOT_FINITE = "not_finite"  # NaN or Inf among the weights
     NOT_CONSTANT = "not_constant"  # the operand is computed at run time
     TOO_SMALL = "too_small"  # fewer than two reduction elements, or empty
+    DEPTHWISE = "depthwise"  # one input channel per group
     FIXED_TRANSFORM = "fixed_transform"  # a signal transform (STFT, mel) stored as a weight
     SHARED = "shared"  # the tensor has a use whose axes contradict the others
     NOT_A_SITE = "not_a_site"  # an operator with weights that no pass can prune yet

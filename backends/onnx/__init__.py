@@ -1,0 +1,1 @@
+"""Plain ONNX: the graph as it is, for any runtime."""

@@ -1,0 +1,1 @@
+"""Masks that follow a pattern: pure functions of an array of scores, True = kept."""

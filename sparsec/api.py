@@ -1,0 +1,264 @@
+"""``compile``: the whole flow, from a trained model to a proved and measured artifact.
+
+::
+
+    load -> clean up -> passes -> lower -> write -> verify -> evaluate -> measure -> manifest
+
+Everything happens in a folder beside the output that gets its name at the very end.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import onnx_ir as ir
+
+from sparsec.artifact import Artifact
+from sparsec.artifact import format as fmt
+from sparsec.artifact.writer import check_output, save_model, staging, write_manifest, write_payload
+from sparsec.backends.base import Backend, Feeds, LowerContext
+from sparsec.backends.targets import backends, targets
+from sparsec.goals import Goal
+from sparsec.ir.cleanup import clean_up, fold_batch_norm
+from sparsec.ir.cost import graph_cost
+from sparsec.ir.errors import UnsupportedTargetError, UsageError
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.load import load_model
+from sparsec.ir.sources import load_feeds
+from sparsec.ir.target import Status, Target
+from sparsec.manifest import describe
+from sparsec.passes.base import Pass, PassContext
+from sparsec.passes.pipeline import Pipeline, Step
+from sparsec.prove import Trial, prove
+from sparsec.recipe import Recipe
+from sparsec.search import has_open, solve
+from sparsec.verdict import judge
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model | torch.nn.Module"
+Progress: TypeAlias = Callable[[str, float], None]
+
+VERIFY_SAMPLES = 2
+
+
+def compile(  # noqa: A001  (the public name is sparsec.compile)
+    model: Source,
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    dynamic_shapes: Any = None,
+    passes: Iterable[str | Pass] = (),
+    target: str = "cpu",
+    calib: str | None = None,
+    eval: str | None = None,  # noqa: A002  (the word of the command line)
+    goals: Iterable[str] = (),
+    output: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    force: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda text, done: None,
+) -> Artifact:
+    """Make a trained model sparse, lower it for a target, prove and measure it, and write it.
+
+    Parameters
+    ----------
+    model : path, onnx.ModelProto, onnx_ir.Model or torch.nn.Module
+        It is never changed.
+    example_inputs, dynamic_shapes
+        For a torch module, as ``torch.export.export`` takes them.
+    passes : iterable of SPEC or Pass
+        In the order in which they run.
+    target : str
+        A name that ``sparsec targets`` lists.
+    calib, eval : str, optional
+        SOURCE of calibration inputs and of an evaluation.
+    goals : iterable of EXPR
+    output : path, optional
+        Default: the model's stem + ``.sparsec`` in the current folder.
+    seed : int
+    force : bool
+        Replace an artifact that is already there.
+    cache : path, optional
+        Folder for tuning records and statistics that later compilations may use.
+    progress : callable
+        Given what is being done and the fraction done, 0..1.
+
+    Returns
+    -------
+    Artifact
+        Its ``exit_code`` is 5 if it is correct but gains nothing, or misses a goal.
+
+    Raises
+    ------
+    SparsecError
+        Of the kind that tells what went wrong; nothing is left half-written.
+    """
+    recipe = Recipe(
+        passes=Pipeline.parse(passes).passes,
+        target=target,
+        seed=seed,
+        calib=calib,
+        eval=eval,
+        goals=tuple(Goal.parse(goal) for goal in goals),
+    )
+    return run_recipe(
+        model,
+        recipe,
+        example_inputs=example_inputs,
+        dynamic_shapes=dynamic_shapes,
+        output=output,
+        force=force,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def run_recipe(
+    model: Source,
+    recipe: Recipe,
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    dynamic_shapes: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda text, done: None,
+) -> Artifact:
+    """Compile ``model`` as ``recipe`` says; see :func:`compile`."""
+    target, backend = choose_backend(recipe.target)
+    path = output_path(model, output)
+    check_output(path, force)
+
+    progress("import", 0.0)
+    source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
+    tuning = None if cache is None else Path(cache)
+
+    def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
+        return build_artifact(source, model_file(model), settled, target, backend, to, tuning, report)
+
+    if has_open(recipe):
+        return solve(recipe, path, build, progress)
+    return build(recipe, path, progress)
+
+
+def build_artifact(
+    source: ir.Model,
+    file: Path | None,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    path: Path,
+    cache: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """Prune, lower, prove, measure and write; ``source`` is left as it is."""
+    feeds = calibration_feeds(source, recipe)
+    progress("clean up", 0.05)
+    masked = source.clone()
+    clean_up(masked)
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
+        trial = Trial(source, file, Path(scratch_name), feeds)
+        trial.keep_dense(masked)
+
+        steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
+        fold_batch_norm(masked)
+        # From here on the weights are read from the reference on disk, not held in memory.
+        reference = trial.keep_reference(masked)
+        del masked
+        before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
+
+        with staging(path) as stage:
+            context = LowerContext(
+                feeds=feeds,
+                cache=cache,
+                seed=recipe.seed,
+                progress=lambda text, done: progress(text, 0.4 + 0.3 * done),
+            )
+            lowered = backend.lower(reference, target, context)
+            write_payload(stage, lowered)
+            manifest = describe(source, file, recipe, target, steps, lowered)
+
+            progress("verify", 0.7)
+            manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            progress("measure", 0.9)
+            manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
+            write_manifest(stage, manifest)
+    return Artifact.read(path)
+
+
+def choose_backend(name: str) -> tuple[Target, Backend]:
+    """Return the target called ``name`` and what lowers for it.
+
+    Raises
+    ------
+    UsageError
+        If there is no such target.
+    UnsupportedTargetError
+        If nothing can be lowered for it, here or yet.
+    """
+    target = targets.get(name)
+    if target.status is Status.PLANNED:
+        raise UnsupportedTargetError(
+            f"target {name!r} is planned, not built yet; `sparsec targets` lists those that are",
+            where=name,
+        )
+    backend = backends.get(target.backend)()
+    if reason := backend.why_not(target):
+        raise UnsupportedTargetError(f"target {name!r}: {reason}", where=name)
+    return target, backend
+
+
+def model_file(model: Source) -> Path | None:
+    """Return the ONNX file behind ``model``, if that is what it is."""
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix != ".pt2":
+        return Path(model)
+    return None
+
+
+def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
+    """Return where the artifact goes.
+
+    Raises
+    ------
+    UsageError
+        If nothing names it.
+    """
+    if output is not None:
+        return Path(os.path.abspath(output))
+    if isinstance(model, (str, os.PathLike)):
+        return Path.cwd() / (Path(model).stem + fmt.SUFFIX)
+    raise UsageError("a model that is no file has no name of its own: give output=PATH")
+
+
+def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
+    """Return inputs to verify and time with: the user's, or random ones that the model accepts."""
+    if recipe.calib is not None:
+        return list(load_feeds(recipe.calib, source))
+    return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES).feeds
+
+
+def prune(model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress) -> list[Step]:
+    """Run the recipe's passes on ``model``, in place."""
+    context = PassContext(seed=recipe.seed, feeds=feeds, progress=progress)
+    return Pipeline(recipe.passes).run(model, context)
+
+
+def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
+    """Return what a compilation would change, without lowering or writing anything (``--dry-run``)."""
+    target, _ = choose_backend(recipe.target)
+    source = load_model(model, **load_options)
+    masked = source.clone()
+    clean_up(masked)
+    steps = prune(masked, recipe, (), lambda text, done: None)
+    return {
+        "artifact": None,
+        "target": target.name,
+        "passes": [step.to_json() for step in steps],
+        "exit_code": 0 if any(step.result.changed for step in steps) else 5,
+    }

@@ -1,0 +1,81 @@
+"""``sparsec bench``: an artifact against a dense model, interleaved, on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from sparsec.artifact.reader import read_manifest
+from sparsec.artifact.writer import save_model
+from sparsec.backends.targets import backends
+from sparsec.ir.cleanup import clean_up
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.load import load_model
+from sparsec.machine import fingerprint
+from sparsec.prove import densified
+from sparsec.verdict import measure
+
+KEYS = ("dense_ms", "sparse_ms", "speedup", "speedup_p10", "speedup_p90", "rounds")
+
+
+def bench_artifact(
+    path: Path,
+    against: Path | None = None,
+    *,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
+    rounds: int = 20,
+) -> dict[str, Any]:
+    """Time an artifact against the dense model.
+
+    Parameters
+    ----------
+    path : Path
+    against : Path, optional
+        The dense model. Without it the artifact's own weights in stock operators are the baseline,
+        which take as long as any other dense weights.
+    threads, batches : sequences of int
+        One row is measured for each pair.
+    rounds : int
+        Interleaved rounds of each row.
+
+    Returns
+    -------
+    dict
+        The object that ``bench --json`` prints.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If this machine cannot run the artifact.
+    CalibrationError
+        If no inputs of a batch size can be made up.
+    """
+    manifest = read_manifest(path)
+    backend = backends.get(manifest["backend"])()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
+        scratch = Path(name)
+        source = against or densified(backend, path, scratch)
+        model = load_model(source)
+        cleaned = scratch / "cleaned" / "model.onnx"
+        cleaned.parent.mkdir()
+        save_model(_cleaned(model), cleaned)
+        for batch in batches:
+            feeds = random_feeds(model, seed=manifest["recipe"]["seed"], samples=1, batch=batch).feeds[0]
+            for count in threads:
+                runner = backend.runner(path, manifest, count)
+                result = measure(runner, (source, cleaned), feeds, threads=count, rounds=rounds)
+                rows.append({"threads": count, "batch": batch, **{key: result[key] for key in KEYS}})
+    return {"machine": fingerprint(), "rows": rows}
+
+
+def _cleaned(model: ir.Model) -> ir.Model:
+    """Return a copy after our exact clean-ups: what the artifact's own graph went through."""
+    copy = model.clone()
+    clean_up(copy)
+    return copy

@@ -1,0 +1,60 @@
+"""``sparsec bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sparsec.cli.console import console, print_json, table
+from sparsec.cli.options import Numbers, json_option, verbose_option
+
+
+@click.command("bench")
+@click.argument("artifact", type=click.Path())
+@click.option("--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense.")
+@click.option("--threads", type=Numbers(), default="1", show_default=True, help="Such as 1,2")
+@click.option("--batch", type=Numbers(), default="1", show_default=True, help="Such as 1,8")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
+@json_option
+@verbose_option
+def command(
+    artifact: str,
+    against: str | None,
+    threads: tuple[int, ...],
+    batch: tuple[int, ...],
+    rounds: int,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """Time ARTIFACT against the dense model: interleaved rounds, medians."""
+    from sparsec.benchmark import bench_artifact
+
+    result = bench_artifact(
+        Path(artifact),
+        None if against is None else Path(against),
+        threads=threads,
+        batches=batch,
+        rounds=rounds,
+    )
+    if as_json:
+        print_json(result)
+        return 0
+    out = console()
+    machine = result["machine"]
+    out.print(f"{machine['cpu']}, {machine['cpus']} CPUs, ONNX Runtime {machine['onnxruntime']}")
+    names = ("threads", "batch", "dense ms", "sparse ms", "speed-up", "p10", "p90", "rounds")
+    rows = table(*names, right=names)
+    for row in result["rows"]:
+        rows.add_row(
+            str(row["threads"]),
+            str(row["batch"]),
+            f"{row['dense_ms']:.3f}",
+            f"{row['sparse_ms']:.3f}",
+            f"x{row['speedup']:.2f}",
+            f"{row['speedup_p10']:.2f}",
+            f"{row['speedup_p90']:.2f}",
+            str(row["rounds"]),
+        )
+    out.print(rows)
+    return 0

@@ -1,0 +1,95 @@
+"""Output: results to stdout, progress to stderr, JSON alone on stdout when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+# Without a terminal a line appears when the work changes, but not more often than this.
+_LINE_EVERY_SECONDS = 2.0
+
+
+def console() -> Console:
+    """Return a console on stdout; colours only on a terminal, and never with NO_COLOR."""
+    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one object and nothing else."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """Yield ``report(text, done)``: a bar on a terminal, lines elsewhere, nothing if ``quiet``."""
+    if quiet:
+        yield lambda text, done: None
+    elif sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        with bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda text, done: bar.update(task, description=escape(text[:48]), completed=done)
+    else:
+        last = [-_LINE_EVERY_SECONDS]
+
+        def line(text: str, done: float) -> None:
+            now = time.monotonic()
+            if now - last[0] >= _LINE_EVERY_SECONDS:
+                last[0] = now
+                print(f"[{done:4.0%}] {text}", file=sys.stderr, flush=True)
+
+        yield line
+
+
+def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns named in ``right`` hold numbers."""
+    result = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    for name in columns:
+        result.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return result
+
+
+def text(value: object) -> str:
+    """Return ``value`` as text that is shown as it is: names from models may look like markup."""
+    return escape(str(value))
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """Return a number with a prefix.
+
+    Examples
+    --------
+    >>> si(22700000)
+    '22.7 M'
+    >>> si(512, "B")
+    '512 B'
+    """
+    if value is None:
+        return "-"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:g} {unit}".strip()
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return the relative change in percent.
+
+    Examples
+    --------
+    >>> change(200, 100)
+    '-50.0 %'
+    """
+    if before is None or after is None or not before:
+        return "-"
+    return f"{100 * (after - before) / before:+.1f} %"

@@ -1,0 +1,67 @@
+"""``sparsec inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sparsec.cli.console import console, print_json, si, table, text
+from sparsec.cli.options import json_option, verbose_option
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path())
+@click.option("--groups", is_flag=True, help="List the pruning groups.")
+@click.option("--why", is_flag=True, help="Say for every layer why it runs as it does.")
+@json_option
+@verbose_option
+def command(path: str, groups: bool, why: bool, as_json: bool, verbose: bool) -> int:
+    """Show what is in PATH, a model or an artifact."""
+    from sparsec.inspection import inspect_path
+
+    result = inspect_path(Path(path), groups=groups)
+    if as_json:
+        print_json(result)
+    else:
+        show(result, why)
+    return 0
+
+
+def show(result: dict[str, Any], why: bool) -> None:
+    """Print the description of a model or an artifact."""
+    out = console()
+    operators = ", ".join(f"{name} {count}" for name, count in result["ops"].items())
+    out.print(f"{result['kind']}: {text(operators)}")
+    out.print(
+        f"parameters {si(result['params'])}, nonzero {si(result['nonzero'])}, "
+        f"multiply-accumulates {si(result['macs'])}"
+    )
+    columns = ["layer", "op", "shape", "pattern", "sparsity"]
+    explained = why and result["kind"] == "artifact"
+    if explained:
+        columns += ["dense ms", "sparse ms", "kernel", "code", "reason"]
+    rows = table(*columns, right=("sparsity", "dense ms", "sparse ms"))
+    for layer in result["layers"]:
+        cells = [
+            text(layer["name"]),
+            layer["op"],
+            "x".join(map(str, layer["shape"])),
+            layer["pattern"],
+            f"{layer['sparsity']:.3f}",
+        ]
+        if explained:
+            cells += [_ms(layer, "dense_seconds"), _ms(layer, "sparse_seconds")]
+            cells += [text(layer["kernel"]), layer["code"], text(layer["reason"])]
+        rows.add_row(*cells)
+    out.print(rows)
+    for item in result["frozen"]:
+        out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
+    if why and not explained:
+        out.print("a model has no kernels yet: --why is for artifacts")
+
+
+def _ms(layer: dict[str, Any], key: str) -> str:
+    seconds = layer.get(key)
+    return "-" if seconds is None else f"{1e3 * seconds:.3f}"

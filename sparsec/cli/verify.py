@@ -1,0 +1,39 @@
+"""``sparsec verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sparsec.cli.console import console, print_json
+from sparsec.cli.options import json_option, verbose_option
+
+
+@click.command("verify")
+@click.argument("artifact", type=click.Path())
+@click.option("--model", type=click.Path(), help="The model that it was compiled from.")
+@json_option
+@verbose_option
+def command(artifact: str, model: str | None, as_json: bool, verbose: bool) -> int:
+    """Check ARTIFACT again, offline: hashes, graph, numerics, certificates."""
+    from sparsec.verification import verify_artifact
+
+    result = verify_artifact(Path(artifact), None if model is None else Path(model))
+    if as_json:
+        print_json(result)
+        return 0
+    out = console()
+    numerics, certificates = result["numerics"], result["certificates"]
+    how = "" if numerics["with"] == "device" else " (emulated: no such device here)"
+    out.print(f"hashes        {result['hashes']['files']} files: ok")
+    out.print(f"graph         {result['graph']['nodes']} nodes, {result['graph']['patterns']} patterns: ok")
+    out.print(f"numerics      max_rel {numerics['max_rel']:.1e}, tolerance {numerics['tolerance']:g}{how}: ok")
+    out.print(
+        f"certificates  {certificates['replayed']} replayed with {certificates['with']} weights, "
+        f"{certificates['failed']} failed"
+    )
+    if "fidelity" in result:
+        numbers = [f"{key} {value:.4f}" for key, value in result["fidelity"].items() if value is not None]
+        out.print(f"fidelity      {', '.join(numbers) or 'nothing to compare'}")
+    return 0

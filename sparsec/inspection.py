@@ -1,0 +1,104 @@
+"""``sparsec inspect``: what is in a model or an artifact."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from sparsec.artifact.reader import is_artifact, read_manifest
+from sparsec.backends.targets import backends
+from sparsec.ir.cost import graph_cost
+from sparsec.ir.errors import SparsecError
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.load import load_model
+from sparsec.ir.sites import Sites, sparsity, weight_sites
+from sparsec.prove import densified
+
+
+def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
+    """Describe a model or an artifact.
+
+    Parameters
+    ----------
+    path : Path
+    groups : bool
+        Also list the pruning groups.
+
+    Returns
+    -------
+    dict
+        The object that ``inspect --json`` prints.
+
+    Raises
+    ------
+    ModelImportError, ArtifactError
+        If the path is neither.
+    """
+    if is_artifact(path):
+        return _inspect_artifact(path)
+    return _inspect_model(load_model(path))
+
+
+def _inspect_model(model: ir.Model) -> dict[str, Any]:
+    sites = weight_sites(model)
+    result = {"kind": "model", "ops": operators(model), **counts(model)}
+    result["layers"] = [
+        {
+            "name": site.name,
+            "op": site.op,
+            "shape": list(site.shape),
+            "pattern": "dense" if site.pattern is None else str(site.pattern),
+            "sparsity": sparsity(site.matrix()),
+        }
+        for site in sites
+    ]
+    result["frozen"] = frozen(sites)
+    return result
+
+
+def _inspect_artifact(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path)
+    after = manifest["after"]
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch:
+        backend = backends.get(manifest["backend"])()
+        stock = load_model(densified(backend, path, Path(scratch)))
+        return {
+            "kind": "artifact",
+            "target": manifest["target"],
+            "ops": operators(load_model(path / "model.onnx")),
+            "params": after["params"],
+            "nonzero": after["nonzero"],
+            "macs": after["macs"],
+            "layers": manifest["layers"],
+            "latency": manifest["latency"],
+            "notes": manifest["notes"],
+            "frozen": frozen(weight_sites(stock)),
+        }
+
+
+def operators(model: ir.Model) -> dict[str, int]:
+    """Return how often each operator occurs, subgraphs included, most frequent first."""
+    names = Counter(
+        f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+    )
+    return dict(sorted(names.items(), key=lambda item: (-item[1], item[0])))
+
+
+def counts(model: ir.Model) -> dict[str, int | None]:
+    """Return ``params``, ``nonzero`` and ``macs``; macs is None if the model cannot be run here."""
+    try:
+        cost = graph_cost(model, random_feeds(model, seed=0, samples=1).feeds[0])
+    except SparsecError:
+        cost = graph_cost(model, None)
+        return {"params": cost.params, "nonzero": cost.nonzero, "macs": None}
+    return {"params": cost.params, "nonzero": cost.nonzero, "macs": cost.macs}
+
+
+def frozen(sites: Sites) -> list[dict[str, str]]:
+    """Return what has weights and cannot be pruned, with the reason."""
+    return [{"value": other.name, "code": str(other.code), "reason": other.reason} for other in sites.others]

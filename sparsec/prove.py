@@ -1,0 +1,179 @@
+"""Running the artifact against its references: the masked dense model, and the original.
+
+Three graphs play a part. The *source* is what the user gave. The *dense* one is the source after our exact
+clean-ups. The *reference* is the dense one with the passes applied, before lowering: same weights as the
+artifact, stock operators. All lie on disk while they are needed; one session is open at a time, so that
+a model may fill half of the memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.artifact import format as fmt
+from sparsec.artifact.writer import save_model
+from sparsec.backends.base import Backend, Feeds, Runner
+from sparsec.ir.run import OrtRunner
+from sparsec.compare import TOLERANCE, Difference, Fidelity
+from sparsec.evaluate import load_evaluator
+from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.recipe import Recipe
+
+MAX_SAMPLES = 8
+
+
+@dataclasses.dataclass(slots=True)
+class Trial:
+    """The graphs of one compilation on disk, and the inputs that they are compared on.
+
+    Parameters
+    ----------
+    source : onnx_ir.Model
+    source_file : Path, optional
+        Where the source lies, if it is an ONNX file.
+    scratch : Path
+        A folder that is removed after the compilation.
+    feeds : sequence of feeds
+    """
+
+    source: ir.Model
+    source_file: Path | None
+    scratch: Path
+    feeds: Sequence[Feeds]
+
+    @property
+    def dense(self) -> Path:
+        """The source after our exact clean-ups."""
+        return self.scratch / "dense" / fmt.MODEL
+
+    @property
+    def reference(self) -> Path:
+        """The pruned graph before lowering."""
+        return self.scratch / "reference" / fmt.MODEL
+
+    @property
+    def original(self) -> Path:
+        """The source file; the cleaned-up graph where the source is no file."""
+        return self.source_file or self.dense
+
+    def keep_dense(self, model: ir.Model) -> None:
+        """Store the cleaned-up graph."""
+        self.dense.parent.mkdir()
+        save_model(model, self.dense)
+
+    def keep_reference(self, model: ir.Model) -> ir.Model:
+        """Store the pruned graph and return it as read back, its weights memory-mapped."""
+        self.reference.parent.mkdir()
+        save_model(model, self.reference)
+        return ir.load(self.reference)
+
+    def samples(self) -> Sequence[Feeds]:
+        """Return the inputs to verify on: a few suffice."""
+        return self.feeds[:MAX_SAMPLES]
+
+
+def outputs_of(runner: Runner, feeds: Sequence[Feeds]) -> list[dict[str, NDArray[Any]]]:
+    """Return the outputs for every sample."""
+    return [runner.run(feed) for feed in feeds]
+
+
+def runnable(
+    backend: Backend, root: Path, manifest: Mapping[str, Any], scratch: Path, threads: int | None = 1
+) -> tuple[Runner, str]:
+    """Return what runs the artifact here, and how: ``device``, or ``emulated`` in stock operators.
+
+    Where the device is absent the artifact's own packed data is unpacked into stock operators: that
+    proves everything but the kernels' arithmetic.
+    """
+    try:
+        return backend.runner(root, manifest, threads), "device"
+    except UnsupportedTargetError:
+        return OrtRunner(densified(backend, root, scratch), threads=threads, low_memory=True), "emulated"
+
+
+def densified(backend: Backend, root: Path, scratch: Path) -> Path:
+    """Write the artifact's graph in stock operators again into ``scratch`` and return the file."""
+    target = scratch / "densified" / fmt.MODEL
+    if not target.exists():
+        target.parent.mkdir(parents=True)
+        save_model(backend.densify(ir.load(root / fmt.MODEL), root), target)
+    return target
+
+
+def prove(
+    trial: Trial,
+    stage: Path,
+    manifest: Mapping[str, Any],
+    backend: Backend,
+    recipe: Recipe,
+    progress: Callable[[str, float], None],
+) -> dict[str, Any]:
+    """Compare the artifact with the reference and the original, and evaluate both.
+
+    Returns
+    -------
+    dict
+        ``verify``, ``fidelity`` and ``accuracy`` of the manifest.
+
+    Raises
+    ------
+    VerifyError
+        If the artifact differs from the reference by more than the tolerance.
+    """
+    feeds = trial.samples()
+    expected = outputs_of(OrtRunner(trial.reference, optimise=False, low_memory=True), feeds)
+    runner, how = runnable(backend, stage, manifest, trial.scratch)
+    got = outputs_of(runner, feeds)
+    difference = Difference()
+    for mine, theirs in zip(got, expected, strict=True):
+        difference.add(mine, theirs)
+    verification = verification_json(difference, manifest, how)
+    if not verification["passed"]:
+        raise VerifyError(
+            f"the lowered model differs from the pruned one by {difference.max_rel:.2g} of the output's "
+            f"scale, over the tolerance {verification['tolerance']:g}; no artifact was written",
+            where=str(manifest["target"]),
+        )
+
+    progress("compare with the original", 0.8)
+    original = OrtRunner(trial.original, low_memory=True)
+    fidelity = Fidelity()
+    for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
+        fidelity.add(mine, theirs)
+
+    accuracy = None
+    if recipe.eval is not None:
+        progress("evaluate", 0.85)
+        evaluator = load_evaluator(recipe.eval, trial.source)
+        accuracy = {"before": evaluator(original.run), "after": evaluator(runner.run)}
+    return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
+
+
+def tolerance(manifest: Mapping[str, Any]) -> float:
+    """Return how far the artifact may be from the reference: wider if it computes in 16 bits."""
+    sixteen = any(kernel.get("dtype") in ("float16", "bfloat16") for kernel in manifest["kernels"])
+    return TOLERANCE["float16" if sixteen else "float32"]
+
+
+def verification_json(difference: Difference, manifest: Mapping[str, Any], how: str) -> dict[str, Any]:
+    """Return ``verify`` of the manifest; infinities become None, which no JSON number can be."""
+    limit = tolerance(manifest)
+    return {
+        "passed": bool(difference.max_rel <= limit),
+        "samples": difference.samples,
+        "max_abs": _number(difference.max_abs),
+        "max_rel": _number(difference.max_rel),
+        "tolerance": limit,
+        "with": how,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,98 @@
+"""``load`` and :class:`Session`: an artifact, ready to run on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.artifact.reader import read_manifest
+from sparsec.backends.base import Runner
+from sparsec.backends.targets import backends
+from sparsec.ir.errors import ShapeError
+
+
+class Session:
+    """Runs one artifact. Safe to use from several threads at once.
+
+    Parameters
+    ----------
+    runner : Runner
+        What the backend made of the artifact.
+    manifest : dict
+    """
+
+    def __init__(self, runner: Runner, manifest: Mapping[str, Any]) -> None:
+        self.manifest = manifest
+        self.inputs: list[dict[str, Any]] = list(manifest["inputs"])
+        self.outputs: list[dict[str, Any]] = list(manifest["outputs"])
+        self._runner = runner
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the model once.
+
+        Parameters
+        ----------
+        feeds : mapping of str to array
+            Every input by name, of the dtype that the manifest states.
+
+        Returns
+        -------
+        dict of str to array
+            Every output by name.
+
+        Raises
+        ------
+        ShapeError
+            If an input is missing, unknown, or of another dtype or rank.
+        """
+        self._check(feeds)
+        return self._runner.run(feeds)
+
+    def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        names = [entry["name"] for entry in self.inputs]
+        if missing := [name for name in names if name not in feeds]:
+            raise ShapeError(f"missing inputs: {', '.join(missing)}; needed: {', '.join(names)}")
+        if unknown := [name for name in feeds if name not in names]:
+            raise ShapeError(f"unknown inputs: {', '.join(unknown)}; needed: {', '.join(names)}")
+        for entry in self.inputs:
+            array = np.asarray(feeds[entry["name"]])
+            shape = entry["shape"]
+            if str(array.dtype) != entry["dtype"] and entry["dtype"] != "string":
+                raise ShapeError(
+                    f"{entry['name']}: need {entry['dtype']}, got {array.dtype}", where=entry["name"]
+                )
+            fits = shape is None or (
+                len(shape) == array.ndim
+                and all(not isinstance(s, int) or s == d for s, d in zip(shape, array.shape, strict=True))
+            )
+            if not fits:
+                raise ShapeError(
+                    f"{entry['name']}: need shape {shape}, got {list(array.shape)}", where=entry["name"]
+                )
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Open an artifact for running.
+
+    Parameters
+    ----------
+    path : path of the folder
+    threads : int, optional
+        Threads to use; None leaves the choice to the runtime.
+
+    Raises
+    ------
+    ArtifactError
+        If it is no artifact or a damaged one.
+    UnsupportedTargetError
+        If this machine cannot run it.
+    """
+    root = Path(path)
+    manifest = read_manifest(root)
+    backend = backends.get(manifest["backend"])()
+    return Session(backend.runner(root, manifest, threads), manifest)

@@ -1,0 +1,65 @@
+"""Timing models against each other: interleaved rounds in one process, medians, never a single run.
+
+Two runs one after the other compare the machine's moods as much as the models. Here the models take
+turns within each round, the order turns around every other round, and the ratio is formed per round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Run = Callable[[], object]
+
+# A batch of calls this long is far above the clock's resolution and below anyone's patience.
+_BATCH_SECONDS = 0.04
+_MAX_CALLS = 200
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds per call of every contestant, one entry per round."""
+
+    seconds: Mapping[str, tuple[float, ...]]
+
+    def median(self, name: str) -> float:
+        """Return the median seconds per call of ``name``."""
+        return float(np.median(self.seconds[name]))
+
+    def ratios(self, numerator: str, denominator: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return the ratio of two contestants, round by round."""
+        return np.asarray(self.seconds[numerator]) / np.asarray(self.seconds[denominator])
+
+
+def race(contestants: Mapping[str, Run], rounds: int, warm_up: int = 3) -> Times:
+    """Run every contestant in turn, ``rounds`` times, and return the time of a call in each round.
+
+    Parameters
+    ----------
+    contestants : mapping of name to callable
+    rounds : int
+    warm_up : int
+        Calls of each before the clock starts.
+    """
+    calls: dict[str, int] = {}
+    for name, run in contestants.items():
+        for _ in range(warm_up):
+            run()
+        start = time.perf_counter()
+        run()
+        once = max(time.perf_counter() - start, 1e-7)
+        calls[name] = int(min(max(_BATCH_SECONDS / once, 1), _MAX_CALLS))
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order: Sequence[str] = list(contestants)
+    for index in range(rounds):
+        for name in order if index % 2 == 0 else order[::-1]:
+            run, repeat = contestants[name], calls[name]
+            run()  # the caches are the other contestant's
+            start = time.perf_counter()
+            for _ in range(repeat):
+                run()
+            seconds[name].append((time.perf_counter() - start) / repeat)
+    return Times({name: tuple(values) for name, values in seconds.items()})

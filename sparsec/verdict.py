@@ -1,0 +1,142 @@
+"""The verdict: what was gained, whether the goals were met, and the exit code that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsec.artifact.writer import payload_bytes
+from sparsec.backends.base import Feeds, Runner
+from sparsec.ir.run import OrtRunner
+from sparsec.backends.targets import backends, platform_tag
+from sparsec.compare import fidelity_warning
+from sparsec.goals import check_goals
+from sparsec.ir.cost import GraphCost
+from sparsec.ir.target import Status, Target
+from sparsec.machine import fingerprint
+from sparsec.passes.pipeline import Step
+from sparsec.prove import Trial
+from sparsec.recipe import Recipe
+from sparsec.timing import race
+
+# Below these a change is noise to a user: 3 % of latency, of bytes, of multiply-accumulates.
+MIN_SPEEDUP = 1.03
+MIN_SHRINK = 0.03
+
+ROUNDS = 11
+
+
+def judge(
+    trial: Trial,
+    stage: Path,
+    manifest: Mapping[str, Any],
+    recipe: Recipe,
+    target: Target,
+    cost: tuple[GraphCost, GraphCost],
+    steps: Sequence[Step],
+) -> dict[str, Any]:
+    """Measure where that is possible, check the goals and decide the exit code.
+
+    Returns
+    -------
+    dict
+        ``before``, ``after``, ``latency``, ``goals``, ``notes`` and ``exit_code`` of the manifest.
+    """
+    before, after = totals(cost[0], source_bytes(trial)), totals(cost[1], payload_bytes(stage, platform_tag()))
+    latency = None
+    if target.status is Status.MEASURED:
+        runner = backends.get(target.backend)().runner(stage, manifest, 1)
+        latency = measure(runner, (trial.original, trial.dense), trial.feeds[0])
+    goals = check_goals(recipe.goals, before, after, latency, manifest["accuracy"])
+    changed = any(step.result.changed for step in steps)
+    notes = [*manifest["lowering_notes"]]
+    if warning := fidelity_warning(manifest["fidelity"]):
+        notes.append(warning)
+    if not changed:
+        notes.append("nothing was changed: no pass was given, or none found a layer that it could prune")
+        exit_code = 5
+    elif goals:
+        exit_code = 5 if any(goal["met"] is False for goal in goals) else 0
+    elif latency is not None and not gained(before, after, latency):
+        notes.append(no_gain(manifest, latency))
+        exit_code = 5
+    else:
+        exit_code = 0
+    return {
+        "before": before,
+        "after": after,
+        "latency": latency,
+        "goals": goals,
+        "notes": notes,
+        "exit_code": exit_code,
+    }
+
+
+def totals(cost: GraphCost, size: int) -> dict[str, int]:
+    """Return ``{"params", "nonzero", "bytes", "macs"}``."""
+    return {"params": cost.params, "nonzero": cost.nonzero, "bytes": size, "macs": cost.macs}
+
+
+def source_bytes(trial: Trial) -> int:
+    """Return the size of the original on disk, its external data included."""
+    total = trial.original.stat().st_size
+    files = {
+        trial.original.parent / value.const_value.location  # type: ignore[union-attr]
+        for value in trial.source.graph.initializers.values()
+        if trial.source_file is not None and hasattr(value.const_value, "location")
+    }
+    if trial.source_file is None:
+        files = {trial.dense.with_name(f"{trial.dense.name}.data")}
+    return total + sum(file.stat().st_size for file in files if file.exists())
+
+
+def measure(artifact: Runner, baselines: Sequence[Path], feeds: Feeds, threads: int = 1,
+            rounds: int = ROUNDS) -> dict[str, Any]:  # fmt: skip
+    """Time the artifact against the fastest of the dense baselines, interleaved.
+
+    Returns
+    -------
+    dict
+        ``dense_ms``, ``sparse_ms``, ``speedup`` (ratio of medians), its 10th and 90th percentile over the
+        rounds, ``rounds``, ``threads`` and the machine.
+    """
+    import numpy as np
+
+    contestants = {"sparse": lambda: artifact.run(feeds)}
+    for path in dict.fromkeys(baselines):
+        dense = OrtRunner(path, threads=threads)
+        contestants[str(path)] = lambda dense=dense: dense.run(feeds)  # type: ignore[misc]
+    times = race(contestants, rounds)
+    best = min((name for name in contestants if name != "sparse"), key=times.median)
+    ratios = times.ratios(best, "sparse")
+    return {
+        "dense_ms": 1e3 * times.median(best),
+        "sparse_ms": 1e3 * times.median("sparse"),
+        "speedup": times.median(best) / times.median("sparse"),
+        "speedup_p10": float(np.percentile(ratios, 10)),
+        "speedup_p90": float(np.percentile(ratios, 90)),
+        "rounds": rounds,
+        "threads": threads,
+        "machine": fingerprint(),
+    }
+
+
+def gained(before: Mapping[str, int], after: Mapping[str, int], latency: Mapping[str, Any]) -> bool:
+    """Whether latency, bytes or multiply-accumulates improved by more than noise."""
+    if latency["speedup"] >= MIN_SPEEDUP:
+        return True
+    return any(after[key] <= (1 - MIN_SHRINK) * before[key] for key in ("bytes", "macs"))
+
+
+def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Return the sentence that says why nothing was gained, and what would pay."""
+    codes: dict[str, int] = {}
+    for layer in manifest["layers"]:
+        if layer["pattern"] != "dense":
+            codes[layer["code"]] = codes.get(layer["code"], 0) + 1
+    why = ", ".join(f"{count} x {code}" for code, count in sorted(codes.items(), key=lambda i: -i[1]))
+    return (
+        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are {why or 'none'}; on a CPU "
+        "unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where 2:4 does not"
+    )

@@ -1,0 +1,163 @@
+"""``sparsec verify``: check an artifact again, offline, trusting nothing that it says of itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from sparsec.artifact import format as fmt
+from sparsec.artifact.reader import check_hashes, read_manifest
+from sparsec.backends.base import Backend, Feeds
+from sparsec.ir.run import OrtRunner
+from sparsec.backends.targets import backends
+from sparsec.compare import Difference, Fidelity
+from sparsec.ir.errors import ArtifactError, VerifyError
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.load import load_model
+from sparsec.ir.sites import weight_sites
+from sparsec.prove import densified, outputs_of, runnable, verification_json
+
+SAMPLES = 2
+
+
+def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
+    """Re-check hashes, graph, patterns, numerics and certificates of an artifact.
+
+    Parameters
+    ----------
+    path : Path
+    model : Path, optional
+        The model that it was compiled from: certificates are then replayed with the real weights and
+        the fidelity is computed again.
+
+    Returns
+    -------
+    dict
+        The object that ``verify --json`` prints.
+
+    Raises
+    ------
+    ArtifactError
+        If the artifact is damaged (HashMismatchError if a file was altered).
+    VerifyError
+        If it does not compute what its own packed weights say.
+    """
+    manifest = read_manifest(path)
+    check_hashes(path, manifest)
+    backend = backends.get(manifest["backend"])()
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
+        scratch = Path(name)
+        stock = load_model(densified(backend, path, scratch))
+        check_interface(stock, manifest, path)
+        patterns = check_patterns(stock)
+        feeds = random_feeds(stock, seed=manifest["recipe"]["seed"], samples=SAMPLES).feeds
+        numerics = check_numerics(path, manifest, backend, scratch, feeds)
+        result: dict[str, Any] = {
+            "passed": True,
+            "hashes": {"passed": True, "files": len(manifest["files"])},
+            "graph": {"passed": True, "nodes": stock.graph.num_nodes(), "patterns": patterns},
+            "numerics": numerics,
+            "certificates": {
+                "replayed": len(manifest["certificates"]),
+                "failed": 0,
+                "with": "random" if model is None else "model",
+            },
+        }
+        if model is not None:
+            result["fidelity"] = compare_with_source(path, manifest, backend, model, scratch, feeds)
+    return result
+
+
+def check_interface(stock: ir.Model, manifest: dict[str, Any], path: Path) -> None:
+    """Check that the graph has the inputs and outputs that the manifest promises.
+
+    Raises
+    ------
+    ArtifactError
+    """
+    for kind, values in (("inputs", stock.graph.inputs), ("outputs", stock.graph.outputs)):
+        have = [value.name for value in values]
+        said = [entry.get("name") for entry in manifest[kind]]
+        if have != said:
+            raise ArtifactError(
+                f"{path}: the graph's {kind} are {have}, the manifest says {said}",
+                where=str(path / fmt.MODEL),
+            )
+
+
+def check_patterns(stock: ir.Model) -> int:
+    """Check that every weight follows the pattern it claims; return how many claim one.
+
+    Raises
+    ------
+    PatternError
+    """
+    count = 0
+    for site in weight_sites(stock):
+        if (pattern := site.pattern) is not None:
+            pattern.check(site.matrix(), site.name)
+            count += 1
+    return count
+
+
+def check_numerics(
+    path: Path, manifest: dict[str, Any], backend: Backend, scratch: Path, feeds: Sequence[Feeds]
+) -> dict[str, Any]:
+    """Compare what the artifact computes with its own weights in stock, unoptimised operators.
+
+    Raises
+    ------
+    VerifyError
+        If they differ by more than the tolerance.
+    """
+    reference = OrtRunner(densified(backend, path, scratch), optimise=False, low_memory=True)
+    expected = outputs_of(reference, feeds)
+    runner, how = runnable(backend, path, manifest, scratch)
+    difference = Difference()
+    for mine, theirs in zip(outputs_of(runner, feeds), expected, strict=True):
+        difference.add(mine, theirs)
+    result = verification_json(difference, manifest, how)
+    if not result["passed"]:
+        raise VerifyError(
+            f"{path}: the artifact differs from its own weights in stock operators by "
+            f"{difference.max_rel:.2g}, over the tolerance {result['tolerance']:g}",
+            where=str(path),
+        )
+    return result
+
+
+def compare_with_source(
+    path: Path,
+    manifest: dict[str, Any],
+    backend: Backend,
+    model: Path,
+    scratch: Path,
+    feeds: Sequence[Feeds],
+) -> dict[str, float | None]:
+    """Return the fidelity to the model that the artifact was compiled from.
+
+    Raises
+    ------
+    VerifyError
+        If ``model`` is another file than the one that was compiled.
+    """
+    from sparsec.artifact.writer import source_digest
+
+    recorded = manifest["source"].get("sha256")
+    found = source_digest(model, load_model(model))["sha256"]
+    if recorded is not None and found != recorded:
+        raise VerifyError(
+            f"{model}: not the model that {path.name} was compiled from ({manifest['source']['name']}): "
+            "the hashes differ",
+            where=str(model),
+        )
+    runner, _ = runnable(backend, path, manifest, scratch)
+    fidelity = Fidelity()
+    original = outputs_of(OrtRunner(model, low_memory=True), feeds)
+    for mine, theirs in zip(outputs_of(runner, feeds), original, strict=True):
+        fidelity.add(mine, theirs)
+    return fidelity.to_json()
