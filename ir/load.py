@@ -2,8 +2,9 @@
 
 Canonical means: functions inlined; every constant an initializer of its own graph, wherever it was
 stored; no initializer doubles as an input; nodes in topological order; every node named once.
-Nothing is folded and no weight is read: tensors stay memory-mapped where the file allows it, so a model
-larger than memory loads in the time its graph takes. The caller's file or module is never changed.
+Nothing is folded and no weight is read: tensors stay memory-mapped where the file allows it, so a
+model larger than memory loads in the time its graph takes. The caller's file or module is never
+changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google.protobuf.message
+import google.protobuf.message  # type: ignore[import-untyped]
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as onnx_passes
@@ -38,8 +39,8 @@ def load_model(
     Parameters
     ----------
     source : path, onnx.ModelProto, onnx_ir.Model or torch.nn.Module
-        ``.onnx`` by path (external data beside it is memory-mapped), ``.pt2`` by path, or an object. An
-        ``onnx_ir.Model`` is cloned; its tensors are shared.
+        ``.onnx`` by path (external data beside it is memory-mapped), ``.pt2`` by path, or an
+        object. An ``onnx_ir.Model`` is cloned; its tensors are shared.
     example_inputs : tuple, optional
         Positional inputs of a torch module; needed for one.
     dynamic_shapes : optional
@@ -53,8 +54,8 @@ def load_model(
     Raises
     ------
     ModelImportError
-        If the source is missing, damaged, no model, or a graph that breaks an invariant; the message
-        names the file and the node.
+        If the source is missing, damaged, no model, or a graph that breaks an invariant; the
+        message names the file and the node.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -117,7 +118,8 @@ def _load_onnx(path: Path) -> ir.Model:
             where=str(path),
         ) from error
     except PermissionError as error:
-        raise ModelImportError(f"{path}: cannot be read: {error.strerror}", where=str(path)) from error
+        reason = f"{path}: cannot be read: {error.strerror}"
+        raise ModelImportError(reason, where=str(path)) from error
     except Exception as error:  # the deserialiser reports bad graphs with many exception types
         raise ModelImportError(
             f"{path}: not a usable ONNX graph: {_first_line(error)}", where=str(path)

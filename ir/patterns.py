@@ -1,11 +1,11 @@
 """Sparsity patterns: which zeros are legal in a weight seen as a matrix [out, reduction].
 
-A pattern is written ``unstructured``, ``2:4`` or ``block:4x1`` for people and on the command line. In
-a file it is ``metadata_props["sparsec.pattern"]`` of the initializer, with the tensor axis that holds the
-reduction appended: ``2:4@1``. :data:`KEY` is that metadata key.
+A pattern is written ``unstructured``, ``2:4`` or ``block:4x1`` for people and on the command line.
+In a file it is ``metadata_props["sparsec.pattern"]`` of the initializer, with the tensor axis that
+holds the reduction appended: ``2:4@1``. :data:`KEY` is that metadata key.
 
-N:M groups run along the reduction, which for a convolution means along its input channels at a fixed
-kernel position: that is what sparse tensor cores read, and the axis that TensorRT asks for.
+N:M groups run along the reduction, which for a convolution means along its input channels at a
+fixed kernel position: that is what sparse tensor cores read, and the axis that TensorRT asks for.
 """
 
 from __future__ import annotations

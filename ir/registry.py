@@ -8,9 +8,8 @@ distributions claim, and a plug-in that does not import, are errors that say so.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from sparsec.ir.errors import SparsecError, UsageError, did_you_mean
@@ -63,7 +62,7 @@ class Registry(Generic[T]):
         """Return every known name with its origin; nothing is imported."""
         if self._entries is None:
             found = {name: Entry(name, at, "sparsec") for name, at in self._builtins.items()}
-            for point in importlib.metadata.entry_points(group=self.group):
+            for point in entry_points(group=self.group):
                 dist = point.dist.name if point.dist else "an unknown distribution"
                 if (other := found.get(point.name)) and other.target != point.value:
                     raise SparsecError(
@@ -96,9 +95,8 @@ class Registry(Generic[T]):
             raise self._error(
                 f"unknown {self.kind} {name!r}; {did_you_mean(name, self.entries())}", where=name
             )
-        module, _, attribute = entry.target.partition(":")
         try:
-            loaded: T = getattr(importlib.import_module(module), attribute)
+            loaded: T = EntryPoint(name, entry.target, self.group).load()
         except Exception as error:
             if entry.distribution == "sparsec":
                 raise

@@ -1,16 +1,11 @@
 """Weight sites: every weight of a graph seen as a logical matrix [out, reduction].
 
 A site is a stored tensor together with all nodes that read it as a weight, whatever stands between:
-Conv of any rank and group, Gemm with transA/transB, MatMul with the weight on either side, through
-Transpose, Cast, Mul and DequantizeLinear (:mod:`sparsec.ir.chain`), in the main graph or in the body of
-an If or Loop. A tensor that several nodes share is one site. What has weights but is no site is
-returned too, with the reason, so that no pass leaves anything out in silence.
-
-Matrix forms (row = one output)::
-
-    Conv    w [O, C/g, *kernel]   ->  [O, kernel * C/g]   channels fastest: N:M groups are channels
-    Gemm    B [K, N] or [N, K]    ->  [N, K]              (A, when the constant is there: [M, K])
-    MatMul  B [*b, K, N]          ->  [b * N, K]          (A [*b, M, K]: [b * M, K])
+Conv of any rank and group, Gemm with transA/transB, MatMul with the weight on either side
+(:mod:`sparsec.ir.layout`), through Transpose, Cast, Mul, Identity and DequantizeLinear
+(:mod:`sparsec.ir.chain`), in the main graph or in the body of an If or Loop. A tensor that several
+nodes share is one site. What has weights but is no site is returned too
+(:mod:`sparsec.ir.not_sites`).
 """
 
 from __future__ import annotations
@@ -27,42 +22,13 @@ from numpy.typing import NDArray
 from sparsec.ir.chain import Operand, Step, after, step_of
 from sparsec.ir.codes import Code
 from sparsec.ir.errors import ShapeError
+from sparsec.ir.layout import STANDARD_DOMAIN, Layout
+from sparsec.ir.layout import matrix_layout as matrix_layout
+from sparsec.ir.not_sites import NotASite, constant_values, not_a_site
 from sparsec.ir.patterns import KEY, Pattern, from_metadata, to_metadata
 
-# Operators with weights that no pass can prune; the reason names them.
-_OTHER_WEIGHTS = {
-    "ConvTranspose", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger", "QLinearConv",
-    "QLinearMatMul", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulNBits", "QGemm",
-    "QAttention", "Attention", "FusedMatMul", "FusedGemm", "FusedConv",
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Layout:
-    """How an operand becomes a matrix: transpose by ``perm``, then reshape to ``shape``.
-
-    Parameters
-    ----------
-    perm : tuple of int
-        Axes of the operand; those of the rows first, then those of the reduction.
-    row_axes : int
-        How many leading axes of ``perm`` are rows.
-    run : int
-        Consecutive reduction elements that differ in the last reduction axis only: what an N:M group
-        or a block may span. For a convolution the channels of one group.
-    groups : int
-        ``group`` of a convolution: rows are in that many equal parts that read different inputs.
-    """
-
-    perm: tuple[int, ...]
-    row_axes: int
-    run: int
-    groups: int = 1
-
-    @property
-    def reduction_axis(self) -> int:
-        """Axis of the operand along which the fastest reduction index runs."""
-        return self.perm[-1]
+# Readers of a weight that look at its shape only: zeroing values changes nothing for them.
+_SHAPE_ONLY = {"Shape", "Size"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -82,6 +48,10 @@ class WeightSite:
     steps : tuple of Step
         From the stored tensor to the operand.
     layout : Layout
+    operand_shape : tuple of int
+        Shape of the weight as the nodes read it.
+    dtype : numpy.dtype
+        Type of the weight as the nodes read it: what they compute in.
     """
 
     name: str
@@ -91,6 +61,7 @@ class WeightSite:
     steps: tuple[Step, ...]
     layout: Layout
     operand_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     @property
     def node(self) -> ir.Node:
@@ -139,19 +110,25 @@ class WeightSite:
     def write_matrix(self, matrix: NDArray[np.floating]) -> None:
         """Store ``matrix`` [out, reduction] in place of the weight, in the weight's own dtype.
 
-        A value that was not changed comes back bit for bit, also behind a quantisation.
+        A value that was not changed stays as it is stored, bit for bit, whatever stands between.
 
         Raises
         ------
         ShapeError
             If the matrix has another shape.
         """
-        array = self.to_operand(matrix)
-        for step in reversed(self.steps):
-            array = step.backward(array)
         stored = _stored(self.weight)
-        tensor = ir.tensor(np.ascontiguousarray(array, dtype=stored.dtype), name=self.weight.name)
-        self.weight.const_value = tensor
+        array = self._backward(self.to_operand(matrix))
+        if self.steps:  # rounding on the way there and back must not touch what was not edited
+            array = np.where(array == self._backward(self.operand()), stored, array)
+        array = np.ascontiguousarray(array, dtype=stored.dtype)
+        self.weight.const_value = ir.tensor(array, name=self.weight.name)
+
+    def _backward(self, operand: NDArray[Any]) -> NDArray[Any]:
+        """Map an operand to the stored tensor."""
+        for step in reversed(self.steps):
+            operand = step.backward(operand)
+        return operand
 
     @property
     def pattern(self) -> Pattern | None:
@@ -167,16 +144,6 @@ class WeightSite:
     def stored_reduction_axis(self) -> int:
         """Axis of the stored tensor that holds the reduction, behind every transposition."""
         return _stored_axes(self.layout, self.steps)[-1]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NotASite:
-    """Something with weights that cannot be pruned, and why."""
-
-    name: str
-    op: str
-    code: Code
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,30 +163,40 @@ class Sites:
 def weight_sites(model: ir.Model) -> Sites:
     """Find every weight of ``model``, subgraphs included.
 
-    Nothing is read but shapes: a model of any size costs its number of nodes.
+    Nothing is read but shapes and scales: a model of any size costs its number of nodes.
     """
     order = {node: i for i, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph))}
     names = Counter(node.name for node in order)
-    found: list[tuple[int, WeightSite]] = []
-    others: dict[str, tuple[int, NotASite]] = {}
+    found: list[WeightSite] = []
+    others: list[tuple[int, NotASite]] = []
+    seen: set[ir.Node] = set()
     for weight in _initializers(model.graph, order):
         uses, strangers = _follow(weight)
-        if uses:
-            uses.sort(key=lambda use: order[use.node])
-            site = _site(weight, uses, names)
-            where = order[site.node]
-            if reason := _contradiction(uses, strangers):
-                others[site.name] = (where, NotASite(site.name, site.op, Code.SHARED, reason))
-            else:
-                found.append((where, site))
-    taken = {node for _, site in found for node in site.nodes}
+        if not uses:
+            continue
+        uses.sort(key=lambda use: order[use.node])
+        site = _site(weight, uses, names)
+        seen.update(site.nodes)
+        if reason := _contradiction(uses, strangers):
+            entry = NotASite(site.name, site.op, Code.SHARED, reason)
+            others.append((order[site.node], entry))
+        else:
+            found.append(site)
+    constants = constant_values(order)
     for node, where in order.items():
-        if node not in taken and (other := _other(node, names)) and other.name not in others:
-            others[other.name] = (where, other)
-    return Sites(
-        tuple(site for _, site in sorted(found, key=lambda item: item[0])),
-        tuple(other for _, other in sorted(others.values(), key=lambda item: item[0])),
-    )
+        if node not in seen and (other := not_a_site(node, names, constants)):
+            others.append((where, other))
+    found.sort(key=lambda site: order[site.node])
+    others.sort(key=lambda item: item[0])
+    return Sites(tuple(_uniquely_named(found)), tuple(other for _, other in others))
+
+
+def _uniquely_named(sites: list[WeightSite]) -> Iterator[WeightSite]:
+    """Call sites after their tensors where one node reads two, as a product of constants does."""
+    count = Counter(site.name for site in sites)
+    for site in sites:
+        name = site.name if count[site.name] == 1 else site.weight.name or site.name
+        yield dataclasses.replace(site, name=name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -229,7 +206,7 @@ class _Use:
     node: ir.Node
     steps: tuple[Step, ...]
     layout: Layout
-    shape: tuple[int, ...]
+    operand: Operand
 
     def same_view(self, other: _Use) -> bool:
         """Whether both see the same matrix in the same stored tensor."""
@@ -259,58 +236,29 @@ def _initializers(graph: ir.Graph, order: dict[ir.Node, int]) -> Iterator[ir.Val
         yield from (value for value in inner.initializers.values() if value.const_value is not None)
 
 
-def _follow(weight: ir.Value) -> tuple[list[_Use], list[ir.Node]]:
-    """Return the uses of a stored tensor as a weight, and the nodes that read it as something else."""
+def _follow(weight: ir.Value) -> tuple[list[_Use], list[str]]:
+    """Return the uses of a stored tensor as a weight, and what reads it as something else."""
     constant = weight.const_value
     assert constant is not None
-    shape = tuple(int(size) for size in constant.shape.numpy())
-    if len(shape) == 0 or constant.dtype in (ir.DataType.STRING, ir.DataType.BOOL):
+    if len(constant.shape) == 0 or constant.dtype in (ir.DataType.STRING, ir.DataType.BOOL):
         return [], []
-    start = Operand(len(shape), np.dtype(constant.dtype.numpy()))
+    start = Operand(tuple(constant.shape.numpy()), np.dtype(constant.dtype.numpy()))
     uses: list[_Use] = []
-    strangers: list[ir.Node] = []
-    pending: list[tuple[ir.Value, tuple[Step, ...], Operand, tuple[int, ...]]] = [
-        (weight, (), start, shape)
-    ]
+    strangers: list[str] = []
+    pending: list[tuple[ir.Value, tuple[Step, ...], Operand]] = [(weight, (), start)]
     while pending:
-        value, steps, operand, shape = pending.pop()
-        if value.is_graph_output() and (producer := value.producer()) is not None:
-            strangers.append(producer)
+        value, steps, operand = pending.pop()
+        if value.is_graph_output():
+            strangers.append(f"the graph output {value.name!r}")
         for node, index in value.uses():
-            layout = matrix_layout(node, index, shape)
-            if layout is not None and np.issubdtype(operand.dtype, np.floating):
-                uses.append(_Use(node, steps, layout, shape))
+            layout = matrix_layout(node, index, operand.shape)
+            if layout is not None and operand.is_float:
+                uses.append(_Use(node, steps, layout, operand))
             elif step := step_of(node, index, operand):
-                reached = after(step, operand)
-                pending.append((node.outputs[0], (*steps, step), reached, step.shape(shape)))
-            else:
-                strangers.append(node)
+                pending.append((node.outputs[0], (*steps, step), after(step, operand)))
+            elif node.op_type not in _SHAPE_ONLY or node.domain not in STANDARD_DOMAIN:
+                strangers.append(node.op_type)
     return uses, strangers
-
-
-def matrix_layout(node: ir.Node, index: int, shape: tuple[int, ...]) -> Layout | None:
-    """Return how ``node`` reads a constant of ``shape`` at input ``index`` as a matrix.
-
-    None if it does not read it as a weight. This is the only place that knows which axes of which
-    operator are outputs and which are summed over.
-    """
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    rank = len(shape)
-    match node.op_type:
-        case "Conv" if index == 1 and rank >= 3:
-            groups = node.attributes.get_int("group", 1) or 1
-            return Layout((0, *range(2, rank), 1), 1, shape[1], groups)
-        case "Gemm" if index < 2 and rank == 2:
-            transposed = bool(node.attributes.get_int("transA" if index == 0 else "transB", 0))
-            rows_first = transposed == (index == 1)
-            perm = (0, 1) if rows_first else (1, 0)
-            return Layout(perm, 1, shape[perm[-1]])
-        case "MatMul" if index < 2 and rank >= 2:
-            batch = tuple(range(rank - 2))
-            last = (rank - 2, rank - 1) if index == 0 else (rank - 1, rank - 2)
-            return Layout((*batch, *last), rank - 1, shape[last[-1]])
-    return None
 
 
 def _site(weight: ir.Value, uses: list[_Use], names: Counter[str | None]) -> WeightSite:
@@ -324,33 +272,19 @@ def _site(weight: ir.Value, uses: list[_Use], names: Counter[str | None]) -> Wei
         weight=weight,
         steps=first.steps,
         layout=first.layout,
-        operand_shape=first.shape,
+        operand_shape=first.operand.shape,
+        dtype=first.operand.dtype,
     )
 
 
-def _contradiction(uses: list[_Use], strangers: list[ir.Node]) -> str | None:
+def _contradiction(uses: list[_Use], strangers: list[str]) -> str | None:
     """Return why the uses of one tensor cannot be edited as one matrix, or None."""
     if strangers:
-        readers = sorted({node.op_type for node in strangers})
-        return f"its tensor is also read by {', '.join(readers)}, which pruning would change"
+        readers = ", ".join(sorted(set(strangers)))
+        return f"its tensor is also read by {readers}, which pruning would change"
     for use in uses[1:]:
         if not uses[0].same_view(use):
             return f"{uses[0].node.op_type} and {use.node.op_type} read its tensor along other axes"
-    return None
-
-
-def _other(node: ir.Node, names: Counter[str | None]) -> NotASite | None:
-    """Return why a node with weights is no site; None for a node without weights."""
-    name = node.name if node.name and names[node.name] == 1 else (node.outputs[0].name or "")
-    if node.op_type in _OTHER_WEIGHTS:
-        constants = any(value is not None and value.const_value is not None for value in node.inputs)
-        if constants:
-            reason = f"no pass can prune the weights of {node.op_type}"
-            return NotASite(name, node.op_type, Code.NOT_A_SITE, reason)
-        return None
-    if node.op_type == "Conv" and node.domain in ("", "ai.onnx"):
-        reason = "its weight is computed at run time"
-        return NotASite(name, node.op_type, Code.NOT_CONSTANT, reason)
     return None
 
 

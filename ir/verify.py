@@ -92,7 +92,7 @@ def _opset(model: ir.Model) -> Iterator[str]:
 def _domains(model: ir.Model) -> Iterator[str]:
     for node in _nodes(model):
         if node.domain not in model.opset_imports and node.domain not in _STANDARD:
-            yield f"{describe(node)} uses the domain {node.domain!r}, which the model does not import"
+            yield f"{describe(node)} uses the domain {node.domain!r}, which is not imported"
 
 
 def _known_operators(model: ir.Model) -> Iterator[str]:
@@ -112,36 +112,62 @@ def _exists(op_type: str, version: int) -> bool:
 
 
 # Operators that runtimes execute although no released schema lists them.
-_EXPERIMENTAL = {"ATen", "Affine", "Crop", "ParametricSoftplus", "Scale", "ScaledTanh", "ThresholdedRelu"}
+_EXPERIMENTAL = {"ATen", "Affine", "Crop", "ParametricSoftplus", "Scale", "ScaledTanh"}
 
 
 def _inputs_exist(model: ir.Model) -> Iterator[str]:
-    for graph in _graphs(model):
+    for graph, visible in _scopes(model.graph, frozenset()):
         for node in graph:
             for value in node.inputs:
-                if value is not None and _dangles(value):
+                if value is not None and _dangles(value, visible):
                     yield f"{describe(node)} reads {value.name!r}, which nothing produces"
-    for value in model.graph.outputs:
-        if _dangles(value):
-            yield f"the graph output {value.name!r} is produced by nothing"
+        for value in graph.outputs:
+            if _dangles(value, visible):
+                yield f"the graph output {value.name!r} is produced by nothing"
 
 
-def _dangles(value: ir.Value) -> bool:
-    if value.producer() is not None or value.is_graph_input():
-        return False
-    return value.const_value is None
+def _scopes(
+    graph: ir.Graph, outer: frozenset[ir.Graph]
+) -> Iterator[tuple[ir.Graph, frozenset[ir.Graph]]]:
+    """Yield every graph with all graphs whose values it can read: itself and those around it."""
+    visible = outer | {graph}
+    yield graph, visible
+    for node in graph:
+        for body in bodies(node):
+            yield from _scopes(body, visible)
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs that ``node`` holds in its attributes."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _dangles(value: ir.Value, visible: frozenset[ir.Graph]) -> bool:
+    """Whether no visible graph has ``value`` as an input, an initializer or a node's output."""
+    return value.graph not in visible
 
 
 def _order(model: ir.Model) -> Iterator[str]:
     for graph in _graphs(model):
         seen: set[ir.Node] = set()
-        own = set(graph)
         for node in graph:
-            for value in node.inputs:
-                producer = value.producer() if value is not None else None
-                if producer is not None and producer in own and producer not in seen:
-                    yield f"{describe(node)} reads {value.name!r} before it is produced, or in a cycle"  # type: ignore[union-attr]
+            for value in _reads(node):
+                producer = value.producer()
+                if producer is not None and producer.graph is graph and producer not in seen:
+                    yield f"{describe(node)} reads {value.name!r} too early, or in a cycle"
             seen.add(node)
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what a node reads, and what the graphs inside it capture."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in bodies(node):
+        for inner in body:
+            yield from _reads(inner)
 
 
 def _unique_names(model: ir.Model) -> Iterator[str]:
@@ -219,14 +245,16 @@ def _check_external(tensor: ir.ExternalTensor, path: Path, sizes: dict[Path, int
     location = Path(tensor.location)
     if location.is_absolute() or ".." in location.parts:
         raise ModelImportError(
-            f"{path}: the tensor {tensor.name!r} points to {str(location)!r}, outside the model's folder",
+            f"{path}: the tensor {tensor.name!r} points to {str(location)!r}, outside the model's "
+            "folder",
             where=str(path),
         )
     file = path.parent / location
     if file not in sizes:
         if not file.is_file():
             raise ModelImportError(
-                f"{path}: the external data file {location} is missing; it must lie beside the model",
+                f"{path}: the external data file {location} is missing; it must lie beside the "
+                "model",
                 where=str(file),
             )
         sizes[file] = file.stat().st_size
@@ -234,7 +262,7 @@ def _check_external(tensor: ir.ExternalTensor, path: Path, sizes: dict[Path, int
     length = tensor.length if tensor.length is not None else tensor.nbytes
     if offset < 0 or length < tensor.nbytes or offset + length > sizes[file]:
         raise ModelImportError(
-            f"{path}: the tensor {tensor.name!r} needs bytes {offset} to {offset + tensor.nbytes} of "
-            f"{location}, which has {sizes[file]}; the file is truncated or not the model's",
+            f"{path}: the tensor {tensor.name!r} needs bytes {offset} to {offset + tensor.nbytes} "
+            f"of {location}, which has {sizes[file]}; the file is truncated or not the model's",
             where=str(file),
         )

@@ -1,14 +1,15 @@
 """What a pass is.
 
 A pass is a frozen dataclass: its fields are its options on the command line, in recipes and in the
-documentation. It changes a model that the pipeline owns and returns what it changed and what it left
-alone, with a reason for each; nothing is skipped in silence.
+documentation. It changes a model that the pipeline owns and returns what it changed and what it
+left alone, with a reason for each; nothing is skipped in silence.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -97,7 +98,8 @@ class Pass(abc.ABC):
     exact : bool
         Whether the function that the graph computes stays the same.
     needs_batch_norm : bool
-        Whether the pass must see BatchNormalization nodes: without it they are folded before it runs.
+        Whether the pass must see BatchNormalization nodes: without it they are folded before it
+        runs.
     """
 
     name: ClassVar[str] = ""
@@ -122,13 +124,18 @@ def check_pass(name: str, cls: type[Pass]) -> None:
     Raises
     ------
     PassConfigError
-        If it is no frozen dataclass derived from Pass, or has another name.
+        If it is no frozen dataclass derived from Pass, is abstract, or has another name.
     """
     if not (isinstance(cls, type) and issubclass(cls, Pass)):
-        raise PassConfigError(f"the pass {name!r} is {cls!r}, not a subclass of sparsec.passes.Pass")
+        raise PassConfigError(
+            f"the pass {name!r} is {cls!r}, not a subclass of sparsec.passes.Pass"
+        )
     parameters = getattr(cls, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise PassConfigError(f"the pass {name!r} must be a frozen dataclass")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise PassConfigError(f"the pass {name!r} is abstract: it lacks {missing}")
     if cls.name != name:
         raise PassConfigError(f"the pass registered as {name!r} calls itself {cls.name!r}")
 

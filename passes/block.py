@@ -1,7 +1,8 @@
 """Block pruning: neighbouring weights go together, so that a kernel loads them together.
 
 A block of 4 outputs by 1 reduction element shares one input load among four products, which is what
-lets a CPU run sparse layers near its peak. Blocks never straddle the groups of a grouped convolution.
+lets a CPU run sparse layers near its peak. Blocks never straddle the groups of a grouped
+convolution.
 
 Source: Elsen et al., "Fast Sparse ConvNets", arXiv:1911.09723, section 3.
 """
@@ -19,7 +20,7 @@ from sparsec.ir.codes import Code
 from sparsec.ir.errors import PassConfigError
 from sparsec.ir.patterns import Block, Pattern
 from sparsec.ir.sites import WeightSite
-from sparsec.passes.budget import check_budget, global_kept
+from sparsec.passes.budget import check_budget, global_kept, settled
 from sparsec.passes.criteria import Criterion
 from sparsec.passes.masks.block import block_scores, expand_blocks
 from sparsec.passes.masks.topk import kept, top_mask
@@ -34,8 +35,8 @@ class BlockPass(MaskPass):
     ----------
     rows, cols : int
         Outputs by reduction elements of one block.
-    sparsity : float
-        Fraction of blocks that become zero, between 0 and 1.
+    sparsity : float, optional
+        Fraction of blocks that become zero, between 0 and 1. Left open, it is solved for: see goals.
     scope : str
         ``layer``: the same sparsity in every layer. ``global``: the layers compete for one budget.
 
@@ -46,8 +47,8 @@ class BlockPass(MaskPass):
 
     Notes
     -----
-    A matrix that is not a multiple of the block in its outputs has one smaller block at the end; its
-    score is what it holds, so it goes a little earlier than the others.
+    A matrix that is not a multiple of the block in its outputs has one smaller block at
+    the end; its score is what it holds, so it goes a little earlier than the others.
     """
 
     name: ClassVar[str] = "block"
@@ -55,7 +56,7 @@ class BlockPass(MaskPass):
 
     rows: int = 4
     cols: int = 1
-    sparsity: float = 0.5
+    sparsity: float | None = None
     scope: str = "layer"
 
     def __post_init__(self) -> None:
@@ -63,8 +64,8 @@ class BlockPass(MaskPass):
         check_budget(self.name, self.sparsity, self.scope)
         if self.rows < 1 or self.cols < 1 or self.rows * self.cols < 2:
             raise PassConfigError(
-                f"block: need rows and cols of at least 1 and not both 1, got {self.rows}x{self.cols}"
-                "; single weights are the pass unstructured",
+                f"block: need rows and cols of at least 1 and not both 1, got "
+                f"{self.rows}x{self.cols}; single weights are the pass unstructured",
                 where="block",
             )
 
@@ -74,7 +75,7 @@ class BlockPass(MaskPass):
         return Block(self.rows, self.cols)
 
     def misfit(self, site: WeightSite) -> tuple[Code, str] | None:
-        """A block must lie within one group and one kernel position."""
+        """Refuse blocks that would straddle two groups or two kernel positions."""
         out = site.shape[0] // site.layout.groups
         if site.layout.groups > 1 and out % self.rows:
             reason = f"its {out} outputs per group are not a multiple of {self.rows}"
@@ -89,10 +90,11 @@ class BlockPass(MaskPass):
 
     def keep_counts(self, sites: Sequence[WeightSite], criterion: Criterion) -> Sequence[int]:
         """Return the number of blocks that each site keeps."""
+        sparsity = settled(self.name, self.sparsity)
         if self.scope == "global":
-            return global_kept(lambda: (self._scores(s, criterion) for s in sites), self.sparsity)
+            return global_kept(lambda: (self._scores(s, criterion) for s in sites), sparsity)
         blocks = [-(-s.shape[0] // self.rows) * (s.shape[1] // self.cols) for s in sites]
-        return [kept(count, self.sparsity) for count in blocks]
+        return [kept(count, sparsity) for count in blocks]
 
     def mask(self, score: NDArray[np.floating], keep: int) -> Mask:
         """Mark the ``keep`` best blocks."""

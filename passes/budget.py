@@ -1,8 +1,8 @@
 """One sparsity for many layers: the same in each, or a common threshold over all.
 
-With ``scope=layer`` each site loses the same fraction. With ``scope=global`` the scores of all sites
-compete, so that layers which matter less lose more; the threshold is found by radix selection, so that only one layer is
-ever in memory.
+With ``scope=layer`` each site loses the same fraction. With ``scope=global`` the scores of all
+sites compete, so that layers which matter less lose more; the threshold is found by radix
+selection, so that only one layer is ever in memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from sparsec.ir.errors import PassConfigError
 SCOPES = ("layer", "global")
 
 
-def check_budget(name: str, sparsity: float, scope: str) -> None:
+def check_budget(name: str, sparsity: float | None, scope: str) -> None:
     """Refuse options that are no budget.
 
     Raises
     ------
     PassConfigError
     """
-    if not 0.0 < sparsity < 1.0:
+    if sparsity is not None and not 0.0 < sparsity < 1.0:
         raise PassConfigError(
-            f"{name}: sparsity is the fraction of zeros and must lie between 0 and 1, got {sparsity:g}",
+            f"{name}: sparsity is the fraction of zeros and must lie between 0 and 1, "
+            f"got {sparsity:g}",
             where=name,
         )
     if scope not in SCOPES:
@@ -35,24 +36,39 @@ def check_budget(name: str, sparsity: float, scope: str) -> None:
         )
 
 
-def global_kept(
-    scores: Callable[[], Iterable[NDArray[np.floating]]], sparsity: float
-) -> list[int]:
+def settled(name: str, sparsity: float | None) -> float:
+    """Return the sparsity of a pass that is about to run.
+
+    Raises
+    ------
+    PassConfigError
+        If it was left open and no goal has settled it.
+    """
+    if sparsity is None:
+        raise PassConfigError(
+            f"{name}: needs sparsity=, such as {name}:sparsity=0.8; or a goal to solve it for, such as "
+            "--goal latency=-40%",
+            where=name,
+        )
+    return sparsity
+
+
+def global_kept(scores: Callable[[], Iterable[NDArray[np.floating]]], sparsity: float) -> list[int]:
     """Return how many entries each array keeps when all compete for one budget.
 
     Parameters
     ----------
     scores : callable
-        Returns an iterator over arrays of finite, non-negative scores; called five times, so that no
-        more than one array need be in memory.
+        Returns an iterator over arrays of finite, non-negative scores; called six times, so that
+        no more than one array need be in memory.
     sparsity : float
         Of all arrays together.
 
     Returns
     -------
     list of int
-        Kept entries per array, which sum to what the sparsity asks for, but for this: each array keeps
-        at least one entry, so that no layer is cut.
+        Kept entries per array, which sum to what the sparsity asks for, but for this: each array
+        keeps at least one entry, so that no layer is cut.
 
     Notes
     -----
@@ -86,7 +102,7 @@ def _bits(array: NDArray[np.floating]) -> NDArray[np.uint64]:
 
 
 def _select(scores: Callable[[], Iterable[NDArray[np.floating]]], keep: int) -> np.uint64:
-    """Return the bit pattern of the ``keep``-th highest score, by radix selection: 16 bits a pass."""
+    """Return the bits of the ``keep``-th highest score, by radix selection: 16 bits a pass."""
     prefix, left = 0, max(keep, 1)
     for shift in (48, 32, 16, 0):
         histogram = np.zeros(1 << 16, dtype=np.int64)

@@ -1,7 +1,8 @@
 """N:M pruning: keep at most N non-zeros in every M consecutive weights of a row.
 
-Hardware skips the zeros because their places are known: a 2:4 matrix is half as large, plus two bits
-of position per kept weight. The group runs along the reduction, for a convolution along its input channels.
+Hardware skips the zeros because their places are known: a 2:4 matrix is half as large, plus two
+bits of position per kept weight. The group runs along the reduction, for a convolution along its
+input channels.
 
 Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378, section 3.
 """
@@ -40,8 +41,9 @@ class NMPass(MaskPass):
 
     Notes
     -----
-    A weight whose reduction (input channels, for a convolution) is not a multiple of ``m`` stays dense
-    and is reported: padding it would change the shapes that a kernel was promised.
+    A weight whose reduction (input channels, for a convolution) is not a multiple of
+    ``m`` stays dense and is reported: padding it would change the shapes that a kernel was
+    promised.
     """
 
     name: ClassVar[str] = "nm"
@@ -66,7 +68,7 @@ class NMPass(MaskPass):
         return NM(self.n, self.m)
 
     def misfit(self, site: WeightSite) -> tuple[Code, str] | None:
-        """Groups must not straddle two kernel positions, so the channels must be a multiple of m."""
+        """Refuse what is no multiple of m: groups must not straddle two kernel positions."""
         if site.layout.run % self.m:
             what = "input channels per group" if site.op == "Conv" else "reduction"
             reason = f"its {what} of {site.layout.run} is not a multiple of {self.m}"
@@ -74,7 +76,7 @@ class NMPass(MaskPass):
         return None
 
     def keep_counts(self, sites: Sequence[WeightSite], criterion: Criterion) -> Sequence[int]:
-        """The pattern leaves no choice: n of every m."""
+        """Return n of every m: the pattern leaves no choice."""
         return [site.size * self.n // self.m for site in sites]
 
     def mask(self, score: NDArray[np.floating], keep: int) -> Mask:

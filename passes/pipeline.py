@@ -1,4 +1,4 @@
-"""The pipeline: passes in the order given, on a copy, with the graph verified after each."""
+"""The pipeline: passes in the order given, with the graph verified after each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from sparsec.ir.cleanup import fold_batch_norm
 from sparsec.ir.errors import PassError, SparsecError
 from sparsec.ir.verify import verify
 from sparsec.passes.base import Pass, PassContext, PassResult

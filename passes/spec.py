@@ -1,13 +1,14 @@
 """Reading a pass SPEC: ``name`` or ``name:key=value,key=value``.
 
-The options of a pass are the fields of its dataclass; their annotations say how a text is read. Lists are
-joined by ``+``. Short names stand for a SPEC of their own and take further options:
+The options of a pass are the fields of its dataclass; their annotations say how a text is read.
+Lists are joined by ``+``. Short names stand for a SPEC of their own and take further options:
 ``nm24:criterion=magnitude`` is ``nm:n=2,m=4,criterion=magnitude``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,10 @@ passes: Registry[type[Pass]] = Registry(
         "nm": "sparsec.passes.nm:NMPass",
         "unstructured": "sparsec.passes.unstructured:UnstructuredPass",
         "block": "sparsec.passes.block:BlockPass",
+        "fold-constants": "sparsec.passes.cleanup.fold_constants:FoldConstantsPass",
+        "fold-bn": "sparsec.passes.cleanup.fold_bn:FoldBatchNormPass",
+        "identities": "sparsec.passes.cleanup.identities:IdentitiesPass",
+        "dead-code": "sparsec.passes.cleanup.dead_code:DeadCodePass",
     },
     check=check_pass,
     error=PassConfigError,
@@ -43,12 +48,8 @@ def parse_spec(spec: str) -> Pass:
     ['head', 'stem']
     """
     name, _, text = spec.partition(":")
-    if expansion := aliases().get(name):
-        name, _, preset = expansion.partition(":")
-        text = ",".join(part for part in (preset, text) if part)
-    elif name not in passes:
-        known = [*passes, *aliases()]
-        raise PassConfigError(f"unknown pass {name!r}; {did_you_mean(name, known)}", where=spec)
+    name, preset = _expand(name)
+    text = ",".join(part for part in (preset, text) if part)
     given: dict[str, str] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
@@ -67,34 +68,49 @@ def build_pass(name: str, options: Mapping[str, Any]) -> Pass:
     ------
     PassConfigError
     """
-    if name in aliases():
-        base = parse_spec(name)
-        return build_pass(base.name, {**base.options(), **options})
-    cls = passes.get(name)
-    types = option_types(cls)
+    full, preset = _expand(name)
+    if preset:
+        return build_pass(full, {**parse_spec(name).options(), **options})
+    cls = passes.get(full)
+    kinds = option_types(cls)
     values = {}
     for key, value in options.items():
-        if key not in types:
-            hint = did_you_mean(key, types)
+        if key not in kinds:
+            hint = did_you_mean(key, kinds)
             raise PassConfigError(f"{name}: unknown option {key!r}; {hint}", where=name)
-        values[key] = _read(name, key, value, types[key])
-    try:
-        return cls(**values)
-    except TypeError as error:
-        missing = [
-            field.name
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-            and field.name not in values
-        ]
-        raise PassConfigError(f"{name}: needs {', '.join(missing)}", where=name) from error
+        values[key] = _read(name, key, value, kinds[key])
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # checked when registered
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name not in values
+    ]
+    if missing:
+        raise PassConfigError(f"{name}: needs {', '.join(missing)}", where=name)
+    return cls(**values)
 
 
 def option_types(cls: type[Pass]) -> dict[str, Any]:
     """Return the type of every option of a pass."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def _expand(name: str) -> tuple[str, str]:
+    """Return the pass that ``name`` means, and the options that it implies if it is a short name.
+
+    The passes of plug-ins are asked last, so that a broken one does not disturb what is built in.
+    """
+    if name in passes:
+        return name, ""
+    plugins_last = sorted(passes, key=lambda each: passes.entries()[each].distribution != "sparsec")
+    for each in plugins_last:
+        if expansion := passes.get(each).aliases.get(name):
+            full, _, preset = expansion.partition(":")
+            return full, preset
+    known = [*passes, *aliases()]
+    raise PassConfigError(f"unknown pass {name!r}; {did_you_mean(name, known)}", where=name)
 
 
 def aliases() -> dict[str, str]:
@@ -104,6 +120,10 @@ def aliases() -> dict[str, str]:
 
 def _read(name: str, key: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``: from text, or checked if it came from a recipe."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # an option that may be left open
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+        if value is None:
+            return None
     try:
         if kind is bool:
             return _BOOLS[str(value).lower()]

@@ -12,11 +12,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.codes import Code
+from sparsec.ir.errors import PassConfigError, did_you_mean
 from sparsec.ir.patterns import Pattern
 from sparsec.ir.sites import WeightSite, weight_sites
 from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
-from sparsec.passes.criteria import Criterion
+from sparsec.passes.criteria import Criterion, criteria
 
 Mask = NDArray[np.bool_]
 
@@ -43,7 +44,13 @@ class MaskPass(Pass):
     minimum_size: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        SiteFilter(self.include, self.exclude, self.ops)  # refuses bad expressions at once
+        # Refuse at once what would otherwise fail after the model has been loaded.
+        SiteFilter(self.include, self.exclude, self.ops)
+        if self.criterion not in criteria:
+            hint = did_you_mean(self.criterion, criteria)
+            raise PassConfigError(
+                f"{self.name}: unknown criterion {self.criterion!r}; {hint}", where=self.name
+            )
 
     @property
     @abc.abstractmethod
@@ -73,8 +80,9 @@ class MaskPass(Pass):
                 result.skipped.append(Skipped(site.name, *why))
             else:
                 fit.append(site)
+        counts = self.keep_counts(fit, criterion)
         zeros = total = 0
-        for done, (site, keep) in enumerate(zip(fit, self.keep_counts(fit, criterion), strict=True)):
+        for done, (site, keep) in enumerate(zip(fit, counts, strict=True)):
             context.progress(f"{self.name}: {site.name}", done / len(fit))
             matrix = site.matrix()
             mask = self.mask(criterion(site, matrix), keep)
@@ -94,7 +102,10 @@ class MaskPass(Pass):
         if site.pattern is not None:
             return Code.ALREADY_SPARSE, f"it already has the pattern {site.pattern}"
         if site.is_depthwise:
-            return Code.DEPTHWISE, "it is a depthwise convolution: a few weights per channel, all read"
+            return (
+                Code.DEPTHWISE,
+                "it is a depthwise convolution: few weights per channel, all read",
+            )
         if misfit := self.misfit(site):
             return misfit
         matrix = site.matrix()

@@ -19,7 +19,13 @@ import onnx_ir as ir
 
 from sparsec.artifact import Artifact
 from sparsec.artifact import format as fmt
-from sparsec.artifact.writer import check_output, save_model, staging, write_manifest, write_payload
+from sparsec.artifact.writer import (
+    check_output,
+    staging,
+    write_errors,
+    write_manifest,
+    write_payload,
+)
 from sparsec.backends.base import Backend, Feeds, LowerContext
 from sparsec.backends.targets import backends, targets
 from sparsec.goals import Goal
@@ -34,6 +40,8 @@ from sparsec.passes.base import Pass, PassContext
 from sparsec.passes.pipeline import Pipeline, Step
 from sparsec.prove import Trial, prove
 from sparsec.recipe import Recipe
+from sparsec.report import write_report
+from sparsec.search import has_open, solve
 from sparsec.verdict import judge
 
 if TYPE_CHECKING:
@@ -135,14 +143,36 @@ def run_recipe(
 
     progress("import", 0.0)
     source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    feeds = calibration_feeds(source, recipe)
+    tuning = None if cache is None else Path(cache)
 
+    def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
+        file = model_file(model)
+        return build_artifact(source, file, settled, target, backend, to, force, tuning, report)
+
+    with write_errors(path):
+        if has_open(recipe):
+            return solve(recipe, path, build, progress, force)
+        return build(recipe, path, progress)
+
+
+def build_artifact(
+    source: ir.Model,
+    file: Path | None,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    path: Path,
+    force: bool,
+    cache: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """Prune, lower, prove, measure and write; ``source`` is left as it is."""
+    feeds = calibration_feeds(source, recipe)
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
-        scratch = Path(scratch_name)
-        trial = Trial(source, model_file(model), scratch, feeds)
+        trial = Trial(source, file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
         steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
@@ -150,21 +180,24 @@ def run_recipe(
         before, after = graph_cost(source, feeds[0]), graph_cost(masked, feeds[0])
         # From here on the weights are read from the reference on disk, not held in memory.
         reference = trial.keep_reference(masked)
+        del masked
 
-        with staging(path) as stage:
+        with staging(path, force) as stage:
             context = LowerContext(
                 feeds=feeds,
-                cache=None if cache is None else Path(cache),
+                cache=cache,
                 seed=recipe.seed,
                 progress=lambda text, done: progress(text, 0.4 + 0.3 * done),
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
-            manifest = describe(source, model_file(model), recipe, target, steps, lowered)
+            manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)
             manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            progress("measure", 0.9)
             manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
+            write_report(stage, manifest)
             write_manifest(stage, manifest)
     return Artifact.read(path)
 

@@ -13,7 +13,7 @@ from sparsec.ir.registry import Registry
 from sparsec.ir.sites import WeightSite
 
 Criterion: TypeAlias = Callable[[WeightSite, NDArray[np.floating]], NDArray[np.floating]]
-"""``(site, matrix [out, reduction]) -> score [out, reduction]``; the matrix is the site's, read once."""
+"""``(site, matrix [out, reduction]) -> score [out, reduction]``; the matrix is the site's own."""
 
 criteria: Registry[Criterion] = Registry(
     "criterion",

@@ -21,4 +21,4 @@ def magnitude(site: WeightSite, matrix: NDArray[np.floating]) -> NDArray[np.floa
     -------
     float [out, reduction]
     """
-    return np.abs(matrix)
+    return np.asarray(np.abs(matrix))

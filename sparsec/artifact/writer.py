@@ -21,6 +21,7 @@ import onnx_ir as ir
 from sparsec.artifact import format as fmt
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
+from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
 
@@ -106,25 +107,23 @@ def staging(path: Path, force: bool) -> Iterator[Path]:
         with write_errors(path):
             stage.mkdir()
             yield stage
-            _flush(stage)
-            check_output(path, force)
-            _replace(stage, path)
+            publish(stage, path, force)
     finally:
         _remove(stage)
 
 
-def _flush(stage: Path) -> None:
-    """Bring everything onto the disk: a name must not outlive a power cut that its content does not."""
-    for item in (*stage.rglob("*"), stage):
-        handle = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def publish(stage: Path, path: Path, force: bool) -> None:
+    """Give a complete artifact at ``stage`` the name ``path``.
 
+    An artifact that is already there stays until the new one is in place.
 
-def _replace(stage: Path, path: Path) -> None:
-    """Give ``stage`` the name ``path``; an artifact already there stays until the new one is in place."""
+    Raises
+    ------
+    UsageError
+        If something that may not be replaced has meanwhile appeared at ``path``.
+    """
+    _flush(stage)
+    check_output(path, force)
     if not path.exists():
         stage.rename(path)
         return
@@ -137,6 +136,16 @@ def _replace(stage: Path, path: Path) -> None:
             _remove(old)
         else:
             old.rename(path)
+
+
+def _flush(stage: Path) -> None:
+    """Bring everything onto the disk: a name must not outlive a power cut that its content does not."""
+    for item in (*stage.rglob("*"), stage):
+        handle = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _remove(folder: Path) -> None:
@@ -157,7 +166,12 @@ def write_payload(stage: Path, lowered: Lowered) -> None:
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-    save_model(lowered.model, stage / fmt.MODEL)
+    if lowered.weights:
+        write_weights(stage / fmt.WEIGHTS, lowered.weights)
+        point_into(lowered.model, stage / fmt.WEIGHTS, lowered.weights)
+        ir.save(lowered.model, stage / fmt.MODEL)
+    else:
+        save_model(lowered.model, stage / fmt.MODEL)
 
 
 def save_model(model: ir.Model, path: Path) -> None:

@@ -1,0 +1,147 @@
+// Microkernels: what each instruction set offers to the plan runner.
+//
+// A microkernel does no checking; plan_check.cc and plan_build.cc own that. Activations lie as rows
+// of channels over columns (pixels or tokens); a column tile is `width` columns wide.
+#ifndef SPARSEC_KERNELS_H
+#define SPARSEC_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "plan_format.h"
+
+namespace sparsec {
+
+// What happens to finished output rows while they are in the first cache.
+using FinishFn = void (*)(float* y, ptrdiff_t n);
+
+// y[m, width] (+)= W[m, K block] @ x[K block, width].
+//
+// Groups of `block_rows` output rows that share their columns, or (for block_rows 1) of `R` rows
+// side by side. Entries of a group are contiguous: {int32 byte offset into x, float w[block_rows]}.
+struct SpmmArgs {
+  const int32_t* counts;  // entries of each group (per row when R > 1)
+  const int32_t* rows;    // first row of each group; R per group when R > 1
+  const void* entries;
+  ptrdiff_t groups;
+  const float* bias;  // [m rounded up to 8]
+  const char* x;
+  float* y;
+  ptrdiff_t ldy;          // floats between rows of y
+  const float* residual;  // may be null
+  ptrdiff_t ldr;
+  float low, high;
+  int32_t m;         // rows of y that exist
+  int32_t first;     // the first K block adds the bias; later ones read y
+  int32_t last;      // the last one adds the residual, clips and finishes
+  FinishFn finish;   // may be null
+};
+using SpmmFn = void (*)(const SpmmArgs&);
+
+struct SpmmKernel {
+  const char* name;
+  int block_rows, rows, width;  // width in columns
+  SpmmFn run;
+};
+
+// y[rows, 1] = clip(W @ x + bias) for one column, weights as they are stored in the plan.
+struct GemvArgs {
+  const uint32_t* starts;
+  const uint16_t* columns;
+  const float* values;
+  ptrdiff_t group_begin, group_end;
+  const float* bias;  // [rows rounded up to 8]
+  const float* x;
+  float* y;
+  int32_t m;
+  float low, high;
+  FinishFn finish;
+};
+using GemvFn = void (*)(const GemvArgs&);
+
+struct GemvKernel {
+  const char* name;
+  int block_rows;
+  GemvFn run;
+};
+
+// Dense y[m, n] = alpha * a @ x; element (i, k) of a is a[i * a_row + k * a_col]; n is a multiple of
+// the lanes, m any.
+struct DenseArgs {
+  const float* a;
+  ptrdiff_t a_row, a_col;
+  const float* x;
+  ptrdiff_t ldx;
+  float* y;
+  ptrdiff_t ldy;
+  ptrdiff_t m, k, n;
+  float alpha;
+};
+
+// Taps of a window over the planes of a feature map whose columns are numbered row by row. Column p of
+// tap t is x[p + offsets[t]]: the same distance for all p, so that windows are plain vector loads. What
+// lies outside the map is masked: bit l of masks[vector * taps + t] says that lane l is inside.
+struct Taps {
+  const int32_t* offsets;  // floats
+  const uint16_t* masks;   // null: everything is inside
+  const uint8_t* full;     // [vectors]: all bits of all taps are set; null with masks
+  int32_t count;
+};
+
+// y = clip(bias + sum over taps of weight * x) for the vectors of one channel.
+struct DepthwiseArgs {
+  Taps taps;
+  const float* x;
+  const float* weight;
+  float* y;                // tile 0
+  ptrdiff_t tile_stride;   // floats
+  ptrdiff_t tiles, tile_vectors;
+  float bias, low, high;
+};
+
+// rows[t][0..width) = x[p + offsets[t]] for taps [begin, end) and the vectors of one tile.
+struct PatchArgs {
+  Taps taps;
+  int32_t begin, end;
+  const float* x;
+  ptrdiff_t first_vector, vectors;
+  float* rows;
+};
+
+struct KernelTable {
+  const char* isa;
+  int lanes;  // floats of a vector
+  const SpmmKernel* spmm;
+  int spmm_count;
+  const GemvKernel* gemv;
+  int gemv_count;
+  FinishFn finish[kLastActivation + 1];  // null for kNone and kClip
+  void (*clip)(float* y, ptrdiff_t n, float low, float high);
+  void (*add)(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high);
+  void (*dense)(const DenseArgs&);
+  // x[k, n] -> softmax over k in each column, in place; n a multiple of lanes; mask may be null:
+  // [k] added to row k times, or [n, k] (mask_ld != 0) added elementwise.
+  void (*softmax_columns)(float* x, ptrdiff_t ldx, ptrdiff_t k, ptrdiff_t n, const float* mask,
+                          ptrdiff_t mask_ld, ptrdiff_t mask_columns);
+  // One tile [channels][width]: y = norm(a + b) * gain + shift; b may be null.
+  void (*layer_norm)(const float* a, const float* b, float* y, ptrdiff_t channels, ptrdiff_t width,
+                     const float* gain, const float* shift, float epsilon);
+  // dst[c][0..width) = src[0..n)[c], zero beyond n; c < channels.
+  void (*to_tile)(const float* src, ptrdiff_t ld, ptrdiff_t n, ptrdiff_t channels, float* dst,
+                  ptrdiff_t width);
+  void (*from_tile)(const float* src, ptrdiff_t width, ptrdiff_t channels, float* dst,
+                    ptrdiff_t ld, ptrdiff_t n);
+  void (*depthwise)(const DepthwiseArgs&);
+  void (*patch)(const PatchArgs&);
+  // dst[i] = src[i * stride], i < n.
+  void (*copy_strided)(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n);
+};
+
+// Null where the library was built without the unit.
+const KernelTable* portable_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx512_kernels();
+const KernelTable* neon_kernels();
+
+}  // namespace sparsec
+#endif

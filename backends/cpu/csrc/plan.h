@@ -1,0 +1,174 @@
+// A loaded plan, and what is built from it for one set of input shapes.
+#ifndef SPARSEC_PLAN_H
+#define SPARSEC_PLAN_H
+
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "plan_format.h"
+#include "sparsec_cpu.h"
+
+namespace sparsec {
+
+// Anything that is wrong with a plan or with the tensors it is given; the text reaches the caller.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Memory aligned to cache lines, and with one line more behind it than was asked for.
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  explicit AlignedBytes(size_t size);
+  char* data() const { return data_.get(); }
+  float* floats() const { return reinterpret_cast<float*>(data_.get()); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char, Free> data_;
+  size_t size_ = 0;
+};
+
+// The bytes of a plan after every check; all pointers lie inside it.
+struct PlanView {
+  const Header* header;
+  const uint32_t* inputs;   // value ids
+  const uint32_t* outputs;
+  const ValueRecord* values;
+  const OpRecord* ops;
+  const TensorRecord* tensors;
+  const char* base;
+
+  const char* at(uint64_t offset) const { return base + offset; }
+  const float* floats(uint64_t offset) const {
+    return reinterpret_cast<const float*>(base + offset);
+  }
+};
+
+PlanView check_plan(const void* bytes, size_t size);
+
+// Weights in the form a microkernel reads: offsets baked for one row stride of x.
+struct Pack {
+  struct Part {  // one chunk of rows in one block of the reduction
+    size_t group, row, entry;
+    ptrdiff_t groups;
+  };
+  int block_rows = 1, rows_at_once = 1;
+  int64_t depth = 0;  // reduction columns per block
+  int blocks = 1, chunks = 1;
+  std::vector<Part> parts;  // [chunk][block]
+  std::vector<int32_t> counts, rows;
+  AlignedBytes entries;
+};
+
+struct PackRequest {
+  uint32_t tensor;
+  int block_rows, rows_at_once, chunks;
+  int64_t depth, row_bytes;
+  bool local;  // offsets count from the start of the K block (patches), not from row 0
+};
+
+std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest& request);
+
+// Where the channels of a value lie: element (channel, tile, column in tile).
+struct Layout {
+  int64_t columns = 0;  // pixels or tokens
+  int64_t height = 0, width = 0;  // of images
+  int64_t tile = 0, tiles = 0;    // columns of a tile
+  int64_t tile_stride = 0, row_stride = 0;  // floats
+  int64_t size = 0;                         // floats
+  size_t offset = 0;                        // bytes into the arena
+  int external = -1;  // index of the input that is used in place
+};
+
+// Window geometry: how the taps of an operator find their columns.
+struct Window {
+  std::vector<int32_t> offsets;
+  std::vector<uint16_t> masks;
+  std::vector<uint8_t> full;
+  int taps = 0;
+  // Strided windows read planes split off the input: plane i holds rows `remainder + stride * y` for
+  // y from `first`, columns `stride * x + shift`, zero outside.
+  struct Plane {
+    int64_t remainder, shift;
+  };
+  std::vector<Plane> planes;
+  int64_t first = 0, plane_rows = 0, plane_size = 0;
+};
+
+struct BuiltOp {
+  const OpRecord* record = nullptr;
+  const KernelTable* table = nullptr;
+  const SpmmKernel* kernel = nullptr;
+  const GemvKernel* gemv = nullptr;
+  std::shared_ptr<const Pack> pack;
+  std::vector<float> bias;  // rounded up to 8 rows
+  Window window;
+  size_t planes_at = 0;     // bytes into the arena
+  int64_t channel_stride = 0;  // of the planes or the input, floats
+  float low = 0, high = 0;
+};
+
+// A plan built for one set of input shapes: layouts, memory and packed weights. Used by one run at a
+// time.
+struct Instance {
+  std::vector<int64_t> key;  // all input dims
+  int64_t batch = 1;         // images run one after the other
+  int64_t sequences = 1, length = 0;
+  bool direct = false;       // one linear operator on few columns: no tiles
+  std::vector<Layout> values;
+  std::vector<BuiltOp> ops;
+  AlignedBytes arena;
+};
+
+struct Plan {
+  AlignedBytes copy;  // of bytes that were not aligned
+  PlanView view;
+  std::vector<const KernelTable*> tables;  // widest vectors first
+  int threads = 1;
+  std::mutex mutex;  // guards what follows
+  std::vector<std::unique_ptr<Instance>> idle;
+  std::vector<std::pair<PackRequest, std::shared_ptr<const Pack>>> packs;
+};
+
+// Dims of every value for these inputs; fills rank and dims of the outputs.
+void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTensor* outputs);
+std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads);
+
+// Runs fn(data, i) for i in [0, tasks), in any order and on any threads, and returns when all are done.
+struct Parallel {
+  virtual void run(size_t tasks, void (*fn)(void*, size_t), void* data) = 0;
+  virtual int threads() const = 0;
+  virtual ~Parallel() = default;
+};
+struct Serial final : Parallel {
+  void run(size_t tasks, void (*fn)(void*, size_t), void* data) override {
+    for (size_t i = 0; i < tasks; ++i) fn(data, i);
+  }
+  int threads() const override { return 1; }
+};
+
+// seconds: null, or one slot per operator and two more for inputs and outputs.
+void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs,
+                  SparsecTensor* outputs, Parallel& parallel, double* seconds);
+void run_plan(Plan& plan, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel,
+              double* seconds);
+
+std::unique_ptr<Plan> load_plan(const void* bytes, size_t size, const char* isa, int threads);
+std::vector<const KernelTable*> kernel_tables(const char* isa);
+
+}  // namespace sparsec
+#endif

@@ -1,0 +1,443 @@
+// From a checked plan and input shapes to layouts, memory, kernels and packed weights.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "plan.h"
+
+namespace sparsec {
+namespace {
+
+constexpr int64_t kMaxColumns = int64_t{1} << 28;
+constexpr int64_t kFirstCache = 32 * 1024;
+
+struct Shape {
+  int64_t columns = 0, height = 0, width = 0;
+};
+
+struct Shapes {
+  int64_t batch = 1, sequences = 1, length = 0;
+  std::vector<Shape> values;
+  const SparsecTensor* leading = nullptr;  // the input whose leading dims the outputs repeat
+};
+
+int64_t window_size(int64_t in, const OpRecord& op, int d, uint32_t at) {
+  const int64_t reach = int64_t{op.dilation[d]} * (op.kernel[d] - 1) + 1;
+  const int64_t span = in + op.pads[d] + op.pads[d + 2] - reach;
+  if (span < 0) fail("operator %u: a window of %lld on %lld pixels", at, static_cast<long long>(reach), static_cast<long long>(in));
+  return span / op.stride[d] + 1;
+}
+
+Shapes infer(const PlanView& v, const SparsecTensor* inputs) {
+  Shapes s;
+  s.values.resize(v.header->value_count);
+  bool first_image = true;
+  for (uint32_t i = 0; i < v.header->input_count; ++i) {
+    const auto& record = v.values[v.inputs[i]];
+    const SparsecTensor& x = inputs[i];
+    auto& shape = s.values[v.inputs[i]];
+    if (x.rank != static_cast<int32_t>(record.rank))
+      fail("input %u: rank %d, needed %u", i, x.rank, record.rank);
+    int64_t elements = 1;
+    for (int d = 0; d < x.rank; ++d) {
+      if (x.dims[d] < 0 || x.dims[d] > kMaxColumns) fail("input %u: dimension %lld", i, static_cast<long long>(x.dims[d]));
+      if (x.dims[d] && elements > (int64_t{1} << 40) / x.dims[d]) fail("input %u is too large", i);
+      elements *= x.dims[d];
+    }
+    if (record.kind == ValueKind::kRaw) continue;
+    const int channel = record.kind == ValueKind::kImage ? 1 : x.rank - 1;
+    if (x.dims[channel] != record.channels)
+      fail("input %u: %lld channels, needed %u", i, static_cast<long long>(x.dims[channel]), record.channels);
+    if (record.kind == ValueKind::kImage) {
+      if (!first_image && x.dims[0] != s.batch) fail("input %u: batch %lld, the others have %lld", i, static_cast<long long>(x.dims[0]), static_cast<long long>(s.batch));
+      first_image = false;
+      s.batch = x.dims[0];
+      shape = {x.dims[2] * x.dims[3], x.dims[2], x.dims[3]};
+    } else {
+      shape.columns = elements / record.channels;
+      if (!s.leading) {
+        s.leading = &x;
+        s.length = x.dims[x.rank - 2];
+        s.sequences = s.length ? shape.columns / s.length : 0;
+      }
+      for (int d = 0; d + 1 < x.rank; ++d)
+        if (x.rank != s.leading->rank || x.dims[d] != s.leading->dims[d])
+          fail("input %u: leading dimensions differ from those of the first input", i);
+    }
+    if (shape.columns > kMaxColumns) fail("input %u has too many columns", i);
+  }
+  for (uint32_t i = 0; i < v.header->op_count; ++i) {
+    const auto& op = v.ops[i];
+    const Shape& x = s.values[op.inputs[0]];
+    Shape y = x;
+    switch (op.code) {
+      case OpCode::kConv:
+      case OpCode::kDepthwise:
+      case OpCode::kMaxPool:
+        y.height = window_size(x.height, op, 0, i);
+        y.width = window_size(x.width, op, 1, i);
+        y.columns = y.height * y.width;
+        if (y.columns > kMaxColumns) fail("operator %u: too many columns", i);
+        break;
+      case OpCode::kGlobalAveragePool:
+        y = {1, 1, 1};
+        break;
+      default:
+        break;
+    }
+    if (op.inputs[1] != kNone && op.code != OpCode::kAttention) {
+      const Shape& r = s.values[op.inputs[1]];
+      if (r.columns != y.columns || r.width != y.width) fail("operator %u: the second operand has another size", i);
+    }
+    s.values[op.output] = y;
+  }
+  return s;
+}
+
+class Builder {
+ public:
+  Builder(Plan& plan, const SparsecTensor* inputs, int threads)
+      : plan_(plan), v_(plan.view), threads_(threads), shapes_(infer(plan.view, inputs)), out_(new Instance) {
+    for (uint32_t i = 0; i < v_.header->input_count; ++i) {
+      out_->key.push_back(inputs[i].rank);
+      out_->key.insert(out_->key.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
+    }
+  }
+
+  std::unique_ptr<Instance> run() {
+    out_->batch = shapes_.batch;
+    out_->sequences = shapes_.sequences;
+    out_->length = shapes_.length;
+    out_->values.resize(v_.header->value_count);
+    out_->ops.resize(v_.header->op_count);
+    for (uint32_t i = 0; i < v_.header->op_count; ++i) basics(i);
+    if (try_direct()) return std::move(out_);
+    lay_out();
+    for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
+    place();
+    return std::move(out_);
+  }
+
+ private:
+  void basics(uint32_t i) {
+    auto& b = out_->ops[i];
+    const auto& op = v_.ops[i];
+    b.record = &op;
+    b.table = plan_.tables[0];
+    const bool clip = op.activation == Activation::kClip;
+    b.low = clip ? op.low : -std::numeric_limits<float>::infinity();
+    b.high = clip ? op.high : std::numeric_limits<float>::infinity();
+    const auto channels = v_.values[op.output].channels;
+    b.bias.assign(round_up(channels, 8), 0.0f);
+    if (op.bias != kNone) std::memcpy(b.bias.data(), v_.floats(v_.tensors[op.bias].values_at), channels * 4);
+  }
+
+  // One linear operator on very few columns: the stored weights are read as they are.
+  bool try_direct() {
+    const auto& op = v_.ops[0];
+    const auto& x = v_.values[op.inputs[0]];
+    if (v_.header->op_count != 1 || op.code != OpCode::kLinear || x.kind != ValueKind::kRows) return false;
+    const auto& t = v_.tensors[op.weight];
+    if (t.kind != TensorKind::kBlocks || t.columns > 65536 || op.inputs[1] != kNone) return false;
+    if (shapes_.values[op.output].columns > 3) return false;
+    for (const KernelTable* table : plan_.tables)
+      for (int k = 0; k < table->gemv_count; ++k)
+        if (table->gemv[k].block_rows == static_cast<int>(t.block_rows)) {
+          out_->ops[0].table = table;
+          out_->ops[0].gemv = &table->gemv[k];
+          out_->values[op.inputs[0]].columns = out_->values[op.output].columns = shapes_.values[op.output].columns;
+          out_->direct = true;
+          return true;
+        }
+    return false;
+  }
+
+  const KernelTable* table_for(int64_t tile) const {
+    for (const KernelTable* t : plan_.tables)
+      if (tile % t->lanes == 0) return t;
+    fail("no kernel for tiles of %lld columns", static_cast<long long>(tile));
+  }
+
+  // Columns of a tile. Wide tiles amortise the entries, but columns beyond the last are wasted work
+  // and the rows of a tile must leave room in the first cache.
+  int64_t choose_tile(int64_t columns) const {
+    int64_t hint = 0;
+    for (uint32_t i = 0; i < v_.header->value_count; ++i)
+      if (out_->values[i].columns == columns && v_.values[i].tile_hint) hint = v_.values[i].tile_hint;
+    const int64_t step = plan_.tables.back()->lanes;
+    if (hint && hint % step == 0) return hint;
+    int64_t best = step;
+    double best_cost = 1e300;
+    for (int64_t width = step; width <= 128; width += step) {
+      const double vectors = static_cast<double>(widest(table_for(width), 1, 1, width)->width) / step;
+      const double cost = static_cast<double>(divide_up(columns, width) * width) * (vectors + 1.0) / vectors;
+      if (cost < best_cost * 0.999) {
+        best_cost = cost;
+        best = width;
+      }
+    }
+    return best;
+  }
+
+  // The widest kernel of this kind that divides the tile.
+  static const SpmmKernel* widest(const KernelTable* table, int block_rows, int rows, int64_t tile) {
+    const SpmmKernel* best = nullptr;
+    for (int k = 0; k < table->spmm_count; ++k) {
+      const auto& kernel = table->spmm[k];
+      if (kernel.block_rows == block_rows && kernel.rows == rows && tile % kernel.width == 0 &&
+          (!best || kernel.width > best->width))
+        best = &kernel;
+    }
+    return best;
+  }
+
+  static bool is_window(OpCode code) {
+    return code == OpCode::kConv || code == OpCode::kDepthwise || code == OpCode::kMaxPool;
+  }
+
+  void lay_out() {
+    const uint32_t count = v_.header->value_count;
+    std::vector<bool> plane(count, false), other(count, false);
+    for (uint32_t i = 0; i < v_.header->op_count; ++i) {
+      const auto& op = v_.ops[i];
+      (is_window(op.code) ? plane : other)[op.inputs[0]] = true;
+      if (op.inputs[1] != kNone) other[op.inputs[1]] = true;
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+      out_->values[i].columns = shapes_.values[i].columns;
+      out_->values[i].height = shapes_.values[i].height;
+      out_->values[i].width = shapes_.values[i].width;
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+      auto& l = out_->values[i];
+      if (v_.values[i].kind == ValueKind::kRaw) continue;
+      const int64_t channels = v_.values[i].channels;
+      l.tile = choose_tile(l.columns);
+      l.tiles = divide_up(l.columns, l.tile);
+      if (plane[i]) {  // windows read whole planes, row by row
+        l.row_stride = l.tiles * l.tile;
+        if (l.row_stride % 1024 == 0) l.row_stride += 16;  // rows 4 KiB apart share cache sets
+        l.tile_stride = l.tile;
+        l.size = l.row_stride * channels;
+      } else {
+        l.row_stride = l.tile;
+        l.tile_stride = l.tile * channels;
+        l.size = l.tiles * l.tile_stride;
+      }
+      if (l.row_stride * channels * 4 >= (int64_t{1} << 31)) fail("a value of %lld channels and %lld columns is too large", static_cast<long long>(channels), static_cast<long long>(l.columns));
+    }
+    for (uint32_t i = 0; i < v_.header->input_count; ++i) {
+      const uint32_t id = v_.inputs[i];
+      auto& l = out_->values[id];
+      if (!plane[id] || other[id] || is_output(id)) continue;
+      l.external = static_cast<int>(i);  // only windows read it: in place
+      l.row_stride = l.columns;
+      l.size = 0;
+    }
+  }
+
+  bool is_output(uint32_t id) const {
+    return std::find(v_.outputs, v_.outputs + v_.header->output_count, id) != v_.outputs + v_.header->output_count;
+  }
+
+  void prepare(uint32_t i) {
+    auto& b = out_->ops[i];
+    const auto& op = v_.ops[i];
+    const Layout& x = out_->values[op.inputs[0]];
+    const Layout& y = out_->values[op.output];
+    b.table = table_for(op.code == OpCode::kGlobalAveragePool ? x.tile : y.tile);
+    if (op.code == OpCode::kConv || op.code == OpCode::kDepthwise) prepare_window(b, x, y);
+    if (op.code == OpCode::kLinear || op.code == OpCode::kConv) prepare_product(b, x, y);
+  }
+
+  void prepare_window(BuiltOp& b, const Layout& x, const Layout& y) {
+    const OpRecord& op = *b.record;
+    Window& w = b.window;
+    w.taps = op.kernel[0] * op.kernel[1];
+    b.channel_stride = x.row_stride;
+    if (op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width) return masked_window(b, x, y);
+    // Tap (ky, kx) of output row r reads input row stride * (r + q) + remainder.
+    const int64_t sy = op.stride[0];
+    int64_t first = 0, last = 0;
+    for (int ky = 0; ky < op.kernel[0]; ++ky) {
+      const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
+      const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
+      first = ky ? std::min(first, q) : q;
+      last = ky ? std::max(last, q) : q;
+    }
+    w.first = first;
+    w.plane_rows = y.height + last - first;
+    w.plane_size = round_up(w.plane_rows * y.width, 16);
+    for (int ky = 0; ky < op.kernel[0]; ++ky)
+      for (int kx = 0; kx < op.kernel[1]; ++kx) {
+        const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
+        const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
+        const Window::Plane plane{row - q * sy, int64_t{kx} * op.dilation[1] - op.pads[1]};
+        size_t at = 0;
+        while (at < w.planes.size() && (w.planes[at].remainder != plane.remainder || w.planes[at].shift != plane.shift)) ++at;
+        if (at == w.planes.size()) w.planes.push_back(plane);
+        w.offsets.push_back(static_cast<int32_t>(at * w.plane_size + (q - first) * y.width));
+      }
+    // A tile may reach beyond the last pixel: leave room behind the last plane of a channel.
+    b.channel_stride = static_cast<int64_t>(w.planes.size()) * w.plane_size + y.tile;
+    if (b.channel_stride >= (int64_t{1} << 29)) fail("a window needs planes that are too large");
+  }
+
+  // Input and output pixels are numbered alike: taps are fixed distances, masked at the borders.
+  void masked_window(BuiltOp& b, const Layout& x, const Layout& y) {
+    const OpRecord& op = *b.record;
+    Window& w = b.window;
+    const int lanes = b.table->lanes;
+    const int64_t vectors = y.tiles * y.tile / lanes;
+    w.masks.assign(vectors * w.taps, 0);
+    w.full.assign(vectors, 0);
+    for (int ky = 0; ky < op.kernel[0]; ++ky)
+      for (int kx = 0; kx < op.kernel[1]; ++kx)
+        w.offsets.push_back(static_cast<int32_t>((int64_t{ky} * op.dilation[0] - op.pads[0]) * x.width +
+                                                 int64_t{kx} * op.dilation[1] - op.pads[1]));
+    const auto all = static_cast<uint16_t>((1u << lanes) - 1);
+    for (int64_t v = 0; v < vectors; ++v) {
+      bool full = true;
+      for (int t = 0; t < w.taps; ++t) {
+        uint16_t mask = 0;
+        for (int lane = 0; lane < lanes; ++lane) {
+          const int64_t p = v * lanes + lane;
+          if (p >= y.columns) break;
+          const int64_t r = p / y.width + int64_t{t / op.kernel[1]} * op.dilation[0] - op.pads[0];
+          const int64_t c = p % y.width + int64_t{t % op.kernel[1]} * op.dilation[1] - op.pads[1];
+          if (r >= 0 && r < x.height && c >= 0 && c < x.width) mask |= static_cast<uint16_t>(1u << lane);
+        }
+        w.masks[v * w.taps + t] = mask;
+        full &= mask == all;
+      }
+      w.full[v] = full;
+    }
+  }
+
+  void prepare_product(BuiltOp& b, const Layout& x, const Layout& y) {
+    const OpRecord& op = *b.record;
+    const auto& t = v_.tensors[op.weight];
+    const bool conv = op.code == OpCode::kConv;
+    PackRequest q{};
+    q.tensor = op.weight;
+    q.block_rows = t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows);
+    const int64_t groups = divide_up(t.rows, q.block_rows);
+    q.rows_at_once = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0 ? 2 : 1;
+    if (!widest(b.table, q.block_rows, q.rows_at_once, y.tile)) q.rows_at_once = 1;
+    b.kernel = widest(b.table, q.block_rows, q.rows_at_once, y.tile);
+    if (!b.kernel) fail("no kernel for blocks of %d rows", q.block_rows);
+    q.row_bytes = (conv ? y.tile : x.row_stride) * 4;
+    q.local = conv;
+    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, y.tile, conv);
+    q.chunks = 1;
+    if (threads_ > 1 && y.tiles < 4 * threads_)
+      q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
+    b.pack = cached_pack(q);
+  }
+
+  // Reduction columns whose rows of x fill half of the first cache, unless rows are so sparse that
+  // going through y once more costs more than reading x from the second cache.
+  static int64_t choose_depth(const TensorRecord& t, int64_t tile, bool conv) {
+    const int64_t fits = std::max<int64_t>(16, kFirstCache * 3 / 4 / (tile * 4));
+    if (t.columns <= fits) return t.columns;
+    const double groups = static_cast<double>(divide_up(t.rows, t.kind == TensorKind::kDense ? 1 : t.block_rows));
+    const double kept = static_cast<double>(t.count) / (groups * t.columns);
+    const auto enough = static_cast<int64_t>(10.0 / std::max(kept, 1e-3));
+    int64_t depth = std::max(fits, enough);
+    if (conv) depth = std::min<int64_t>(depth, std::max<int64_t>(fits, 16 * kFirstCache / (tile * 4)));
+    depth = std::min<int64_t>(depth, t.columns);
+    return divide_up(t.columns, divide_up(t.columns, depth));  // equal blocks
+  }
+
+  std::shared_ptr<const Pack> cached_pack(const PackRequest& q) {
+    const std::lock_guard<std::mutex> lock(plan_.mutex);
+    for (const auto& [request, pack] : plan_.packs)
+      if (request.tensor == q.tensor && request.block_rows == q.block_rows && request.rows_at_once == q.rows_at_once &&
+          request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.local == q.local)
+        return pack;
+    auto pack = pack_weights(v_, q);
+    plan_.packs.emplace_back(q, pack);
+    return pack;
+  }
+
+  // First fit by lifetime: a value lives from the operator that writes it to the last that reads it.
+  void place() {
+    struct Item {
+      int64_t begin, end;
+      size_t size;
+      size_t* offset;
+    };
+    const auto ops = static_cast<int64_t>(v_.header->op_count);
+    std::vector<int64_t> begin(v_.header->value_count, -1), end(v_.header->value_count, -1);
+    for (uint32_t i = 0; i < v_.header->op_count; ++i) {
+      const auto& op = v_.ops[i];
+      begin[op.output] = i;
+      end[op.output] = std::max<int64_t>(end[op.output], i);
+      for (uint32_t in : op.inputs)
+        if (in != kNone) end[in] = i;
+    }
+    for (uint32_t i = 0; i < v_.header->output_count; ++i) end[v_.outputs[i]] = ops;
+    std::vector<Item> items;
+    for (uint32_t i = 0; i < v_.header->value_count; ++i)
+      if (out_->values[i].size)
+        items.push_back({begin[i], end[i], bytes(out_->values[i].size), &out_->values[i].offset});
+    for (int64_t i = 0; i < ops; ++i) {
+      auto& b = out_->ops[i];
+      if (b.record->code == OpCode::kConv && !b.window.planes.empty())
+        items.push_back({i, i, bytes(b.channel_stride * v_.values[b.record->inputs[0]].channels), &b.planes_at});
+    }
+    size_t total = 0;
+    std::vector<const Item*> placed;
+    for (const Item& item : items) {
+      std::vector<const Item*> live;
+      for (const Item* p : placed)
+        if (p->begin <= item.end && item.begin <= p->end) live.push_back(p);
+      std::sort(live.begin(), live.end(), [](const Item* a, const Item* b) { return *a->offset < *b->offset; });
+      size_t at = 0;
+      for (const Item* p : live) {
+        if (at + item.size <= *p->offset) break;
+        at = std::max(at, *p->offset + p->size);
+      }
+      *item.offset = at;
+      total = std::max(total, at + item.size);
+      placed.push_back(&item);
+    }
+    if (total > (size_t{1} << 36)) fail("the plan needs %zu bytes for these shapes", total);
+    out_->arena = AlignedBytes(total);
+    std::memset(out_->arena.data(), 0, total);
+  }
+
+  static size_t bytes(int64_t floats) { return static_cast<size_t>(round_up(floats * 4 + 256, 256)); }
+
+  Plan& plan_;
+  const PlanView& v_;
+  int threads_;
+  Shapes shapes_;
+  std::unique_ptr<Instance> out_;
+};
+
+}  // namespace
+
+void infer_outputs(const PlanView& v, const SparsecTensor* inputs, SparsecTensor* outputs) {
+  const Shapes s = infer(v, inputs);
+  for (uint32_t i = 0; i < v.header->output_count; ++i) {
+    const auto& record = v.values[v.outputs[i]];
+    const auto& shape = s.values[v.outputs[i]];
+    SparsecTensor& y = outputs[i];
+    if (record.kind == ValueKind::kImage) {
+      y.rank = 4;
+      const int64_t dims[4] = {s.batch, record.channels, shape.height, shape.width};
+      std::copy(dims, dims + 4, y.dims);
+    } else {
+      y.rank = s.leading->rank;
+      std::copy(s.leading->dims, s.leading->dims + y.rank, y.dims);
+      y.dims[y.rank - 1] = record.channels;
+    }
+  }
+}
+
+std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads) {
+  return Builder(plan, inputs, threads).run();
+}
+
+}  // namespace sparsec

@@ -1,0 +1,126 @@
+// From the stored weights to what microkernels read: byte offsets baked in, grouped by K block.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "plan.h"
+
+namespace sparsec {
+
+AlignedBytes::AlignedBytes(size_t size) : size_(size) {
+  data_.reset(static_cast<char*>(std::aligned_alloc(kAlign, round_up(static_cast<int64_t>(size), kAlign) + kAlign)));
+  if (!data_) fail("out of memory: %zu bytes", size);
+}
+
+namespace {
+
+// The entries of a group of `block_rows` rows, whatever the tensor is stored as.
+class Groups {
+ public:
+  Groups(const PlanView& view, const TensorRecord& t, int block_rows) : t_(t), b_(block_rows) {
+    values_ = view.floats(t.values_at);
+    if (t.kind == TensorKind::kBlocks) {
+      starts_ = reinterpret_cast<const uint32_t*>(view.at(t.starts_at));
+      columns_ = view.at(t.columns_at);
+    }
+  }
+
+  int64_t count() const { return divide_up(t_.rows, b_); }
+
+  // Index of the first entry of group g whose column is not below `column`.
+  int64_t find(int64_t g, int64_t column) const {
+    if (!starts_) return column;
+    int64_t low = starts_[g], high = starts_[g + 1];
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (this->column(middle) < column) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  int64_t column(int64_t entry) const {
+    if (!starts_) return entry;
+    return t_.columns <= 65536 ? reinterpret_cast<const uint16_t*>(columns_)[entry]
+                               : reinterpret_cast<const uint32_t*>(columns_)[entry];
+  }
+
+  float value(int64_t g, int64_t entry, int r) const {
+    if (starts_) return values_[entry * b_ + r];
+    const int64_t row = g * b_ + r;
+    return row < t_.rows ? values_[row * t_.columns + entry] : 0.0f;
+  }
+
+ private:
+  const TensorRecord& t_;
+  int b_;
+  const float* values_ = nullptr;
+  const uint32_t* starts_ = nullptr;
+  const char* columns_ = nullptr;
+};
+
+}  // namespace
+
+std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest& q) {
+  const auto& t = view.tensors[q.tensor];
+  const Groups groups(view, t, q.block_rows);
+  auto pack = std::make_shared<Pack>();
+  pack->block_rows = q.block_rows;
+  pack->rows_at_once = q.rows_at_once;
+  pack->depth = q.depth;
+  pack->blocks = static_cast<int>(divide_up(t.columns, q.depth));
+  pack->chunks = q.chunks;
+  if (q.row_bytes * t.columns >= (int64_t{1} << 31)) fail("a tile of %u channels is too large", t.columns);
+  const int r_count = q.rows_at_once;
+  const int64_t total = groups.count();
+  const size_t entry_bytes = 4 + 4 * static_cast<size_t>(q.block_rows);
+  std::vector<char> bytes;
+  for (int chunk = 0; chunk < q.chunks; ++chunk) {
+    // Chunks of whole row pairs, so that rows side by side never cross a chunk.
+    const int64_t unit = divide_up(divide_up(total, q.chunks), r_count) * r_count;
+    const int64_t begin = std::min(total, chunk * unit), end = std::min(total, begin + unit);
+    for (int block = 0; block < pack->blocks; ++block) {
+      const int64_t k0 = block * q.depth, k1 = std::min<int64_t>(t.columns, k0 + q.depth);
+      const bool needed = block == 0 || block + 1 == pack->blocks;
+      std::vector<int64_t> order(end - begin), from(end - begin), length(end - begin);
+      std::iota(order.begin(), order.end(), 0);
+      for (int64_t i = 0; i < end - begin; ++i) {
+        from[i] = groups.find(begin + i, k0);
+        length[i] = groups.find(begin + i, k1) - from[i];
+      }
+      if (r_count > 1)  // partners of equal length waste no padding
+        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length[a] > length[b]; });
+      pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0});
+      auto& part = pack->parts.back();
+      for (size_t i = 0; i < order.size(); i += r_count) {
+        int64_t longest = 0;
+        for (int r = 0; r < r_count; ++r) longest = std::max(longest, length[order[i + r]]);
+        if (!longest && !needed) continue;
+        pack->counts.push_back(static_cast<int32_t>(longest));
+        for (int r = 0; r < r_count; ++r)
+          pack->rows.push_back(static_cast<int32_t>((begin + order[i + r]) * q.block_rows));
+        for (int64_t n = 0; n < longest; ++n)
+          for (int r = 0; r < r_count; ++r) {
+            const int64_t g = begin + order[i + r];
+            const bool real = n < length[order[i + r]];
+            const int64_t entry = from[order[i + r]] + n;
+            const int64_t column = real ? groups.column(entry) : k0;
+            const auto offset = static_cast<int32_t>((column - (q.local ? k0 : 0)) * q.row_bytes);
+            const size_t at = bytes.size();
+            bytes.resize(at + entry_bytes);
+            std::memcpy(&bytes[at], &offset, 4);
+            for (int b = 0; b < q.block_rows; ++b) {
+              const float w = real ? groups.value(g, entry, b) : 0.0f;
+              std::memcpy(&bytes[at + 4 + 4 * b], &w, 4);
+            }
+          }
+        ++part.groups;
+      }
+    }
+  }
+  pack->entries = AlignedBytes(bytes.size());
+  if (!bytes.empty()) std::memcpy(pack->entries.data(), bytes.data(), bytes.size());
+  return pack;
+}
+
+}  // namespace sparsec

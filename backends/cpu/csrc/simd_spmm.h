@@ -1,0 +1,156 @@
+// Sparse matrix times dense tile, for any vector type. Included once per instruction-set unit.
+//
+// One row of weights meets `V` vectors of columns: the products stay in V accumulators over all its
+// entries, so that an entry costs one broadcast and V multiply-adds with a memory operand. Rows of a
+// block (B) share the loads of x; rows side by side (R) only share the loop.
+#ifndef SPARSEC_SIMD_SPMM_H
+#define SPARSEC_SIMD_SPMM_H
+
+#include "kernels.h"
+
+namespace sparsec {
+namespace {
+
+template <int B>
+struct Entry {
+  int32_t offset;
+  float w[B];
+};
+
+template <class S, int V>
+inline __attribute__((always_inline)) void store_row(const SpmmArgs& a, int row,
+                                                     typename S::Vec* acc) {
+  float* y = a.y + row * a.ldy;
+  if (a.last) {
+    const auto low = S::set1(a.low), high = S::set1(a.high);
+    if (a.residual) {
+      const float* r = a.residual + row * a.ldr;
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[v] = S::add(acc[v], S::load(r + v * S::lanes));
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[v] = S::min(high, S::max(low, acc[v]));
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) S::store(y + v * S::lanes, acc[v]);
+  if (a.last && a.finish) a.finish(y, V * S::lanes);
+}
+
+template <class S, int V>
+inline __attribute__((always_inline)) void start_row(const SpmmArgs& a, int row,
+                                                     typename S::Vec* acc) {
+  if (a.first) {
+    const auto bias = S::set1(a.bias[row]);
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[v] = bias;
+  } else {
+    const float* y = a.y + row * a.ldy;
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[v] = S::load(y + v * S::lanes);
+  }
+}
+
+// Unstructured: R rows, each with its own columns, padded to the same count.
+template <class S, int V, int R>
+void spmm_unstructured(const SpmmArgs& a) {
+  const auto* e = static_cast<const Entry<1>*>(a.entries);
+  const int32_t* row = a.rows;
+  const char* x = a.x;
+  for (ptrdiff_t g = 0; g < a.groups; ++g, row += R) {
+    typename S::Vec acc[R][V];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) start_row<S, V>(a, row[r], acc[r]);
+    for (int n = a.counts[g]; n > 0; --n, e += R) {
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        const float* p = reinterpret_cast<const float*>(x + e[r].offset);
+        const auto w = S::set1(e[r].w[0]);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] = S::fma(w, S::load(p + v * S::lanes), acc[r][v]);
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) store_row<S, V>(a, row[r], acc[r]);
+  }
+}
+
+// Blocks of B x 1: B rows share every column; the last block may reach beyond row m.
+template <class S, int V, int B>
+void spmm_blocks(const SpmmArgs& a) {
+  const auto* e = static_cast<const Entry<B>*>(a.entries);
+  const char* x = a.x;
+  for (ptrdiff_t g = 0; g < a.groups; ++g) {
+    const int32_t row = a.rows[g];
+    typename S::Vec acc[B][V];
+    if (a.first || row + B <= a.m) {
+#pragma GCC unroll 8
+      for (int r = 0; r < B; ++r) start_row<S, V>(a, row + r, acc[r]);
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < B; ++r) start_row<S, V>(a, row + r < a.m ? row + r : a.m - 1, acc[r]);
+    }
+    for (int n = a.counts[g]; n > 0; --n, ++e) {
+      const float* p = reinterpret_cast<const float*>(x + e->offset);
+      typename S::Vec in[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) in[v] = S::load(p + v * S::lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < B; ++r) {
+        const auto w = S::set1(e->w[r]);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] = S::fma(w, in[v], acc[r][v]);
+      }
+    }
+    const int rows = row + B <= a.m ? B : a.m - row;
+#pragma GCC unroll 8
+    for (int r = 0; r < B; ++r)
+      if (r < rows) store_row<S, V>(a, row + r, acc[r]);
+  }
+}
+
+// Dense product of two activations, four rows at a time.
+template <class S, int V, int R>
+void dense_block(const DenseArgs& d, ptrdiff_t i, ptrdiff_t j) {
+  typename S::Vec acc[R][V];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[r][v] = S::set1(0.0f);
+  const float* a = d.a + i * d.a_row;
+  const float* x = d.x + j;
+  for (ptrdiff_t k = 0; k < d.k; ++k, a += d.a_col, x += d.ldx) {
+    typename S::Vec in[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) in[v] = S::load(x + v * S::lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const auto w = S::set1(a[r * d.a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = S::fma(w, in[v], acc[r][v]);
+    }
+  }
+  const auto alpha = S::set1(d.alpha);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      S::store(d.y + (i + r) * d.ldy + j + v * S::lanes, S::mul(alpha, acc[r][v]));
+}
+
+template <class S, int V>
+void dense_columns(const DenseArgs& d, ptrdiff_t j) {
+  ptrdiff_t i = 0;
+  for (; i + 4 <= d.m; i += 4) dense_block<S, V, 4>(d, i, j);
+  for (; i < d.m; ++i) dense_block<S, V, 1>(d, i, j);
+}
+
+template <class S, int V>
+void dense(const DenseArgs& d) {
+  ptrdiff_t j = 0;
+  for (; j + V * S::lanes <= d.n; j += V * S::lanes) dense_columns<S, V>(d, j);
+  for (; j < d.n; j += S::lanes) dense_columns<S, 1>(d, j);
+}
+
+}  // namespace
+}  // namespace sparsec
+#endif

@@ -1,0 +1,47 @@
+// The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the
+// lists SPMM_ROWS(V, R) and SPMM_BLOCKS(V, B) before it includes this.
+#include "simd_gemv.h"
+#include "simd_math.h"
+#include "simd_spmm.h"
+#include "simd_taps.h"
+
+namespace sparsec {
+namespace {
+
+#define SPARSEC_STRING(x) #x
+#define SPARSEC_NAME(x) SPARSEC_STRING(x)
+#define X_ROWS(V, R) \
+  {"f32_spmm_unstructured_v" #V "r" #R "__" SPARSEC_NAME(SPARSEC_ISA), 1, R, V * Simd::lanes, \
+   spmm_unstructured<Simd, V, R>},
+#define X_BLOCKS(V, B) \
+  {"f32_spmm_block" #B "x1_v" #V "__" SPARSEC_NAME(SPARSEC_ISA), B, 1, V * Simd::lanes, \
+   spmm_blocks<Simd, V, B>},
+
+const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};
+
+#define X_GEMV(NAME, B, FN) {"f32_gemv_" NAME "__" SPARSEC_NAME(SPARSEC_ISA), B, FN},
+const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
+
+const KernelTable kTable = {
+    SPARSEC_NAME(SPARSEC_ISA),
+    Simd::lanes,
+    kSpmm,
+    static_cast<int>(sizeof kSpmm / sizeof kSpmm[0]),
+    kGemv,
+    static_cast<int>(sizeof kGemv / sizeof kGemv[0]),
+    {nullptr, nullptr, finish<Simd, Gelu>, finish<Simd, GeluTanh>, finish<Simd, Silu>,
+     finish<Simd, HardSwish>},
+    clip<Simd>,
+    add<Simd>,
+    dense<Simd, DENSE_VECTORS>,
+    softmax_columns<Simd>,
+    layer_norm<Simd>,
+    to_tile<Simd>,
+    from_tile<Simd>,
+    depthwise<Simd>,
+    patch<Simd>,
+    copy_strided<Simd>,
+};
+
+}  // namespace
+}  // namespace sparsec

@@ -1,0 +1,88 @@
+// The unit for x86-64 with AVX2, FMA and F16C. Only this file is compiled with their flags.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace sparsec {
+namespace {
+
+struct Avx2 {
+  typedef __m256 Vec;
+  static constexpr int lanes = 8, square = 8;
+  static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+  static Vec set1(float x) { return _mm256_set1_ps(x); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+  static Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+  static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+  static Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // NaN in b is kept
+  static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+  static Vec sqrt(Vec a) { return _mm256_sqrt_ps(a); }
+  static Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  static Vec copy_sign(Vec magnitude, Vec sign) {
+    const Vec bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
+  }
+  static Vec power_of_two(Vec shifted) {
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3F800000)));
+  }
+  static Vec load_masked(const float* p, uint16_t mask) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(mask), bit);
+    return _mm256_maskload_ps(p, _mm256_cmpeq_epi32(set, bit));
+  }
+  static Vec load_even(const float* p) {
+    const Vec s = _mm256_shuffle_ps(load(p), load(p + 8), 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
+  }
+  static Vec gather(const float* x, const uint16_t* i) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(i));
+    return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(raw), 4);
+  }
+  static float sum(Vec a) {
+    alignas(32) float t[8];
+    _mm256_store_ps(t, a);
+    return ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7]));
+  }
+  static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = load(src + i * lds);
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+      t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xEE);
+      r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {
+      store(dst + i * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+      store(dst + (i + 4) * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+  }
+};
+using Simd = Avx2;
+
+}  // namespace
+}  // namespace sparsec
+
+// Sixteen registers: V * R accumulators and a weight; blocks also hold V inputs.
+#define SPARSEC_ISA avx2
+#define SPMM_ROWS(X) \
+  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(2, 2) \
+  X(3, 2) X(4, 2) X(5, 2)
+#define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 4) X(2, 4) X(3, 4) X(1, 8)
+#define GEMV_LIST(X) \
+  X("unstructured", 1, gemv_rows<Simd>) \
+  X("block2x1", 2, gemv_scalar<2>) \
+  X("block4x1", 4, gemv_scalar<4>) \
+  X("block8x1", 8, (gemv_blocks<Simd, 8>))
+#define DENSE_VECTORS 2
+#include "unit.h"
+
+const sparsec::KernelTable* sparsec::avx2_kernels() { return &kTable; }

@@ -1,0 +1,83 @@
+// The unit for x86-64 with AVX-512 F, BW, DQ and VL. Only this file is compiled with their flags.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace sparsec {
+namespace {
+
+struct Avx512 {
+  typedef __m512 Vec;
+  static constexpr int lanes = 16, square = 8;
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static Vec set1(float x) { return _mm512_set1_ps(x); }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+  static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+  static Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // NaN in b is kept
+  static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+  static Vec sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+  static Vec abs(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+  static Vec copy_sign(Vec magnitude, Vec sign) {
+    const Vec bit = _mm512_set1_ps(-0.0f);
+    return _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign));
+  }
+  static Vec power_of_two(Vec shifted) {
+    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
+  }
+  static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  static Vec load_even(const float* p) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(load(p), even, load(p + 16));
+  }
+  static Vec gather(const float* x, const uint16_t* i) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(i));
+    return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(raw), x, 4);
+  }
+  static float sum(Vec a) { return _mm512_reduce_add_ps(a); }
+  static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(src + i * lds);
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+      t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xEE);
+      r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {
+      _mm256_storeu_ps(dst + i * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+      _mm256_storeu_ps(dst + (i + 4) * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+  }
+};
+using Simd = Avx512;
+
+
+}  // namespace
+}  // namespace sparsec
+
+// Thirty-two registers.
+#define SPARSEC_ISA avx512
+#define SPMM_ROWS(X) \
+  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(13, 1) \
+  X(14, 1) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
+#define SPMM_BLOCKS(X) \
+  X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) \
+  X(1, 8) X(2, 8) X(3, 8)
+#define GEMV_LIST(X) \
+  X("unstructured", 1, gemv_rows<Simd>) \
+  X("block2x1", 2, gemv_scalar<2>) \
+  X("block4x1", 4, gemv_scalar<4>)
+#define DENSE_VECTORS 4
+#include "unit.h"
+
+const sparsec::KernelTable* sparsec::avx512_kernels() { return &kTable; }

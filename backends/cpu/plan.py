@@ -1,0 +1,314 @@
+"""Plans: the bytes that tell ``libsparsec_cpu`` what a region computes, weights included.
+
+``docs/formats/cpu-plan.md`` specifies them. A plan is written here and read by the C++ library, which
+checks every number itself; the reader here serves ``densify`` and the tests, and checks as much as it
+needs to fail cleanly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import struct
+import zlib
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.ir.errors import ArtifactError
+
+VERSION = 1
+MAGIC = b"SPCPLAN\0"
+NONE = 0xFFFFFFFF
+
+_HEADER = struct.Struct("<8sIIQ6I4Q48x")
+_ALIGN = 64
+_TABLE_ALIGN = 8
+_MAX_COUNT = 1 << 16
+
+
+class Kind(enum.IntEnum):
+    """What a value is outside: ``[.., C]``, ``[B, C, H, W]``, or a tensor that is only passed on."""
+
+    ROWS = 1
+    IMAGE = 2
+    RAW = 3
+
+
+class OpCode(enum.IntEnum):
+    """What an operator computes."""
+
+    LINEAR = 1
+    CONV = 2
+    DEPTHWISE = 3
+    ADD = 4
+    ACTIVATION = 5
+    LAYER_NORM = 6
+    ATTENTION = 7
+    MAX_POOL = 8
+    GLOBAL_AVERAGE_POOL = 9
+
+
+class Activation(enum.IntEnum):
+    """What is applied to a finished element."""
+
+    NONE = 0
+    CLIP = 1
+    GELU = 2
+    GELU_TANH = 3
+    SILU = 4
+    HARD_SWISH = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the plan; ``tile_hint`` columns a tile, 0 leaves the choice to the library."""
+
+    kind: Kind
+    channels: int
+    rank: int
+    tile_hint: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """A tensor float32 [rows, columns]."""
+
+    values: NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """A matrix of which blocks of ``block_rows`` x 1 are kept, group of rows by group of rows.
+
+    Parameters
+    ----------
+    starts : uint32 [ceil(rows / block_rows) + 1]
+        First block of each group of rows.
+    columns : uint16 or uint32 [blocks]
+        Column of each block, ascending within its group.
+    values : float32 [blocks, block_rows]
+        Rows beyond the last are zero.
+    """
+
+    rows: int
+    width: int
+    starts: NDArray[np.uint32]
+    columns: NDArray[np.unsignedinteger]
+    values: NDArray[np.float32]
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that share a column."""
+        return int(self.values.shape[1])
+
+
+Tensor: TypeAlias = Dense | Blocks
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Op:
+    """One operator; value and tensor fields are indices, or :data:`NONE`."""
+
+    code: OpCode
+    inputs: tuple[int, ...]
+    output: int
+    activation: Activation = Activation.NONE
+    weight: int = NONE
+    bias: int = NONE
+    gain: int = NONE
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    heads: int = 0
+    low: float = -math.inf
+    high: float = math.inf
+    alpha: float = 0.0
+    row_hint: int = 0
+    depth_hint: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A region: which values come in and go out, and the operators in order."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    tensors: tuple[Tensor, ...]
+
+    def to_bytes(self) -> bytes:
+        """Serialise; equal plans give equal bytes."""
+        return _write(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> Plan:
+        """Read a plan.
+
+        Raises
+        ------
+        ArtifactError
+            If the bytes are no plan of this version, truncated or altered.
+        """
+        return _read(bytes(data))
+
+
+_VALUE = np.dtype(
+    [("kind", "<u4"), ("channels", "<u4"), ("tile_hint", "<u4"), ("rank", "<u4"), ("reserved", "<u4", 4)]
+)
+_TENSOR = np.dtype(
+    [
+        ("kind", "<u4"),
+        ("rows", "<u4"),
+        ("columns", "<u4"),
+        ("block_rows", "<u4"),
+        ("count", "<u8"),
+        ("starts_at", "<u8"),
+        ("columns_at", "<u8"),
+        ("values_at", "<u8"),
+        ("reserved", "<u8"),
+    ]
+)
+_OP = np.dtype(
+    [
+        ("code", "<u4"),
+        ("activation", "<u4"),
+        ("inputs", "<u4", 4),
+        ("output", "<u4"),
+        ("weight", "<u4"),
+        ("bias", "<u4"),
+        ("gain", "<u4"),
+        ("kernel", "<i4", 2),
+        ("stride", "<i4", 2),
+        ("pads", "<i4", 4),
+        ("dilation", "<i4", 2),
+        ("heads", "<u4"),
+        ("low", "<f4"),
+        ("high", "<f4"),
+        ("alpha", "<f4"),
+        ("row_hint", "<u4"),
+        ("depth_hint", "<u4"),
+        ("reserved", "<u4", 6),
+    ]
+)
+
+
+class _Body:
+    """The bytes after the header, grown piece by piece at aligned offsets."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = _HEADER.size
+
+    def add(self, data: bytes, align: int) -> int:
+        padding = -self.size % align
+        self.parts += [b"\0" * padding, data]
+        at = self.size + padding
+        self.size = at + len(data)
+        return at
+
+
+def _write(plan: Plan) -> bytes:
+    body = _Body()
+    io_at = body.add(np.array([*plan.inputs, *plan.outputs], "<u4").tobytes(), _TABLE_ALIGN)
+    values = np.zeros(len(plan.values), _VALUE)
+    for row, value in zip(values, plan.values, strict=True):
+        row["kind"], row["channels"] = value.kind, value.channels
+        row["tile_hint"], row["rank"] = value.tile_hint, value.rank
+    values_at = body.add(values.tobytes(), _TABLE_ALIGN)
+    ops = np.zeros(len(plan.ops), _OP)
+    for row, op in zip(ops, plan.ops, strict=True):
+        for field in dataclasses.fields(op):
+            row[field.name] = getattr(op, field.name) if field.name != "inputs" else _padded(op.inputs)
+    ops_at = body.add(ops.tobytes(), _TABLE_ALIGN)
+    # The table of tensors comes last, because it names where their data went.
+    records = np.zeros(len(plan.tensors), _TENSOR)
+    for row, tensor in zip(records, plan.tensors, strict=True):
+        if isinstance(tensor, Dense):
+            row["kind"], row["block_rows"], row["count"] = 1, 1, tensor.values.size
+            row["rows"], row["columns"] = tensor.values.shape
+            row["values_at"] = body.add(np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN)
+            continue
+        row["kind"], row["block_rows"], row["count"] = 2, tensor.block_rows, len(tensor.columns)
+        row["rows"], row["columns"] = tensor.rows, tensor.width
+        row["starts_at"] = body.add(tensor.starts.astype("<u4").tobytes(), _ALIGN)
+        row["columns_at"] = body.add(tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN)
+        row["values_at"] = body.add(np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN)
+    tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
+    rest = b"".join(body.parts)
+    counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
+    header = _HEADER.pack(
+        MAGIC, VERSION, zlib.crc32(rest), body.size, *counts, 0, io_at, values_at, ops_at, tensors_at
+    )
+    return header + rest
+
+
+def _padded(inputs: tuple[int, ...]) -> list[int]:
+    return [*inputs, *[NONE] * (4 - len(inputs))]
+
+
+def _column_type(width: int) -> str:
+    return "<u2" if width <= 65536 else "<u4"
+
+
+def _read(data: bytes) -> Plan:
+    if len(data) < _HEADER.size:
+        raise ArtifactError(f"plan: {len(data)} bytes are too few for a header")
+    magic, version, crc, size, n_in, n_out, n_values, n_ops, n_tensors, _, *tables = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise ArtifactError("plan: this is not a plan (wrong magic bytes)")
+    if version != VERSION:
+        raise ArtifactError(f"plan: version {version}, this SparseC reads version {VERSION}")
+    if size != len(data):
+        raise ArtifactError(f"plan: {size} bytes by its header, got {len(data)}: truncated or padded")
+    if zlib.crc32(data[_HEADER.size :]) != crc:
+        raise ArtifactError("plan: checksum differs: the bytes were altered")
+    if max(n_in, n_out, n_values, n_ops, n_tensors) > _MAX_COUNT:
+        raise ArtifactError("plan: a table is too long")
+    io_at, values_at, ops_at, tensors_at = tables
+    io = _array(data, "<u4", io_at, n_in + n_out).tolist()
+    values = tuple(
+        Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
+        for v in _array(data, _VALUE, values_at, n_values)
+    )
+    ops = tuple(_op(row) for row in _array(data, _OP, ops_at, n_ops))
+    tensors = tuple(_tensor(data, row) for row in _array(data, _TENSOR, tensors_at, n_tensors))
+    return Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+
+
+def _array(data: bytes, dtype: Any, at: int, count: int) -> NDArray[Any]:
+    dtype = np.dtype(dtype)
+    if at < _HEADER.size or at + count * dtype.itemsize > len(data):
+        raise ArtifactError("plan: a table or tensor reaches beyond the plan")
+    return np.frombuffer(data, dtype, count, at)
+
+
+def _op(row: Any) -> Op:
+    fields: dict[str, Any] = {name: row[name].tolist() for name in _OP.names or () if name != "reserved"}
+    fields |= {"code": OpCode(fields["code"]), "activation": Activation(fields["activation"])}
+    while fields["inputs"] and fields["inputs"][-1] == NONE:
+        fields["inputs"].pop()
+    return Op(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+
+
+def _tensor(data: bytes, row: Any) -> Tensor:
+    rows, width, block_rows, count = (int(row[n]) for n in ("rows", "columns", "block_rows", "count"))
+    if row["kind"] == 1:
+        if count != rows * width:
+            raise ArtifactError("plan: a dense tensor has a wrong count")
+        return Dense(_array(data, "<f4", int(row["values_at"]), count).reshape(rows, width))
+    if row["kind"] != 2 or block_rows not in (1, 2, 4, 8):
+        raise ArtifactError("plan: a tensor of unknown kind")
+    groups = -(-rows // block_rows)
+    starts = _array(data, "<u4", int(row["starts_at"]), groups + 1)
+    columns = _array(data, _column_type(width), int(row["columns_at"]), count)
+    values = _array(data, "<f4", int(row["values_at"]), count * block_rows).reshape(count, block_rows)
+    if starts[0] != 0 or starts[-1] != count or (np.diff(starts.astype(np.int64)) < 0).any():
+        raise ArtifactError("plan: the starts of a tensor do not span it")
+    if count and int(columns.max()) >= width:
+        raise ArtifactError("plan: a column of a tensor does not exist")
+    return Blocks(rows, width, starts, columns, values)

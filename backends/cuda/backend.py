@@ -1,0 +1,198 @@
+"""The backend for NVIDIA GPUs: packs 2:4 layers and compiles their kernel, ahead of time.
+
+No GPU is needed, and none is asked: which layers are packed rests on a roofline (cost.py), and
+every reason says ``modelled``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+import onnx_ir.passes.common as onnx_passes
+
+from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
+from sparsec.backends.cuda import aot
+from sparsec.backends.cuda.densify import densify
+from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
+from sparsec.backends.cuda.select import Choice, choose
+from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
+from sparsec.ir.errors import UnsupportedTargetError
+from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
+from sparsec.ir.safetensors import check_external, large_tensors
+from sparsec.ir.sites import WeightSite, weight_sites
+from sparsec.ir.target import Target
+
+DENSE_KERNEL = "dense"
+_DOMAIN_VERSION = 1
+
+
+class CudaBackend(Backend):
+    """Lowers 2:4 MatMul and Gemm layers to kernels that load them packed."""
+
+    name: ClassVar[str] = "cuda"
+
+    def why_not(self, target: Target) -> str | None:
+        """Return why nothing can be compiled for ``target`` here, with the way out."""
+        return aot.why_not(_sm(target))
+
+    def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
+        """Pack every 2:4 layer that the model of the target does not say loses.
+
+        Raises
+        ------
+        UnsupportedTargetError
+            If kernels cannot be compiled here, or compile to code that is not worth running.
+        PatternError
+            If weights do not follow the pattern that the file claims.
+        """
+        if reason := self.why_not(target):
+            raise UnsupportedTargetError(f"target {target.name}: {reason}", where=target.name)
+        sm = _sm(target)
+        sites = list(weight_sites(model))
+        record = CostRecord(target.name)
+        layers: list[LayerRow] = []
+        needed: dict[Variant, None] = {}
+        rewriter = Rewriter(model)
+        for index, site in enumerate(sites):
+            context.progress(f"packing {site.name}", index / (2 * len(sites)))
+            choice = choose(site, target.limits)
+            record.entries += _entries(choice)
+            kernel = DENSE_KERNEL
+            if choice.packed is not None:
+                by_node = _variants(choice, sm)
+                rewriter.pack(site, choice.packed, [[v.name for v in each] for each in by_node])
+                needed.update(dict.fromkeys(v for each in by_node for v in each))
+                kernel = family(by_node[0])
+            layers.append(_row(choice, kernel))
+
+        lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
+        for index, variant in enumerate(needed):
+            context.progress(f"compiling {variant.name}", (1 + index / len(needed)) / 2)
+            _add_kernel(lowered, aot.compile_variant(variant, context.cache))
+        if needed:
+            lowered.files[f"kernels/{aot.SOURCE.name}"] = aot.SOURCE
+            model.opset_imports[DOMAIN] = _DOMAIN_VERSION
+            onnx_passes.RemoveUnusedNodesPass()(model)
+        lowered.weights.update(large_tensors(model))
+        return lowered
+
+    def densify(self, model: ir.Model, root: Path) -> ir.Model:
+        """Return the graph in stock operators, its weights unpacked from what was packed.
+
+        Raises
+        ------
+        ArtifactError
+            If external data or packed data is not what the graph says.
+        """
+        check_external(model, root)
+        densify(model, str(root))
+        return model
+
+    def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
+        """Refuse: nothing here launches kernels yet.
+
+        Raises
+        ------
+        UnsupportedTargetError
+            Always, with the ways out.
+        """
+        raise UnsupportedTargetError(
+            f"{root}: compiled for {manifest.get('target', 'a GPU')}, and this version of SparseC "
+            "does not launch GPU kernels. To check the numbers without a GPU: sparsec verify. To "
+            "run on this machine: compile with --target cpu. To launch the cubins yourself: "
+            "docs/targets/cuda.md",
+            where=str(root),
+        )
+
+
+def _sm(target: Target) -> int:
+    """Return the compute capability of a target, 80 for 8.0."""
+    return next(int(each[2:]) for each in sorted(target.features) if each.startswith("sm"))
+
+
+def _variants(choice: Choice, sm: int) -> list[tuple[Variant, ...]]:
+    """Return the kernels of each node of a packed site, one for every bucket of N."""
+    packed = choice.packed
+    assert packed is not None
+    out, columns = packed.shape
+    return [
+        variants_for(columns, packed.dtype, sm, bias=fused_bias(node, out)[0] is not None)
+        for node in choice.site.nodes
+    ]
+
+
+def _row(choice: Choice, kernel: str) -> LayerRow:
+    site, modelled = choice.site, choice.estimate
+    return LayerRow(
+        name=site.name,
+        op=site.op,
+        shape=site.shape,
+        pattern=_pattern(site),
+        sparsity=choice.sparsity,
+        kernel=kernel,
+        code=choice.code,
+        reason=choice.reason,
+        dense_seconds=modelled.dense_seconds if modelled else None,
+        sparse_seconds=modelled.packed_seconds if modelled else None,
+    )
+
+
+def _pattern(site: WeightSite) -> str:
+    return str(site.pattern) if site.pattern else "dense"
+
+
+def _entries(choice: Choice) -> list[CostEntry]:
+    """Return the modelled times of one site, for the record."""
+    if choice.estimate is None:
+        return []
+    shape = (*choice.site.shape, choice.estimate.rows)
+    times = {
+        DENSE_KERNEL: choice.estimate.dense_seconds,
+        "matmul_nm24": choice.estimate.packed_seconds,
+    }
+    return [
+        CostEntry(
+            choice.site.op,
+            shape,
+            _pattern(choice.site),
+            choice.sparsity,
+            kernel,
+            1,
+            seconds,
+            "modelled",
+        )
+        for kernel, seconds in times.items()
+    ]
+
+
+def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
+    """Put cubin and PTX among the files, and the launch data among the kernels."""
+    stem = f"kernels/sm{compiled.variant.sm}/{compiled.variant.name}"
+    lowered.files[f"{stem}.cubin"] = compiled.cubin
+    lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
+    lowered.kernels.append(
+        {
+            **compiled.launch,
+            "file": f"{stem}.cubin",
+            "ptx": f"{stem}.ptx",
+            "source": f"kernels/{aot.SOURCE.name}",
+            "max_n": MAX_N,
+        }
+    )
+
+
+def _notes(layers: list[LayerRow], target: Target) -> list[str]:
+    packed = [row for row in layers if row.kernel != DENSE_KERNEL]
+    if not packed:
+        return [f"no layer could be packed for {target.name}; the graph runs densely"]
+    return [
+        f"{len(packed)} of {len(layers)} layers are packed for {target.title}; their times are "
+        "modelled and unmeasured, nothing has run on a GPU",
+        "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
+        "weights are rounded to float16, and x beyond 65504 becomes infinite",
+        f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once "
+        "and multiplies densely",
+    ]

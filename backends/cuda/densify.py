@@ -1,0 +1,100 @@
+"""From ``sparsec::NM24MatMul`` back to stock operators with the same arithmetic.
+
+The weight is unpacked from the packed tensors alone. x is widened to float32, multiplied in
+float32, the bias added, and the result rounded once, as the kernel does it; only the order of the
+sum differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.convenience
+import onnx_ir.passes.common as onnx_passes
+from numpy.typing import NDArray
+
+from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
+from sparsec.backends.cuda.rewrite import DOMAIN, OP, UniqueNames
+from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
+
+
+def densify(model: ir.Model, where: str) -> None:
+    """Replace every NM24MatMul of ``model``, in place.
+
+    Parameters
+    ----------
+    where : str
+        The artifact, for messages.
+
+    Raises
+    ------
+    ArtifactError
+        If a node has not the inputs, attributes and packed data that it needs.
+    """
+    names = UniqueNames(model)
+    weights: dict[ir.Value, ir.Value] = {}
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        if (node.domain, node.op_type) == (DOMAIN, OP):
+            _replace(node, names, weights, where)
+    onnx_passes.RemoveUnusedNodesPass()(model)  # takes the packed tensors away
+    model.opset_imports.pop(DOMAIN, None)
+
+
+def _replace(
+    node: ir.Node, names: UniqueNames, weights: dict[ir.Value, ir.Value], where: str
+) -> None:
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    x, vals, meta, bias = (*node.inputs, None, None, None, None)[:4]
+    if x is None or vals is None or meta is None:
+        raise _damaged(where, node, "x, vals or meta is missing")
+    packed = _packed(node, vals, meta, where)
+    if vals not in weights:  # several nodes may share one packed weight
+        dense = np.ascontiguousarray(packed.unpack().T.astype(np.float32))
+        home = vals.graph
+        assert isinstance(home, ir.Graph)
+        weights[vals] = names.initializer(home, f"{vals.name}.dense", dense)
+
+    wide = names.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
+    added = [wide, names.node("MatMul", [wide.outputs[0], weights[vals]], f"{node.name}.product")]
+    if bias is not None:
+        added.append(names.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
+    to = ir.DataType[packed.dtype.upper()]
+    added.append(names.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
+    onnx_ir.convenience.replace_nodes_and_values(
+        graph, node, [node], added, node.outputs, added[-1].outputs
+    )
+
+
+def _packed(node: ir.Node, vals: ir.Value, meta: ir.Value, where: str) -> NM24Matrix:
+    """Return the checked packed weight of a node."""
+    try:
+        out, columns = node.attributes["M"].as_int(), node.attributes["K"].as_int()
+        dtype = node.attributes["dtype"].as_string()
+    except (KeyError, TypeError) as error:
+        raise _damaged(where, node, "attributes M, K and dtype are needed") from error
+    if dtype not in DTYPES:
+        raise _damaged(where, node, f"dtype is {dtype!r}")
+    packed = NM24Matrix(_array(node, vals, where), _array(node, meta, where), columns, dtype)
+    try:
+        packed.check()
+    except (PatternError, ShapeError) as error:
+        raise _damaged(where, node, error.message) from error
+    if packed.shape[0] != out:
+        raise _damaged(where, node, f"M is {out}, the weight has {packed.shape[0]} rows")
+    return packed
+
+
+def _array(node: ir.Node, value: ir.Value, where: str) -> NDArray[Any]:
+    if value.const_value is None:
+        raise _damaged(where, node, f"{value.name!r} is no stored tensor")
+    return value.const_value.numpy()
+
+
+def _damaged(where: str, node: ir.Node, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{where}: the artifact is damaged: node {node.name!r}: {what}; compile it again",
+        where=where,
+    )

@@ -1,0 +1,1 @@
+"""Triton sources, one kernel a file, importing nothing but triton; they travel in artifacts."""

@@ -1,0 +1,159 @@
+"""From stock operators to ``sparsec::NM24MatMul``, which computes what the kernel does.
+
+::
+
+    Y = NM24MatMul(X, vals, meta, bias?)      attributes: M, K, dtype, kernels
+    X     dtype [..., K]        vals, meta    the packed weight, see nm24.py
+    bias  float32 [M]           Y             dtype [..., M]
+
+``dtype`` is float16 or bfloat16; the sum is kept in float32, the bias added to it, and the result
+rounded once. A float32 graph gets a Cast on either side. ``kernels`` names one compiled kernel for
+each bucket of N, smallest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.convenience
+from numpy.typing import NDArray
+
+from sparsec.backends.cuda.nm24 import NM24Matrix
+from sparsec.backends.cuda.select import constant_bias, site_dtype
+from sparsec.ir.sites import WeightSite
+
+DOMAIN = "sparsec"
+OP = "NM24MatMul"
+
+
+class UniqueNames:
+    """Names for new nodes and values of one model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str | None] = set()
+        for graph in model.graphs():
+            self._taken.update(value.name for value in graph.inputs)
+            self._taken.update(graph.initializers)
+            for node in graph:
+                self._taken.add(node.name)
+                self._taken.update(value.name for value in node.outputs)
+
+    def fresh(self, base: str) -> str:
+        """Return ``base``, or ``base`` with a number, as a name that nothing has yet."""
+        name, count = base, 0
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._taken.add(name)
+        return name
+
+    def node(
+        self, op: str, inputs: Sequence[ir.Value], base: str, **attributes: ir.DataType
+    ) -> ir.Node:
+        """Return a stock node with one output; both get one fresh name."""
+        node = ir.node(op, inputs, attributes, name=self.fresh(base))
+        node.outputs[0].name = node.name
+        return node
+
+    def initializer(self, graph: ir.Graph, base: str, array: NDArray[Any]) -> ir.Value:
+        """Store ``array`` in ``graph`` under a fresh name."""
+        tensor = ir.tensor(array, name=self.fresh(base))
+        value = ir.Value(
+            name=tensor.name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        graph.register_initializer(value)
+        return value
+
+
+class Rewriter:
+    """Replaces nodes of one model, in place; nodes that read one value share its cast."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._names = UniqueNames(model)
+        self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+
+    def pack(self, site: WeightSite, packed: NM24Matrix, kernels: Sequence[Sequence[str]]) -> None:
+        """Replace the nodes of ``site``; ``kernels`` holds, for each, its kernels by bucket."""
+        graph = site.weight.graph
+        assert isinstance(graph, ir.Graph)
+        vals = self._names.initializer(graph, f"{site.weight.name}.vals", packed.vals)
+        meta = self._names.initializer(graph, f"{site.weight.name}.meta", packed.meta)
+        outer = ir.DataType.from_numpy(np.dtype(site_dtype(site)))
+        for node, names in zip(site.nodes, kernels, strict=True):
+            attributes = {"K": packed.columns, "dtype": packed.dtype, "kernels": list(names)}
+            self._replace(node, [vals, meta], packed.shape[0], outer, attributes)
+
+    def _replace(
+        self,
+        node: ir.Node,
+        weight: list[ir.Value],
+        out: int,
+        outer: ir.DataType,
+        attributes: dict[str, Any],
+    ) -> None:
+        graph, x = node.graph, node.inputs[0]
+        assert isinstance(graph, ir.Graph)
+        assert x is not None
+        inner = ir.DataType[attributes["dtype"].upper()]
+        bias, add = fused_bias(node, out)
+        old = (add or node).outputs[0]
+
+        inputs = [x if outer == inner else self._cast(graph, x, inner), *weight]
+        if bias is not None:
+            inputs.append(self._names.initializer(graph, f"{node.name}.bias", bias))
+        packed = ir.node(OP, inputs, {"M": out, **attributes}, domain=DOMAIN, name=node.name)
+        packed.outputs[0].type, packed.outputs[0].shape = ir.TensorType(inner), old.shape
+        added = [packed]
+        if outer != inner:
+            packed.outputs[0].name = self._names.fresh(f"{old.name}.{attributes['dtype']}")
+            back = self._names.node("Cast", packed.outputs, f"{node.name}.cast", to=outer)
+            back.outputs[0].type = ir.TensorType(outer)
+            added.append(back)
+        replaced = [node] if add is None else [add, node]
+        onnx_ir.convenience.replace_nodes_and_values(
+            graph, replaced[0], replaced, added, [old], added[-1].outputs
+        )
+
+    def _cast(self, graph: ir.Graph, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Return ``x`` in ``dtype``, by one Cast for all nodes of ``graph`` that read it."""
+        if found := self._casts.get((graph, x)):
+            return found
+        cast = self._names.node("Cast", [x], f"{x.name}.{dtype.name.lower()}", to=dtype)
+        result = cast.outputs[0]
+        result.type, result.shape = ir.TensorType(dtype), x.shape
+        producer = x.producer()
+        # Straight behind x, not before its first reader: a later site may read it earlier.
+        if producer is not None and producer.graph is graph:
+            graph.insert_after(producer, cast)
+        else:
+            graph.insert_before(graph[0], cast)
+        self._casts[graph, x] = result
+        return result
+
+
+def fused_bias(node: ir.Node, out: int) -> tuple[NDArray[np.float32] | None, ir.Node | None]:
+    """Return the bias that the kernel adds for ``node``: float32 [out], and the Add it replaces.
+
+    It is beta * C of a Gemm, or the constant [out] of an Add that alone reads a MatMul; None where
+    there is none.
+    """
+    if node.op_type == "Gemm":
+        return constant_bias(node, out), None
+    y = node.outputs[0]
+    uses = list(y.uses())
+    if y.is_graph_output() or len(uses) != 1:
+        return None, None
+    add, index = uses[0]
+    if add.op_type != "Add" or add.domain not in ("", "ai.onnx") or add.graph is not node.graph:
+        return None, None
+    other = add.inputs[1 - index]
+    constant = None if other is None else other.const_value
+    if constant is None or tuple(constant.shape.numpy()) != (out,):
+        return None, None
+    return constant.numpy().astype(np.float32), add

@@ -1,0 +1,138 @@
+"""What a cubin really does, read from its machine code.
+
+A Triton kernel that compiles can still be useless: scalar multiplications instead of tensor cores,
+or registers spilled to memory. The disassembler that comes with triton tells, without a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from sparsec.ir.errors import UnsupportedTargetError
+
+# Tensor-core instructions by generation: mma.sync, wgmma, tcgen05.
+_TENSOR = ("HMMA", "HGMMA", "UTCHMMA")
+_LOCAL = ("LDL", "STL")
+_TENSOR_OF_SM = {90: "HGMMA", 100: "UTCHMMA"}  # every other one runs mma.sync
+
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
+_ADDRESS = re.compile(r"0x([0-9a-f]+)")
+_INSTRUCTION_BYTES = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CodeReport:
+    """Facts about the machine code of one kernel.
+
+    Parameters
+    ----------
+    registers : int
+        Registers a thread.
+    stack : int
+        Bytes of stack a thread.
+    opcodes : Counter
+        Static count of every instruction, with its modifiers: ``"LDG.E.128"``.
+    loop : int
+        Instructions of the largest backward branch: the main loop, prefetches included.
+    """
+
+    registers: int
+    stack: int
+    opcodes: Counter[str]
+    loop: int
+
+    def count(self, *bases: str) -> int:
+        """Return how many instructions have one of these names, whatever their modifiers."""
+        return sum(n for opcode, n in self.opcodes.items() if opcode.split(".")[0] in bases)
+
+    @property
+    def tensor_op(self) -> str:
+        """The tensor-core instruction in use; empty if there is none."""
+        return next((base for base in _TENSOR if self.count(base)), "")
+
+    def loop_per_element(self, elements: int, threads: int) -> float:
+        """Return thread instructions for each of ``elements`` dense weights of one loop step."""
+        return self.loop * threads / elements
+
+
+def read_code(cubin: bytes) -> CodeReport:
+    """Disassemble a cubin that holds one kernel.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If the disassembler is missing or cannot read the cubin.
+    """
+    tool = _cuobjdump()
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        listing = _run(tool, "-sass", str(path))
+        usage = _USAGE.search(_run(tool, "-res-usage", str(path)))
+    found = _INSTRUCTION.findall(listing)
+    if usage is None or not found:
+        raise UnsupportedTargetError(f"{tool} found no kernel in the compiled code; report this")
+    return CodeReport(
+        registers=int(usage[1]),
+        stack=int(usage[2]),
+        opcodes=Counter(opcode for _, opcode, _ in found),
+        loop=max((_jump_back(*each) for each in found), default=0),
+    )
+
+
+def check_code(report: CodeReport, name: str, sm: int) -> None:
+    """Accept only code that runs on tensor cores and keeps everything in registers.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If it does not: another version of triton may do better, a warning would not.
+    """
+    wanted = _TENSOR_OF_SM.get(sm, "HMMA")
+    problems = []
+    if not report.count(wanted):
+        problems.append(f"it has no {wanted} instruction")
+    if report.stack:
+        problems.append(f"it uses {report.stack} bytes of stack a thread")
+    if local := report.count(*_LOCAL):
+        problems.append(f"it spills registers ({local} local loads and stores)")
+    if problems:
+        raise UnsupportedTargetError(
+            f"kernel {name}: the installed triton compiled it badly for sm_{sm}: "
+            f"{'; '.join(problems)}. Install a version that is known to work: "
+            "pip install triton==3.9.0",
+            where=name,
+        )
+
+
+def _jump_back(address: str, opcode: str, rest: str) -> int:
+    """Return how many instructions a branch goes back over, itself included; 0 for others."""
+    target = _ADDRESS.search(rest) if opcode.split(".")[0] == "BRA" else None
+    if target is None:
+        return 0
+    return max(0, (int(address, 16) - int(target[1], 16)) // _INSTRUCTION_BYTES + 1)
+
+
+def _cuobjdump() -> Path:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not path.is_file():
+        raise UnsupportedTargetError(
+            f"the installed triton {triton.__version__} has no disassembler at {path}, without "
+            "which compiled code cannot be checked: pip install --force-reinstall triton"
+        )
+    return path
+
+
+def _run(tool: Path, *arguments: str) -> str:
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnsupportedTargetError(f"{tool} failed: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,186 @@
+"""Which layers a packed kernel takes, and why the others stay dense."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.backends.cuda.cost import Estimate, estimate
+from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
+from sparsec.backends.cuda.variants import MAX_N
+from sparsec.ir.chain import Operand, after
+from sparsec.ir.codes import Code
+from sparsec.ir.patterns import NM
+from sparsec.ir.sites import WeightSite, sparsity
+
+_MAX_WORDS = 2**31 - 1  # kernels index with 32 bits
+_FLOAT32 = "float32"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of one site: packed, or dense with the reason."""
+
+    site: WeightSite
+    sparsity: float
+    code: Code
+    reason: str
+    packed: NM24Matrix | None = None
+    estimate: Estimate | None = None
+
+
+def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
+    """Decide on one site; ``limits`` are those of the target.
+
+    Raises
+    ------
+    PatternError
+        If the weights do not follow the 2:4 pattern that the file claims for them.
+    """
+    matrix = site.matrix()
+    zeros = sparsity(matrix)
+    if site.pattern != NM(2, 4):
+        pattern = site.pattern
+        if pattern is None:
+            return Choice(site, zeros, Code.DENSE, "not pruned to a pattern: dense")
+        reason = (
+            f"no GPU kernel for the pattern {pattern} yet: its zeros are kept, multiplied densely"
+        )
+        return Choice(site, zeros, Code.NO_KERNEL, reason)
+    if refusal := _refusal(site):
+        return Choice(site, zeros, *refusal)
+
+    values = _values(site, matrix)
+    lost = ~np.isfinite(values.astype(np.float32)) & np.isfinite(matrix)
+    if lost.any():
+        largest = float(np.abs(matrix[lost]).max())
+        reason = f"a weight of size {largest:.3g} exceeds the range of float16, which kernels read"
+        return Choice(site, zeros, Code.NO_KERNEL, reason)
+    packed = NM24Matrix.pack(values)
+    rows = _rows(site)
+    modelled = estimate(site.shape, rows or MAX_N, limits)
+    regime = f"for {rows} rows of x" if rows else f"for decoding, at most {MAX_N} rows of x"
+    times = (
+        f"modelled {regime}: {modelled.packed_seconds * 1e6:.1f} us packed, "
+        f"{modelled.dense_seconds * 1e6:.1f} us dense"
+    )
+    if modelled.packed_loses:
+        reason = f"{times}; kept dense"
+        return Choice(site, zeros, Code.MODELLED_SLOWER, reason, estimate=modelled)
+    rounded = "" if site_dtype(site) in DTYPES else f"; weights rounded to {packed.dtype}"
+    reason = f"{times}; unmeasured{rounded}"
+    return Choice(site, zeros, Code.MODELLED, reason, packed, modelled)
+
+
+def site_dtype(site: WeightSite) -> str:
+    """Return the numpy name of the type that the site's nodes compute in."""
+    stored = site.weight.const_value
+    assert stored is not None
+    start = Operand(len(stored.shape), np.dtype(stored.dtype.numpy()))
+    operand = functools.reduce(lambda each, step: after(step, each), site.steps, start)
+    return np.dtype(operand.dtype).name
+
+
+def constant_bias(node: ir.Node, out: int) -> NDArray[np.float32] | None:
+    """Return beta * C of a Gemm as float32 [out]; None if there is no C.
+
+    Raises
+    ------
+    ValueError
+        If C is no constant of one value an output.
+    """
+    c = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if c is None:
+        return None
+    if c.const_value is None:
+        raise ValueError("its C is computed at run time")
+    array = c.const_value.numpy().astype(np.float32)
+    if array.size not in (1, out) or array.shape[-1:] not in ((), (1,), (out,)):
+        raise ValueError(f"its C {list(array.shape)} is not one value an output")
+    beta = np.float32(node.attributes.get_float("beta", 1.0) or 0.0)
+    return np.ascontiguousarray(np.broadcast_to(beta * array.reshape(-1), (out,)))
+
+
+def _refusal(site: WeightSite) -> tuple[Code, str] | None:
+    """Return why no kernel can compute the nodes of a 2:4 site, or None."""
+    if site.op not in ("MatMul", "Gemm"):
+        return (
+            Code.NO_KERNEL,
+            f"no GPU kernel for {site.op} yet: its zeros are kept, and computed densely",
+        )
+    dtype = site_dtype(site)
+    if dtype not in (*DTYPES, _FLOAT32):
+        return Code.NO_KERNEL, f"no GPU kernel computes in {dtype}"
+    stored = site.weight.const_value
+    out, reduction = site.shape
+    if stored is not None and stored.nbytes < packed_bytes(out, reduction):
+        held = (
+            f"it is stored as {stored.dtype.name.lower()} in fewer bytes than packed 16-bit values"
+        )
+        return Code.NO_KERNEL, f"{held}; no GPU kernel reads packed {stored.dtype.name.lower()} yet"
+    if not out or not reduction or out * reduction // 2 > _MAX_WORDS:
+        return Code.SHAPE_UNSUPPORTED, f"{out}x{reduction} weights cannot be indexed with 32 bits"
+    if len({_alpha(node) for node in site.nodes}) > 1:
+        return Code.SHAPE_UNSUPPORTED, "its nodes scale the shared weight by different alpha"
+    for node in site.nodes:
+        if reason := _unlike_linear(node, site):
+            return Code.SHAPE_UNSUPPORTED, f"{reason}; the kernel computes x @ W.T + bias only"
+    return None
+
+
+def _unlike_linear(node: ir.Node, site: WeightSite) -> str | None:
+    """Return why a MatMul or Gemm is not ``x @ W.T + bias`` with a constant bias, or None."""
+    if len(site.operand_shape) != 2:
+        return f"its weight is a batch of matrices {list(site.operand_shape)}"
+    if not _leads_to(node.inputs[1], site.weight, len(site.steps)):
+        return "its weight is the left operand"
+    if node.attributes.get_int("transA", 0):
+        return "it transposes x"
+    try:
+        constant_bias(node, site.shape[0])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _leads_to(value: ir.Value | None, weight: ir.Value, steps: int) -> bool:
+    """Whether ``value`` comes from ``weight`` through exactly ``steps`` nodes."""
+    if value is None or not steps:
+        return value is weight
+    producer = value.producer()
+    return producer is not None and any(
+        _leads_to(each, weight, steps - 1) for each in producer.inputs
+    )
+
+
+def _values(site: WeightSite, matrix: NDArray[np.floating]) -> NDArray[Any]:
+    """Return alpha * W in the 16-bit type that the kernel reads: bfloat16 if the graph does."""
+    to = numpy_dtype("bfloat16" if site_dtype(site) == "bfloat16" else "float16")
+    with np.errstate(over="ignore"):
+        return (matrix * np.float32(_alpha(site.node))).astype(to)
+
+
+def _alpha(node: ir.Node) -> float:
+    alpha = node.attributes.get_float("alpha", 1.0) if node.op_type == "Gemm" else 1.0
+    return 1.0 if alpha is None else float(alpha)
+
+
+def _rows(site: WeightSite) -> int | None:
+    """Return N, the most rows of x over the site's nodes, or None where it is not fixed."""
+    counts = []
+    for node in site.nodes:
+        x = node.inputs[0]
+        if x is None or x.shape is None:
+            return None
+        leading = [size for size in x.shape.dims[:-1] if isinstance(size, int)]
+        if len(leading) != len(x.shape.dims) - 1:
+            return None
+        counts.append(math.prod(leading))
+    return max(counts)

@@ -1,0 +1,1 @@
+"""The exact clean-ups as passes."""
