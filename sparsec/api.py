@@ -32,8 +32,9 @@ from sparsec.goals import Goal
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
-from sparsec.ir.feeds import load_feeds, random_feeds
+from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
+from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
@@ -177,10 +178,10 @@ def build_artifact(
 
         steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
         fold_batch_norm(masked)
-        before, after = graph_cost(source, feeds[0]), graph_cost(masked, feeds[0])
         # From here on the weights are read from the reference on disk, not held in memory.
         reference = trial.keep_reference(masked)
         del masked
+        before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
 
         with staging(path, force) as stage:
             context = LowerContext(

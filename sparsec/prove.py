@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sparsec.artifact import format as fmt
 from sparsec.artifact.writer import save_model
 from sparsec.backends.base import Backend, Feeds, Runner
-from sparsec.backends.onnxruntime import OrtRunner
+from sparsec.ir.run import OrtRunner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError

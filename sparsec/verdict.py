@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsec.artifact.writer import payload_bytes
 from sparsec.backends.base import Feeds, Runner
-from sparsec.backends.onnxruntime import OrtRunner
+from sparsec.ir.run import OrtRunner
 from sparsec.backends.targets import backends, platform_tag
 from sparsec.compare import fidelity_warning
 from sparsec.goals import check_goals

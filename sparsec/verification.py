@@ -12,7 +12,7 @@ import onnx_ir as ir
 from sparsec.artifact import format as fmt
 from sparsec.artifact.reader import check_hashes, read_manifest
 from sparsec.backends.base import Backend, Feeds
-from sparsec.backends.onnxruntime import OrtRunner
+from sparsec.ir.run import OrtRunner
 from sparsec.backends.targets import backends
 from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, VerifyError
