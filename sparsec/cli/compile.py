@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from sparsec.cli.console import change, console, print_json, progress, si, table, text
+from sparsec.cli.console import console, print_json, progress, table, text
 from sparsec.cli.options import json_option, verbose_option
 from sparsec.ir.errors import UsageError
+from sparsec.quantities import change, si
 
 
 @click.command("compile")

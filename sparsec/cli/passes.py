@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 def _show_one(entry: dict[str, Any]) -> None:
     out = console()
-    out.print(text(entry["doc"]))
+    out.print(entry["doc"], markup=False)
     rows = table("option", "type", "default")
     for option in entry["options"]:
         rows.add_row(option["name"], text(option["type"]), text(option["default"]))
