@@ -136,8 +136,8 @@ class WeightSite:
         text = self.weight.metadata_props.get(KEY)
         return None if text is None else from_metadata(text)
 
-    @pattern.setter
-    def pattern(self, pattern: Pattern) -> None:
+    def mark(self, pattern: Pattern) -> None:
+        """Record on the stored tensor that the weight follows ``pattern``."""
         self.weight.metadata_props[KEY] = to_metadata(pattern, self.stored_reduction_axis)
 
     @property
