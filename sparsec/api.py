@@ -55,7 +55,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 VERIFY_SAMPLES = 2
 
 
-def compile(  # noqa: A001  (the public name is sparsec.compile)
+def compile(
     model: Source,
     *,
     example_inputs: tuple[Any, ...] | None = None,
@@ -63,7 +63,7 @@ def compile(  # noqa: A001  (the public name is sparsec.compile)
     passes: Iterable[str | Pass] = (),
     target: str = "cpu",
     calib: str | None = None,
-    eval: str | None = None,  # noqa: A002  (the word of the command line)
+    eval: str | None = None,
     goals: Iterable[str] = (),
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -254,14 +254,16 @@ def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
     return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES).feeds
 
 
-def prune(model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress) -> list[Step]:
+def prune(
+    model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress
+) -> list[Step]:
     """Run the recipe's passes on ``model``, in place."""
     context = PassContext(seed=recipe.seed, feeds=feeds, progress=progress)
     return Pipeline(recipe.passes).run(model, context)
 
 
 def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
-    """Return what a compilation would change, without lowering or writing anything (``--dry-run``)."""
+    """Return what a compilation would change; nothing is lowered or written (``--dry-run``)."""
     target, _ = choose_backend(recipe.target)
     source = load_model(model, **load_options)
     masked = source.clone()

@@ -64,7 +64,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def value_json(value: ir.Value) -> dict[str, Any]:
-    """Return name, numpy dtype and shape of a graph input or output; dynamic sizes by name or None."""
+    """Return name, numpy dtype and shape of an input or output; dynamic sizes by name or None."""
     dtype = "unknown" if value.dtype is None else "string"
     if value.dtype not in (None, ir.DataType.STRING):
         dtype = str(value.dtype.numpy())  # type: ignore[union-attr]

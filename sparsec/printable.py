@@ -9,14 +9,14 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(value: object) -> str:
-    """Return ``value`` as text in which characters that hide, move or colour other text are spelled out.
+    r"""Return ``value`` as text, with characters that hide, move or colour others spelled out.
 
     Examples
     --------
     >>> print(printable("red" + chr(27) + "[31m"))
-    red\\x1b[31m
+    red\x1b[31m
     >>> print(printable("a" + chr(0x202E) + "b"))
-    a\\u202eb
+    a\u202eb
     """
     return "".join(
         char.encode("unicode_escape").decode("ascii")

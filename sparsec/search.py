@@ -1,8 +1,8 @@
-"""Solving for a sparsity that was left open: the least that reaches the goals, or the most that keeps them.
+"""Solving for a sparsity that was left open: the least that reaches the goals, or keeps them.
 
 A pass such as ``unstructured`` without ``sparsity=`` has one number left open. With a goal of cost
-(latency, bytes, ...) the least sparsity that reaches it is searched; with goals of quality alone, the
-largest that loses no more than allowed. Each trial is a whole compilation, proved and measured.
+(latency, bytes, ...) the least sparsity that reaches it is searched; with goals of quality alone,
+the largest that loses no more than allowed. Each trial is a whole compilation, proved and measured.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def solve(
     Returns
     -------
     Artifact
-        The one that meets every goal; where none does, the one nearest to them: the sparsest if a cost
-        is too high, the least sparse if a quality is lost. Its exit code then is 5.
+        The one that meets every goal; where none does, the one nearest to them: the sparsest if a
+        cost is too high, the least sparse if a quality is lost. Its exit code then is 5.
     """
     costs = [goal for goal in recipe.goals if goal.is_cost]
     trials: dict[float, Artifact] = {}

@@ -1,7 +1,8 @@
 """Timing models against each other: interleaved rounds in one process, medians, never a single run.
 
 Two runs one after the other compare the machine's moods as much as the models. Here the models take
-turns within each round, the order turns around every other round, and the ratio is formed per round.
+turns within each round, the order turns around every other round, and the ratio is formed per
+round.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Times:
         """Return the median seconds per call of ``name``."""
         return float(np.median(self.seconds[name]))
 
-    def ratios(self, numerator: str, denominator: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def ratios(
+        self, numerator: str, denominator: str
+    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Return the ratio of two contestants, round by round."""
         return np.asarray(self.seconds[numerator]) / np.asarray(self.seconds[denominator])
 

@@ -1,7 +1,7 @@
 """The graph of an artifact, checked before anyone follows its references.
 
-ONNX lets a tensor name any file, offset and length. In an artifact it may name only the two data files
-beside it, and only bytes that are there and that its shape and type need.
+ONNX lets a tensor name any file, offset and length. In an artifact it may name only the two data
+files beside it, and only bytes that are there and that its shape and type need.
 """
 
 from __future__ import annotations

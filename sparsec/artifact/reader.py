@@ -1,8 +1,8 @@
 """Reading an artifact. Nothing in it is trusted before it is checked.
 
-Order matters: the manifest's size, then its syntax, its version and its schema, then every path, the
-presence and size of every file, their hashes, and last where the graph's data lies. Only then is a
-file opened by anyone else.
+Order matters: the manifest's size, then its syntax, its version and its schema, then every path,
+the presence and size of every file, their hashes, and last where the graph's data lies. Only then
+is a file opened by anyone else.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ def check_hashes(root: Path, manifest: Mapping[str, Any]) -> None:
     """
     with _readable(root):
         wrong = sorted(
-            name for name, entry in manifest["files"].items() if sha256(root / name) != entry["sha256"]
+            name
+            for name, entry in manifest["files"].items()
+            if sha256(root / name) != entry["sha256"]
         )
     if wrong:
         raise HashMismatchError(

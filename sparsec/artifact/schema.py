@@ -125,7 +125,7 @@ _STEP = record(
         "options": free,
         "changed": items(text),
         "skipped": items(record({"site": text, "code": text, "reason": text})),
-        "notes": items(text),
+        "notes": mapping(number),
     }
 )
 _LAYER = record(

@@ -19,6 +19,7 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
 from sparsec.ir.safetensors import point_into, write_weights
@@ -32,7 +33,8 @@ def check_output(path: Path, force: bool) -> None:
     Raises
     ------
     UsageError
-        If something is there already and may not be replaced, or the folder above cannot be written to.
+        If something is there already and may not be replaced, or the folder above cannot be written
+        to.
     """
     if path.is_symlink() or path.exists():
         if reason := _why_not_ours(path):
@@ -55,7 +57,8 @@ def check_output(path: Path, force: bool) -> None:
 def _why_not_ours(path: Path) -> str | None:
     """Return why ``path`` is not an artifact and nothing but an artifact, or None.
 
-    A damaged artifact is still one: what makes it ours is its manifest, whatever became of the rest.
+    A damaged artifact is still one: what makes it ours is its manifest, whatever became of the
+    rest.
     """
     from sparsec.artifact.reader import parse_manifest
 
@@ -139,7 +142,7 @@ def publish(stage: Path, path: Path, force: bool) -> None:
 
 
 def _flush(stage: Path) -> None:
-    """Bring everything onto the disk: a name must not outlive a power cut that its content does not."""
+    """Bring everything onto the disk, so that no name outlives a power cut without its content."""
     for item in (*stage.rglob("*"), stage):
         handle = os.open(item, os.O_RDONLY)
         try:
@@ -175,7 +178,7 @@ def write_payload(stage: Path, lowered: Lowered) -> None:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Save a graph with its large tensors outside, in ``<name>.data``, in the order of the graph."""
+    """Save a graph; its large tensors lie outside, in ``<name>.data``, in the graph's order."""
     ir.save(
         model,
         path,
@@ -185,12 +188,20 @@ def save_model(model: ir.Model, path: Path) -> None:
 
 
 def write_manifest(stage: Path, manifest: dict[str, Any]) -> None:
-    """Record the hash of every file, then write the manifest, last."""
+    """Record the hash of every file, then write the manifest, last.
+
+    Raises
+    ------
+    ArtifactError
+        If the manifest is not one that a reader would accept.
+    """
     manifest["files"] = {
         file.relative_to(stage).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
         for file in sorted(stage.rglob("*"))
         if file.is_file() and file.name != fmt.MANIFEST
     }
+    if wrong := complaint(manifest):
+        raise ArtifactError(f"the manifest to be written is not valid: {wrong}", where=str(stage))
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     (stage / fmt.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -214,7 +225,9 @@ def payload_bytes(stage: Path, tag: str | None = None) -> int:
         relative = file.relative_to(stage)
         if not file.is_file() or relative.name in (fmt.MANIFEST, fmt.REPORT):
             continue
-        if relative.parts[0] == "plans" or (relative.parts[0] == "lib" and tag not in relative.parts):
+        if relative.parts[0] == "plans" or (
+            relative.parts[0] == "lib" and tag not in relative.parts
+        ):
             continue
         total += file.stat().st_size
     return total
@@ -226,8 +239,8 @@ def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data file. A
-        model that was no file has no hash and no size.
+        ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data
+        file. A model that was no file has no hash and no size.
     """
     if path is None:
         return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}

@@ -12,7 +12,9 @@ from sparsec.cli.options import Numbers, json_option, verbose_option
 
 @click.command("bench")
 @click.argument("artifact", type=click.Path())
-@click.option("--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense.")
+@click.option(
+    "--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense."
+)
 @click.option("--threads", type=Numbers(), default="1", show_default=True, help="Such as 1,2")
 @click.option("--batch", type=Numbers(), default="1", show_default=True, help="Such as 1,8")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)

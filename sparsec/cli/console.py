@@ -37,7 +37,12 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     if quiet:
         yield lambda text, done: None
     elif sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         with bar:
             task = bar.add_task("", total=1.0)

@@ -69,7 +69,11 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", "") if kind in (int, float, str, bool) else str(kind).replace("typing.", "")
+    return (
+        getattr(kind, "__name__", "")
+        if kind in (int, float, str, bool)
+        else str(kind).replace("typing.", "")
+    )
 
 
 def _plain(value: Any) -> Any:

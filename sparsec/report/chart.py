@@ -82,9 +82,7 @@ def _zeros(row: Layer) -> tuple[Html, Html, Html]:
 
 def _bar(kind: str, value: float, full: float, top: int, height: int) -> Html:
     width = 100 * value / full if full else 0.0
-    return element(
-        "rect", class_=kind, x=0, y=top, width=f"{width:.2f}%", height=height, rx=1.5
-    )
+    return element("rect", class_=kind, x=0, y=top, width=f"{width:.2f}%", height=height, rx=1.5)
 
 
 def _key(kind: str, meaning: str) -> Html:

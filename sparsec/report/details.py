@@ -26,7 +26,7 @@ def passes(steps: Sequence[Mapping[str, Any]]) -> Html:
             element("h3", f"{number}. ", element("code", step["name"])),
             element("p", options, class_="soft small"),
             element("p", f"Changed {len(changed)} layers, left {len(skipped)} alone."),
-            *(element("p", note) for note in step["notes"]),
+            *(element("p", f"{key} {value:g}") for key, value in step["notes"].items()),
         ]
         if skipped:
             parts.append(reasons((item["reason"], item["site"]) for item in skipped))
@@ -45,10 +45,10 @@ def verification(manifest: Mapping[str, Any]) -> Html:
     """Return what the artifact was compared with, and how far apart they are."""
     verify = manifest["verify"]
     how = (
-        "run on this machine by its own kernels"
+        "as it is, on the machine that compiled it"
         if verify["with"] == "device"
-        else "no such device here: its packed weights were unpacked and run in stock operators, so "
-        "the packing is proved and the kernels' arithmetic is not"
+        else "no such device there: its packed weights were unpacked and run in stock operators, "
+        "which proves the packing but not the arithmetic of the kernels"
     )
     certificates = len(manifest["certificates"])
     return definitions(
@@ -57,7 +57,7 @@ def verification(manifest: Mapping[str, Any]) -> Html:
             f"{verify['max_rel']:.1e} of the output's scale ({verify['max_abs']:.1e} absolute), "
             f"tolerance {verify['tolerance']:g}, {verify['samples']} samples",
             "against": "the pruned model in stock operators, same weights",
-            "how": how,
+            "run": how,
             "certificates": f"{certificates}" if certificates else "none: no structure was removed",
         }
     )

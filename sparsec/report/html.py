@@ -31,7 +31,8 @@ def text(value: object) -> Html:
 def element(tag: str, *children: Child, **attributes: str | int | float | None) -> Html:
     """Return an element; children that are no :class:`Html` are escaped, None is left out.
 
-    A trailing underscore of an attribute is dropped and others become hyphens: ``class_``, ``http_equiv``.
+    A trailing underscore of an attribute is dropped and others become hyphens: ``class_``,
+    ``http_equiv``.
 
     Examples
     --------
@@ -58,7 +59,9 @@ def name(value: object) -> Html:
     return element("bdi", str(value), class_="name")
 
 
-def table(head: tuple[str, ...], rows: list[tuple[Child, ...]], numbers: tuple[str, ...] = ()) -> Html:
+def table(
+    head: tuple[str, ...], rows: list[tuple[Child, ...]], numbers: tuple[str, ...] = ()
+) -> Html:
     """Return a table; the columns named in ``numbers`` are aligned right."""
     kinds = ["number" if title in numbers else None for title in head]
     header = (
@@ -72,9 +75,7 @@ def table(head: tuple[str, ...], rows: list[tuple[Child, ...]], numbers: tuple[s
         )
         for row in rows
     )
-    inner = element(
-        "table", element("thead", element("tr", *header)), element("tbody", *body)
-    )
+    inner = element("table", element("thead", element("tr", *header)), element("tbody", *body))
     return element("div", inner, class_="scroll")
 
 

@@ -36,7 +36,7 @@ def kept_dense(layers: Sequence[Layer]) -> Html:
     parts: list[Html] = [summary]
     for code, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         parts += [
-            element("h3", f"{len(rows)} × ", element("code", code)),
+            element("h3", f"{len(rows)} x ", element("code", code)),
             element("p", SENTENCES.get(code)),
             reasons((row["reason"], row["name"]) for row in rows),
         ]
@@ -77,12 +77,15 @@ def all_layers(layers: Sequence[Layer]) -> Html:
         cells: tuple[str | None, ...] = (
             name(row["name"]),
             row["op"],
-            "×".join(map(str, row["shape"])),
+            "x".join(map(str, row["shape"])),
             row["pattern"],
             f"{row['sparsity']:.3f}",
         )
         if timed:
-            cells += (milliseconds(row.get("dense_seconds")), milliseconds(row.get("sparse_seconds")))
+            cells += (
+                milliseconds(row.get("dense_seconds")),
+                milliseconds(row.get("sparse_seconds")),
+            )
         rows.append((*cells, name(row["kernel"]), row["reason"]))
     numbers = ("shape", "sparsity", "dense ms", "sparse ms")
     return element("div", table(head, rows, numbers=numbers), class_="layers")

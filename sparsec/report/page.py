@@ -1,4 +1,4 @@
-"""The report as a page: the verdict first, then the numbers, the layers, and how they came about."""
+"""The page: the verdict first, then the numbers, the layers, and how they came about."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def verdict(manifest: Manifest) -> tuple[str, str]:
     else:
         speed = latency["speedup"]
         threads = "1 thread" if latency["threads"] == 1 else f"{latency['threads']} threads"
-        words = f"×{speed:.2f} {'faster' if speed >= 1 else 'as fast'}, measured, {threads}"
+        words = f"x{speed:.2f} {'faster' if speed >= 1 else 'as fast'}, measured, {threads}"
     missed = [goal["goal"] for goal in manifest["goals"] if goal["met"] is False]
     if missed:
         return "warn", f"goal missed: {', '.join(missed)} ({words})"
@@ -152,9 +152,9 @@ def _timing(latency: dict[str, Any] | None) -> Html | None:
         return None
     return element(
         "p",
-        f"Latency: {latency['rounds']} interleaved rounds against the faster of the source file and its "
-        f"cleaned-up graph in stock ONNX Runtime; speed-up ×{latency['speedup']:.2f}, 10th to 90th "
-        f"percentile ×{latency['speedup_p10']:.2f} to ×{latency['speedup_p90']:.2f}.",
+        f"Latency: {latency['rounds']} interleaved rounds against the faster of the source file and "
+        f"its cleaned-up graph in stock ONNX Runtime; speed-up x{latency['speedup']:.2f}, 10th to 90th "
+        f"percentile x{latency['speedup_p10']:.2f} to x{latency['speedup_p90']:.2f}.",
         class_="soft small",
     )
 

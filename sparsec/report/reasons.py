@@ -1,4 +1,4 @@
-"""What each code means, in one sentence: the fixed half of a reason; the layer's own is the other."""
+"""What each code means, in one sentence; the layer's own reason stands beside it."""
 
 from __future__ import annotations
 
