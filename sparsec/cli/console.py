@@ -20,9 +20,14 @@ from sparsec.printable import printable
 _LINE_EVERY_SECONDS = 2.0
 
 
+# What goes to a file or a pipe is not folded to the width of some window.
+_WIDTH_OF_FILES = 160
+
+
 def console() -> Console:
     """Return a console on stdout; colours only on a terminal, and never with NO_COLOR."""
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    return Console(file=sys.stdout, width=width, highlight=False)
 
 
 def print_json(value: Any) -> None:
