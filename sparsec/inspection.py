@@ -45,7 +45,7 @@ def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
 
 def _inspect_model(model: ir.Model) -> dict[str, Any]:
     sites = weight_sites(model)
-    result = {"kind": "model", "ops": operators(model), **counts(model)}
+    result: dict[str, Any] = {"kind": "model", "ops": operators(model), **counts(model)}
     result["layers"] = [
         {
             "name": site.name,

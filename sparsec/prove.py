@@ -145,7 +145,8 @@ def prove(
     if not verification["passed"]:
         raise VerifyError(
             f"the lowered model differs from the pruned one by {difference.max_rel:.2g} of the "
-            f"output's scale, over the tolerance {verification['tolerance']:g}; no artifact was written",
+            f"output's scale, over the tolerance {verification['tolerance']:g}; no artifact was "
+            "written",
             where=str(manifest["target"]),
         )
 

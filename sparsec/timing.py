@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 Run = Callable[[], object]
 
@@ -30,11 +31,10 @@ class Times:
         """Return the median seconds per call of ``name``."""
         return float(np.median(self.seconds[name]))
 
-    def ratios(
-        self, numerator: str, denominator: str
-    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def ratios(self, numerator: str, denominator: str) -> NDArray[np.float64]:
         """Return the ratio of two contestants, round by round."""
-        return np.asarray(self.seconds[numerator]) / np.asarray(self.seconds[denominator])
+        above, below = np.asarray(self.seconds[numerator]), np.asarray(self.seconds[denominator])
+        return np.divide(above, below)
 
 
 def race(contestants: Mapping[str, Run], rounds: int, warm_up: int = 3) -> Times:

@@ -44,7 +44,7 @@ def judge(
         ``before``, ``after``, ``latency``, ``goals``, ``notes`` and ``exit_code`` of the manifest.
     """
     before, after = (
-        totals(cost[0], source_bytes(trial)),
+        totals(cost[0], source_bytes(trial, manifest)),
         totals(cost[1], payload_bytes(stage, platform_tag())),
     )
     latency = None
@@ -83,21 +83,20 @@ def totals(cost: GraphCost, size: int) -> dict[str, int]:
     return {"params": cost.params, "nonzero": cost.nonzero, "bytes": size, "macs": cost.macs}
 
 
-def source_bytes(trial: Trial) -> int:
-    """Return the size of the original on disk, its external data included."""
-    total = trial.original.stat().st_size
-    files = {
-        trial.original.parent / value.const_value.location  # type: ignore[union-attr]
-        for value in trial.source.graph.initializers.values()
-        if trial.source_file is not None and hasattr(value.const_value, "location")
-    }
-    if trial.source_file is None:
-        files = {trial.dense.with_name(f"{trial.dense.name}.data")}
-    return total + sum(file.stat().st_size for file in files if file.exists())
+def source_bytes(trial: Trial, manifest: Mapping[str, Any]) -> int:
+    """Return the size of the original on disk; a model that was no file counts as if it were saved."""
+    if (size := manifest["source"]["bytes"]) is not None:
+        return int(size)
+    return sum(file.stat().st_size for file in trial.dense.parent.iterdir())
 
 
-def measure(artifact: Runner, baselines: Sequence[Path], feeds: Feeds, threads: int = 1,
-            rounds: int = ROUNDS) -> dict[str, Any]:  # fmt: skip
+def measure(
+    artifact: Runner,
+    baselines: Sequence[Path],
+    feeds: Feeds,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
     """Time the artifact against the fastest of the dense baselines, interleaved.
 
     Returns
@@ -144,6 +143,6 @@ def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
         f"{count} x {code}" for code, count in sorted(codes.items(), key=lambda i: -i[1])
     )
     return (
-        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are {why or 'none'}; on a "
-        "CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where 2:4 does not"
+        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are "
+        f"{why or 'none'}; on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where 2:4 does not"
     )

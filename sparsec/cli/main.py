@@ -55,7 +55,8 @@ class _Verbs(click.Group):
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 model, file or data cannot be used; 2 usage; "
-    "3 verification failed; 4 not supported here; 5 nothing gained, or a goal missed; 130 interrupted.",
+    "3 verification failed; 4 not supported here; 5 nothing gained, or a goal missed; "
+    "130 interrupted.",
 )
 @click.version_option(sparsec.__version__, prog_name="sparsec")
 def cli() -> None:

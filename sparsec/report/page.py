@@ -152,9 +152,9 @@ def _timing(latency: dict[str, Any] | None) -> Html | None:
         return None
     return element(
         "p",
-        f"Latency: {latency['rounds']} interleaved rounds against the faster of the source file and "
-        f"its cleaned-up graph in stock ONNX Runtime; speed-up x{latency['speedup']:.2f}, 10th to 90th "
-        f"percentile x{latency['speedup_p10']:.2f} to x{latency['speedup_p90']:.2f}.",
+        f"Latency: {latency['rounds']} interleaved rounds against the faster of the source file "
+        "and its cleaned-up graph in stock ONNX Runtime; speed-up "
+        f"x{latency['speedup']:.2f}, 10th to 90th percentile x{latency['speedup_p10']:.2f} to x{latency['speedup_p90']:.2f}.",
         class_="soft small",
     )
 
