@@ -33,8 +33,8 @@ class Times:
 
     def ratios(self, numerator: str, denominator: str) -> NDArray[np.float64]:
         """Return the ratio of two contestants, round by round."""
-        above, below = np.asarray(self.seconds[numerator]), np.asarray(self.seconds[denominator])
-        return np.divide(above, below)
+        pairs = zip(self.seconds[numerator], self.seconds[denominator], strict=True)
+        return np.array([above / below for above, below in pairs], np.float64)
 
 
 def race(contestants: Mapping[str, Run], rounds: int, warm_up: int = 3) -> Times:

@@ -84,7 +84,7 @@ def totals(cost: GraphCost, size: int) -> dict[str, int]:
 
 
 def source_bytes(trial: Trial, manifest: Mapping[str, Any]) -> int:
-    """Return the size of the original on disk; a model that was no file counts as if it were saved."""
+    """Return the size of the original; a model that was no file counts as if it were saved."""
     if (size := manifest["source"]["bytes"]) is not None:
         return int(size)
     return sum(file.stat().st_size for file in trial.dense.parent.iterdir())
@@ -144,5 +144,6 @@ def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     )
     return (
         f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are "
-        f"{why or 'none'}; on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where 2:4 does not"
+        f"{why or 'none'}; on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 "
+        "pays where 2:4 does not"
     )

@@ -154,7 +154,8 @@ def _timing(latency: dict[str, Any] | None) -> Html | None:
         "p",
         f"Latency: {latency['rounds']} interleaved rounds against the faster of the source file "
         "and its cleaned-up graph in stock ONNX Runtime; speed-up "
-        f"x{latency['speedup']:.2f}, 10th to 90th percentile x{latency['speedup_p10']:.2f} to x{latency['speedup_p90']:.2f}.",
+        f"x{latency['speedup']:.2f}, 10th to 90th percentile x{latency['speedup_p10']:.2f} to "
+        f"x{latency['speedup_p90']:.2f}.",
         class_="soft small",
     )
 
