@@ -18,7 +18,7 @@ from sparsec.backends.cpu.library import FILE_NAME, features, library_path, why_
 from sparsec.backends.cpu.observe import observe_shapes
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.rows import layer_row
-from sparsec.backends.onnxruntime import OrtRunner
+from sparsec.ir.run import OrtRunner
 from sparsec.backends.targets import platform_tag
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord

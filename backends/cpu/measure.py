@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.library import library_path
 from sparsec.backends.cpu.observe import save
-from sparsec.backends.onnxruntime import new_session
+from sparsec.ir.run import new_session, session_options
 
 _WARM_UP = 2
 
@@ -92,8 +92,9 @@ class Contest:
         library = library_path()
         session = new_session(
             save(model, Path(folder)),
-            threads=self._threads,
-            libraries=[] if library is None else [library],
+            session_options(
+                threads=self._threads, libraries=[] if library is None else [library]
+            ),
         )
         binding = session.io_binding()
         for given in session.get_inputs():

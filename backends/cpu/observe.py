@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.items import Shape
-from sparsec.backends.onnxruntime import new_session
+from sparsec.ir.run import new_session, session_options
 
 _AT_ONCE = 48  # values returned by one run, which bounds the memory
 _MAX_FEEDS = 2
@@ -73,4 +73,4 @@ def observe(
 
 
 def _session(path: Path) -> ort.InferenceSession:
-    return new_session(path, threads=1, optimise=False, low_memory=True)
+    return new_session(path, session_options(threads=1, optimise=False, low_memory=True))
