@@ -66,6 +66,7 @@ def load_model(
         model = _from_proto(source, name)
     elif isinstance(source, ir.Model):
         name = source.graph.name or "the model"
+        verify(source, where=name, error=ModelImportError)  # a broken graph cannot be cloned
         model = source.clone()
     else:
         name = type(source).__name__
