@@ -16,15 +16,14 @@ from sparsec.verification import verify_artifact
 pytestmark = pytest.mark.zoo
 
 # Models in which nm24 finds nothing to prune: exit code 5 for every target.
-UNTOUCHED = {"ddddocr_ocr_int8"}
+UNTOUCHED = {"ddddocr_ocr_int8", "oww_mel"}
 
 # What the skipped sites and frozen operators of a model must at least say.
 REASONS = {
     "effnet_lite0": {"depthwise", "reduction_not_multiple"},
     "ddddocr_ocr": {"not_a_site"},  # its LSTM
     "ddddocr_ocr_int8": {"not_a_site"},  # ConvInteger, MatMulInteger, DynamicQuantizeLSTM
-    "silero_vad": {"fixed_transform", "not_a_site"},  # its Fourier basis, its LSTMs
-    "oww_mel": {"fixed_transform"},
+    "silero_vad": {"not_a_site"},  # its LSTMs
     "smollm2": {"shared"},  # the head is the embedding
     "ppocr_det": {"not_a_site"},  # ConvTranspose
 }
