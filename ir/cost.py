@@ -71,6 +71,8 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
                 continue
             params += tensor.size
             nonzero += int(np.count_nonzero(tensor.numpy()))
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.release()  # its pages: a large model is never wholly in memory
     return params, nonzero
 
 
@@ -143,7 +145,8 @@ def _observed(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shap
         node.outputs[0].dtype = ir.DataType.INT64
         graph.append(node)
         graph.outputs.append(node.outputs[0])
-    outputs: Mapping[str, NDArray[Any]] = OrtRunner(copy, low_memory=True).run(feeds)
+    runner = OrtRunner(copy, optimise=False, low_memory=True)
+    outputs: Mapping[str, NDArray[Any]] = runner.run(feeds)
     return {name: tuple(int(size) for size in outputs[shape]) for name, shape in asked.items()}
 
 

@@ -33,7 +33,7 @@ from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.load import load_model, release
 from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
@@ -182,6 +182,7 @@ def build_artifact(
         reference = trial.keep_reference(masked)
         del masked
         before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
+        release(source)
 
         with staging(path, force) as stage:
             context = LowerContext(
@@ -192,6 +193,7 @@ def build_artifact(
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
+            release(reference)
             manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)

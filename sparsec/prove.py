@@ -24,7 +24,7 @@ from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
-from sparsec.ir.run import OrtRunner
+from sparsec.ir.run import OrtRunner, return_memory
 from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
@@ -150,17 +150,20 @@ def prove(
             where=str(manifest["target"]),
         )
 
+    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, trial.source)
+    if evaluator is not None:
+        progress("evaluate", 0.75)
+    after = None if evaluator is None else evaluator(runner.run)
+    del runner  # one session at a time: each may hold the weights once more
+    return_memory()
+
     progress("compare with the original", 0.8)
-    original = OrtRunner(trial.original, low_memory=True)
+    original = OrtRunner(trial.original, optimise=False, low_memory=True)
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
-
-    accuracy = None
-    if recipe.eval is not None:
-        progress("evaluate", 0.85)
-        evaluator = load_evaluator(recipe.eval, trial.source)
-        accuracy = {"before": evaluator(original.run), "after": evaluator(runner.run)}
+    before = None if evaluator is None else evaluator(original.run)
+    accuracy = None if evaluator is None else {"before": before, "after": after}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 
