@@ -24,15 +24,14 @@ _NAMESPACE = "namespace"
 def output_names(program: ExportedProgram) -> list[str]:
     """Return a name for each tensor that ``forward`` returns, in order.
 
-    Tensors in a mapping or a dataclass are called after their keys, others ``output``, ``output_1``, ...
+    Tensors in a mapping or a dataclass are called after their keys, others ``output``,
+    ``output_1``, ...
     """
     from torch.export.graph_signature import ConstantArgument, OutputKind
     from torch.utils import _pytree as pytree
 
     specs = [
-        spec
-        for spec in program.graph_signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT
+        spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
     ]
     tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)  # type: ignore[arg-type]
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]

@@ -167,7 +167,7 @@ def _results(dependencies: Dependencies) -> Iterator[ir.Value]:
 
 
 def _initializers(model: ir.Model) -> dict[str, ir.Value]:
-    """Return every initializer by the number of its graph and its name, which other graphs reuse."""
+    """Return every initializer, named by the number of its graph and its own name."""
     graphs = [model.graph, *model.graph.subgraphs()]
     return {
         f"{number}:{name}": value

@@ -47,7 +47,7 @@ class Dependencies:
                 self._settle(inner, position)
 
     def _reads(self, node: ir.Node) -> Iterator[ir.Value]:
-        """Yield every value of the main graph that a node reads, also from inside its bodies, once."""
+        """Yield every value of the main graph that a node or its bodies read, once."""
         seen: set[ir.Value] = set()
         for reader in (node, *_inside(node)):
             for value in reader.inputs:
@@ -69,7 +69,7 @@ class Dependencies:
         return self._positions[node]
 
     def source(self, value: ir.Value) -> int | None:
-        """Return the place of the node that produces a value of the main graph; None for an input."""
+        """Return the place of the node behind a value of the main graph; None for an input."""
         producer = value.producer()
         return None if producer is None else self._positions[producer]
 

@@ -84,8 +84,7 @@ class Digests:
 
     def _node(self, node: ir.Node, known: Mapping[ir.Value, bytes]) -> bytes:
         parts = [b"node", node.domain.encode(), node.op_type.encode(), self._opsets]
-        for value in node.inputs:
-            parts.append(b"" if value is None else known.get(value) or (value.name or "").encode())
+        parts += (b"" if v is None else known.get(v) or (v.name or "").encode() for v in node.inputs)
         for name, attribute in sorted(node.attributes.items()):
             parts.append(name.encode())
             if attribute.type == ir.AttributeType.GRAPH:
