@@ -30,6 +30,7 @@ ort.set_default_logger_severity(4)  # what matters is raised; the rest would gar
 _MISSING = re.compile(
     r"(?:Could not find an implementation for|No Op registered for|No opset import for domain)"
     r"[^A-Za-z]*(?P<op>[\w.]+)(?:\(\d+\))?(?:.*?node with name '(?P<node>[^']*)')?"
+    r"|Fatal error: (?P<unknown>[\w.:]+)\(-?\d+\) is not a registered function/op"
 )
 
 
@@ -130,11 +131,12 @@ def open_session(
 def _explained(error: Exception, where: str) -> SparsecError:
     text = " ".join(str(error).split())
     if match := _MISSING.search(text):
+        operator = match["op"] or match["unknown"]
         node = f" (node {match['node']!r})" if match["node"] else ""
         return UnsupportedOpError(
-            f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the model "
+            f"{where}: ONNX Runtime has no kernel for the operator {operator}{node}, so the model "
             "cannot be run here; compile it where that operator is registered",
-            where=match["node"] or match["op"],
+            where=match["node"] or operator,
         )
     return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
 
