@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from sparsec.ir.canonical import canonicalise, first_line
 from sparsec.ir.errors import ModelImportError
-from sparsec.ir.verify import check_external_data
+from sparsec.ir.verify import check_external_data, verify
 
 if TYPE_CHECKING:
     import torch

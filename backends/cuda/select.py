@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from sparsec.backends.cuda.cost import Estimate, estimate
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
 from sparsec.backends.cuda.variants import MAX_N
-from sparsec.ir.chain import Operand, after
 from sparsec.ir.codes import Code
 from sparsec.ir.patterns import NM
 from sparsec.ir.sites import WeightSite, sparsity
@@ -81,11 +79,7 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
 
 def site_dtype(site: WeightSite) -> str:
     """Return the numpy name of the type that the site's nodes compute in."""
-    stored = site.weight.const_value
-    assert stored is not None
-    start = Operand(len(stored.shape), np.dtype(stored.dtype.numpy()))
-    operand = functools.reduce(lambda each, step: after(step, each), site.steps, start)
-    return np.dtype(operand.dtype).name
+    return site.dtype.name
 
 
 def constant_bias(node: ir.Node, out: int) -> NDArray[np.float32] | None:
