@@ -99,8 +99,8 @@ def model_from_pt2(path: str | Path) -> ir.Model:
     Raises
     ------
     ModelImportError
-        If the file is damaged, is no such archive, or holds anything that would run code when loaded
-        (:mod:`sparsec.ir.pt2`); also if torch is missing.
+        If the file is damaged, is no such archive, or holds anything that would run code when
+        loaded (:mod:`sparsec.ir.pt2`); also if torch is missing.
     """
     path = Path(path)
     torch = _torch(str(path))

@@ -1,10 +1,11 @@
 """What is checked of a ``.pt2`` archive before torch may load it.
 
-``torch.export.load`` trusts its file. It unpickles weights and objects that are marked so, falls back
-to full unpickling for sample inputs, opens compiled libraries, evaluates symbolic expressions and guards
-as Python, and looks operators up by dotted path, from where every module that torch has imported can be reached. Each
-of these runs code that the file chooses. An ordinary archive needs none of it: weights are raw bytes with a
-description in JSON, expressions are sums and products, operators live in ``torch.ops``.
+``torch.export.load`` trusts its file. It unpickles weights and objects that are marked so, falls
+back to full unpickling for sample inputs, opens compiled libraries, evaluates symbolic
+expressions and guards as Python, and looks operators up by dotted path, from where every module
+that torch has imported can be reached. Each of these runs code that the file chooses. An ordinary
+archive needs none of it: weights are raw bytes with a description in JSON, expressions are sums
+and products, operators live in ``torch.ops``.
 
 The archive is read with torch's own reader, so that what is checked is what will be loaded.
 """

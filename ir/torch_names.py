@@ -24,7 +24,8 @@ _NAMESPACE = "namespace"
 def output_names(program: ExportedProgram) -> list[str]:
     """Return a name for each tensor that ``forward`` returns, in order.
 
-    Tensors in a mapping or a dataclass are called after their keys, others ``output``, ``output_1``, ...
+    Tensors in a mapping or a dataclass are called after their keys, others ``output``,
+    ``output_1``, ...
     """
     from torch.export.graph_signature import ConstantArgument, OutputKind
     from torch.utils import _pytree as pytree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sparsec.backends.cuda.cost import Estimate, estimate
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
 from sparsec.backends.cuda.variants import MAX_N
+from sparsec.ir.chain import Operand, after
 from sparsec.ir.codes import Code
 from sparsec.ir.patterns import NM
 from sparsec.ir.sites import WeightSite, sparsity
@@ -65,10 +67,7 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
     rows = _rows(site)
     modelled = estimate(site.shape, rows or MAX_N, limits)
     regime = f"for {rows} rows of x" if rows else f"for decoding, at most {MAX_N} rows of x"
-    times = (
-        f"modelled {regime}: {modelled.packed_seconds * 1e6:.1f} us packed, "
-        f"{modelled.dense_seconds * 1e6:.1f} us dense"
-    )
+    times = f"modelled {regime}: {modelled}"
     if modelled.packed_loses:
         reason = f"{times}; kept dense"
         return Choice(site, zeros, Code.MODELLED_SLOWER, reason, estimate=modelled)
@@ -79,7 +78,12 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
 
 def site_dtype(site: WeightSite) -> str:
     """Return the numpy name of the type that the site's nodes compute in."""
-    return site.dtype.name
+    stored = site.weight.const_value
+    assert stored is not None
+    shape = tuple(int(size) for size in stored.shape.numpy())
+    start = Operand(shape, np.dtype(stored.dtype.numpy()))
+    operand = functools.reduce(lambda each, step: after(step, each), site.steps, start)
+    return np.dtype(operand.dtype).name
 
 
 def constant_bias(node: ir.Node, out: int) -> NDArray[np.float32] | None:

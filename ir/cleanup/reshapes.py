@@ -1,8 +1,8 @@
 """Constant targets for reshapes whose target is computed from the shape of their input.
 
-``Reshape(x, Concat(Shape(x)[0], -1))`` with x of [b, 1280, 1, 1] is ``Reshape(x, [0, 1280])``: a 0 copies a
-dimension, one -1 takes what is left. The shape arithmetic behind it becomes dead, and what a dimension is
-split into or merged from can be read off the node.
+``Reshape(x, Concat(Shape(x)[0], -1))`` with x of [b, 1280, 1, 1] is ``Reshape(x, [0, 1280])``: a
+0 copies a dimension, one -1 takes what is left. The shape arithmetic behind it becomes dead, and
+what a dimension is split into or merged from can be read off the node.
 """
 
 from __future__ import annotations
