@@ -23,6 +23,7 @@ import onnx_ir as ir
 from sparsec.ir.canonical import canonicalise, first_line
 from sparsec.ir.check_proto import check_proto
 from sparsec.ir.errors import ModelImportError
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     import torch
