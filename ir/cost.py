@@ -114,8 +114,8 @@ def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
     """Return the graph without its large values: inputs stand in for them, of the same shape."""
     copy = model.clone()
     for value in copy.graph.inputs:
-        if value.name in feeds:
-            value.shape = ir.Shape(feeds[value.name].shape)
+        if (name := value.name or "") in feeds:
+            value.shape = ir.Shape(feeds[name].shape)
     for node in copy.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -124,7 +124,7 @@ def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
         for name, value in list(graph.initializers.items()):
             tensor = value.const_value
             if tensor is not None and tensor.size > _KEEP_VALUES_UP_TO:
-                value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+                value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
                 value.const_value = None
                 del graph.initializers[name]
                 graph.inputs.append(value)

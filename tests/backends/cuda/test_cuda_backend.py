@@ -15,7 +15,7 @@ from sparsec.backends.targets import backends, targets
 from sparsec.ir.codes import Code
 from sparsec.ir.errors import ArtifactError, PatternError, UnsupportedTargetError
 from sparsec.ir.load import load_model
-from sparsec.ir.patterns import KEY, NM, to_metadata
+from sparsec.ir.patterns import KEY, NM
 from sparsec.ir.safetensors import FILE_NAME, point_into, write_weights
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.verify import verify
@@ -59,7 +59,7 @@ def build(text=MODEL, weights=WEIGHTS, scale=0.125):
             proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, name))
     model = load_model(proto)
     for site in weight_sites(model):
-        site.weight.metadata_props[KEY] = to_metadata(NM(2, 4), site.stored_reduction_axis)
+        site.mark(NM(2, 4))
     return model
 
 
