@@ -28,8 +28,8 @@ from sparsec.ir.verify import verify
 if TYPE_CHECKING:
     import torch
 
-# Without a handler of its own the library's complaints about a bad file would go to stderr, beside our
-# one error that says the same.
+# Without a handler of its own the library's complaints about a bad file would go to stderr, beside
+# our one error that says the same.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 _SHOWN = 20
@@ -97,7 +97,8 @@ def _load_onnx(path: Path) -> ir.Model:
     """Read an ONNX file; its external data is checked and mapped, not read."""
     if path.is_dir():
         raise ModelImportError(
-            f"{path}: a folder, where a model file (.onnx or .pt2) was needed", where=str(path)
+            f"{path}: a folder, where a model file (.onnx or .pt2) was needed",
+            where=str(path),
         )
     try:
         data = path.read_bytes()
@@ -176,4 +177,4 @@ def _load_module(
         )
     from sparsec.ir.load_torch import model_from_module
 
-    return model_from_module(module, example_inputs, dynamic_shapes)  # type: ignore[arg-type]
+    return model_from_module(module, example_inputs, dynamic_shapes)
