@@ -161,7 +161,8 @@ class _Builder:
     def _constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> torch.fx.Node:
         provenance = Provenance.of(value)
         data = to_torch(tensor)
-        path = self._path(provenance.name if provenance else value.name or "constant")
+        name = provenance.name if provenance else value.name or "constant"
+        path = self._path(name, torch_name=provenance is not None)
         if trains(data, provenance, self._frozen(value)):
             self.attributes[path] = torch.nn.Parameter(data)
         else:
@@ -197,8 +198,12 @@ class _Builder:
         self._used_names.add(candidate)
         return candidate
 
-    def _path(self, name: str) -> str:
-        """Return a free attribute path: a dotted torch name stays as it is where it can."""
+    def _path(self, name: str, torch_name: bool) -> str:
+        """Return a free attribute path: a dotted torch name stays as it is where it can.
+
+        Other names get a prefix: torch's exporter numbers its own values ``val_3``, and would
+        confuse them with a parameter of that name.
+        """
         parts = name.split(".")
         plain = all(re.fullmatch(r"\w+", p, re.ASCII) and not hasattr(_BARE, p) for p in parts)
         taken = self.attributes
@@ -206,10 +211,10 @@ class _Builder:
         clash = (
             name in taken or prefixes & taken.keys() or any(t.startswith(f"{name}.") for t in taken)
         )
-        if plain and not clash:
+        if plain and not clash and (torch_name or len(parts) > 1):
             self._used_names.add(parts[0])
             return name
-        return self._unique(f"c_{name}")
+        return self._unique(name if name.startswith("c_") else f"c_{name}")
 
     # Nodes
 
