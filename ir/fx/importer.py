@@ -236,7 +236,7 @@ class _Builder:
         attributes = attributes_of(node)
         if entry.wants_outputs:
             attributes["n_outputs"] = _count_outputs(node)
-        result = self._emit("call_function", entry.call, args, attributes, node)
+        result = self._emit("call_function", entry.call, args, attributes, node, entry.many)
         hosted = node.op_type in _HOST_SOURCES or (
             entry.on_host and all(a is None or self._may_be_host(a) for a in args)
         )
@@ -253,13 +253,20 @@ class _Builder:
         return not isinstance(argument, torch.fx.Node) or argument in self.hosted
 
     def _emit(
-        self, kind: str, target: Any, args: list[Any], kwargs: dict[str, Any], node: ir.Node
+        self,
+        kind: str,
+        target: Any,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        node: ir.Node,
+        many: bool,
     ) -> torch.fx.Node:
         first = next((v.name for v in node.outputs if v.name), node.name)
         result = self.fx.create_node(
             kind, target, tuple(args), kwargs, self._unique(first or node.op_type)
         )
-        result.meta["sparsec.origin"] = NodeOrigin(first or "", node.name or "", node.op_type)
+        value = "" if many else first or ""  # a tuple is no value of the graph; its parts are
+        result.meta["sparsec.origin"] = NodeOrigin(value, node.name or "", node.op_type)
         return result
 
     def _bind(self, node: ir.Node, result: torch.fx.Node, *, many: bool, hosted: bool) -> None:
@@ -280,15 +287,18 @@ class _Builder:
                 self.hosted.add(part)
             self.values[value] = part
 
-    def _module(self, node: ir.Node, module: torch.nn.Module, args: list[Any]) -> torch.fx.Node:
+    def _call_module(
+        self, node: ir.Node, module: torch.nn.Module, args: list[Any], *, many: bool, hosted: bool
+    ) -> None:
         path = self._unique(f"{node.op_type.lower()}_{node.name or ''}")
         self.attributes[path] = module
-        return self._emit("call_module", path, args, {}, node)
+        result = self._emit("call_module", path, args, {}, node, many)
+        self._bind(node, result, many=many, hosted=hosted)
 
     def _leaf(self, node: ir.Node) -> None:
         args = [self.resolve(v) for v in node.inputs]
-        result = self._module(node, OrtLeaf(node, self.context.opsets), args)
-        self._bind(node, result, many=len(node.outputs) > 1, hosted=False)
+        leaf = OrtLeaf(node, self.context.opsets)
+        self._call_module(node, leaf, args, many=len(node.outputs) > 1, hosted=False)
 
     # Control flow
 
@@ -316,7 +326,7 @@ class _Builder:
         else:
             module, captures = self._scan(node, len(args))
             args += captures
-        self._bind(node, self._module(node, module, args), many=True, hosted=True)
+        self._call_module(node, module, args, many=True, hosted=True)
 
     def _scan(self, node: ir.Node, operands: int) -> tuple[torch.nn.Module, list[Any]]:
         body, captures = self._body(node, "body")
