@@ -71,6 +71,8 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
                 continue
             params += tensor.size
             nonzero += int(np.count_nonzero(tensor.numpy()))
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.release()  # its pages: a large model is never wholly in memory
     return params, nonzero
 
 
@@ -112,8 +114,8 @@ def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
     """Return the graph without its large values: inputs stand in for them, of the same shape."""
     copy = model.clone()
     for value in copy.graph.inputs:
-        if value.name in feeds:
-            value.shape = ir.Shape(feeds[value.name].shape)
+        if (name := value.name or "") in feeds:
+            value.shape = ir.Shape(feeds[name].shape)
     for node in copy.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -122,7 +124,7 @@ def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
         for name, value in list(graph.initializers.items()):
             tensor = value.const_value
             if tensor is not None and tensor.size > _KEEP_VALUES_UP_TO:
-                value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+                value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
                 value.const_value = None
                 del graph.initializers[name]
                 graph.inputs.append(value)
@@ -143,7 +145,8 @@ def _observed(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shap
         node.outputs[0].dtype = ir.DataType.INT64
         graph.append(node)
         graph.outputs.append(node.outputs[0])
-    outputs: Mapping[str, NDArray[Any]] = OrtRunner(copy, low_memory=True).run(feeds)
+    runner = OrtRunner(copy, optimise=False, low_memory=True)
+    outputs: Mapping[str, NDArray[Any]] = runner.run(feeds)
     return {name: tuple(int(size) for size in outputs[shape]) for name, shape in asked.items()}
 
 

@@ -131,7 +131,9 @@ def _open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
     assert value.shape is not None
     for axis, size in enumerate(value.shape):
         if not isinstance(size, int) or size < 0:
-            label = size.value if not isinstance(size, int) and size.value else f"{value.name}.{axis}"
+            label = (
+                size.value if not isinstance(size, int) and size.value else f"{value.name}.{axis}"
+            )
             yield axis, str(label)
 
 
@@ -168,15 +170,13 @@ def _is_float(dtype: ir.DataType | None) -> bool:
     return dtype is not None and dtype.is_floating_point()
 
 
-def _feed(
-    inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def _feed(inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     feed: dict[str, NDArray[Any]] = {}
     for value in inputs:
         assert value.shape is not None and value.dtype is not None
         names = dict(_open_axes(value))
         shape = tuple(
-            plan.sizes[names[axis]] if axis in names else int(size)  # type: ignore[call-overload]
+            plan.sizes[names[axis]] if axis in names else int(str(size))
             for axis, size in enumerate(value.shape)
         )
         feed[value.name or ""] = _array(value, shape, plan.scalar, rng)

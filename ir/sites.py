@@ -90,7 +90,11 @@ class WeightSite:
         array = _stored(self.weight)
         for step in self.steps:
             array = step.forward(array)
-        return array.astype(np.promote_types(array.dtype, np.float32))
+        copy = array.astype(np.promote_types(array.dtype, np.float32))
+        if isinstance(tensor := self.weight.const_value, ir.ExternalTensor):
+            del array
+            tensor.release()  # its pages: a large model is never wholly in memory
+        return copy
 
     def matrix(self) -> NDArray[np.floating]:
         """Return a copy of the weight as float32 (or float64) [out, reduction], C-contiguous."""

@@ -78,7 +78,14 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 arrays[key] = archive[key]
     except CalibrationError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         about = f" array {key!r}" if key else ""
         raise CalibrationError(
             f"{path}:{about} cannot be read ({error}); write it with numpy.savez, without objects",
@@ -178,7 +185,7 @@ def _array(given: Any, value: ir.Value, source: str) -> NDArray[Any]:
     array = np.asarray(given)
     name = value.name or ""
     if value.dtype not in (None, ir.DataType.STRING):
-        wanted = np.dtype(value.dtype.numpy())  # type: ignore[union-attr]
+        wanted = np.dtype(value.dtype.numpy())
         if array.dtype != wanted:
             if not np.can_cast(array.dtype, wanted, "same_kind"):
                 raise CalibrationError(

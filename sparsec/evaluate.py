@@ -1,8 +1,8 @@
 """Evaluators: what a model is worth on data, before and after.
 
 ``--eval`` takes ``FILE.npz`` with the inputs and ``labels``, ``module:function`` (a zero-argument
-callable that returns a function ``(run) -> {metric: value}``, or that function itself), or ``NAME:FILE`` for a
-registered evaluator.
+callable that returns a function ``(run) -> {metric: value}``, or that function itself), or
+``NAME:FILE`` for a registered evaluator.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.errors import CalibrationError
-from sparsec.ir.sources import import_function, load_feeds, read_npz
 from sparsec.ir.registry import Registry
+from sparsec.ir.sources import import_function, load_feeds, read_npz
 
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 Evaluator: TypeAlias = Callable[[Run], dict[str, float]]

@@ -1,8 +1,8 @@
-"""Solving for a sparsity that was left open: the least that reaches the goals, or the most that keeps them.
+"""Solving for a sparsity that was left open: the least that reaches the goals, or keeps them.
 
 A pass such as ``unstructured`` without ``sparsity=`` has one number left open. With a goal of cost
-(latency, bytes, ...) the least sparsity that reaches it is searched; with goals of quality alone, the
-largest that loses no more than allowed. Each trial is a whole compilation, proved and measured.
+(latency, bytes, ...) the least sparsity that reaches it is searched; with goals of quality alone,
+the largest that loses no more than allowed. Each trial is a whole compilation, proved and measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsec.artifact import Artifact
-from sparsec.artifact.writer import replace
+from sparsec.artifact.writer import publish
 from sparsec.goals import Goal
 from sparsec.passes.base import Pass
 from sparsec.recipe import Recipe
@@ -45,7 +45,11 @@ def settle(recipe: Recipe, sparsity: float) -> Recipe:
 
 
 def solve(
-    recipe: Recipe, output: Path, attempt: Attempt, progress: Callable[[str, float], None]
+    recipe: Recipe,
+    output: Path,
+    attempt: Attempt,
+    progress: Callable[[str, float], None],
+    force: bool = False,
 ) -> Artifact:
     """Search the sparsity by bisection and leave the best artifact at ``output``.
 
@@ -57,12 +61,14 @@ def solve(
     attempt : callable
         Compiles a settled recipe to a path.
     progress : callable
+    force : bool
+        Replace an artifact that is already there.
 
     Returns
     -------
     Artifact
-        The one that meets every goal; where none does, the one nearest to them: the sparsest if a cost
-        is too high, the least sparse if a quality is lost. Its exit code then is 5.
+        The one that meets every goal; where none does, the one nearest to them: the sparsest if a
+        cost is too high, the least sparse if a quality is lost. Its exit code then is 5.
     """
     costs = [goal for goal in recipe.goals if goal.is_cost]
     trials: dict[float, Artifact] = {}
@@ -84,7 +90,7 @@ def solve(
             return all(by_text[goal.text] is not False for goal in watched)
 
         best = least(met) if costs else most(met)
-        replace(trials[best].path, output)
+        publish(trials[best].path, output, force)
     return Artifact.read(output)
 
 
