@@ -85,17 +85,17 @@ def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.Infe
         If the runtime refuses the model for another reason.
     """
     if isinstance(model, Path):
-        return _open(str(model), options, str(model))
+        return open_session(str(model), options, str(model))
     where = model.graph.name or "the graph"
     folder = _common_folder(model)
     if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, folder)
-        return _open(ir.to_proto(model).SerializeToString(), options, where)
+        return open_session(ir.to_proto(model).SerializeToString(), options, where)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         path = Path(name) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
-        return _open(str(path), options, where)
+        return open_session(str(path), options, where)
 
 
 def return_memory() -> None:
@@ -131,7 +131,10 @@ def _common_folder(model: ir.Model) -> str | None:
     return None if len(folders) > 1 else next(iter(folders), ".")
 
 
-def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.InferenceSession:
+def open_session(
+    source: str | bytes, options: ort.SessionOptions, where: str
+) -> ort.InferenceSession:
+    """Open a serialised model; messages call it ``where``. Raises as :func:`new_session`."""
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exception types are private
