@@ -18,7 +18,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from sparsec.ir.errors import ModelImportError, SparsecError, UnsupportedOpError
+from sparsec.ir.errors import ModelImportError, ShapeError, SparsecError, UnsupportedOpError
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -155,5 +155,16 @@ class OrtRunner:
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Return every output by name."""
-        return dict(zip(self._names, self.session.run(None, dict(feeds)), strict=True))
+        """Return every output by name.
+
+        Raises
+        ------
+        ShapeError
+            If the model cannot be run on these inputs.
+        """
+        try:
+            outputs = self.session.run(None, dict(feeds))
+        except Exception as error:  # the runtime's exception types are private
+            text = " ".join(str(error).split())
+            raise ShapeError(f"the model does not run on these inputs: {text}") from error
+        return dict(zip(self._names, outputs, strict=True))
