@@ -76,6 +76,7 @@ def load_model(
         model = _from_proto(source, name, None)
     elif isinstance(source, ir.Model):
         name = source.graph.name or "the model"
+        verify(source, where=name, error=ModelImportError)  # a broken graph cannot be cloned
         model = source.clone()
     else:
         return _load_module(source, example_inputs, dynamic_shapes)

@@ -119,8 +119,10 @@ def _scopes(
 
 def _dangles(value: ir.Value, visible: frozenset[ir.Graph]) -> bool:
     """Whether no visible graph has ``value`` as an input, an initializer or a node's output."""
-    known = value.producer() is not None or value.is_graph_input() or value.is_initializer()
-    return not known or value.graph not in visible
+    if (producer := value.producer()) is not None:
+        return producer.graph not in visible
+    given = value.is_graph_input() or value.is_initializer()
+    return not given or value.graph not in visible
 
 
 def _acyclic(model: ir.Model) -> Iterator[str]:

@@ -7,7 +7,8 @@ A program of its own because TRITON_INTERPRET must be set before triton is impor
 import os
 import sys
 
-os.environ["TRITON_INTERPRET"] = "1"
+if __name__ == "__main__":  # and not when a test runner looks for doctests in here
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
@@ -24,12 +25,17 @@ def run(x, vals, meta, bias):
     return y[:n].numpy()
 
 
-cases = np.load(sys.argv[1])
-count = sum(name.startswith("x_") for name in cases.files)
-results = {
-    f"y_{i}": run(
-        cases[f"x_{i}"], cases[f"vals_{i}"], cases[f"meta_{i}"], cases.get(f"bias_{i}")
-    )
-    for i in range(count)
-}  # fmt: skip
-np.savez(sys.argv[2], **results)
+def main(cases_file, results_file):
+    cases = np.load(cases_file)
+    count = sum(name.startswith("x_") for name in cases.files)
+    results = {
+        f"y_{i}": run(
+            cases[f"x_{i}"], cases[f"vals_{i}"], cases[f"meta_{i}"], cases.get(f"bias_{i}")
+        )
+        for i in range(count)
+    }  # fmt: skip
+    np.savez(results_file, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
