@@ -22,7 +22,11 @@ from examples.zoo.feeding import SENTENCES
 OUT = Path("demo-out")
 
 COMPILES = (
-    ("nm24 for an A100: emitted, not measured", "minilm-a100", ["--pass", "nm24", "--target", "a100"]),
+    (
+        "nm24 for an A100: emitted, not measured",
+        "minilm-a100",
+        ["--pass", "nm24", "--target", "a100"],
+    ),
     ("nm24 for this CPU", "minilm-nm24", ["--pass", "nm24", "--target", "cpu"]),
     (
         "90 % unstructured for this CPU",
@@ -50,7 +54,16 @@ def main() -> int:
     rows = []
     for title, name, options in COMPILES:
         artifact = OUT / f"{name}.sparsec"
-        line = ["compile", str(model), *options, "--calib", str(inputs), "-o", str(artifact), "--force"]
+        line = [
+            "compile",
+            str(model),
+            *options,
+            "--calib",
+            str(inputs),
+            "-o",
+            str(artifact),
+            "--force",
+        ]
         print(f"\n== {title}\n$ sparsec {' '.join(line)}", flush=True)
         start = time.monotonic()
         done = sparsec(*line)
