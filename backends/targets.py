@@ -25,15 +25,27 @@ _TENSORRT = ("sm80", "sm86", "sm89", "sm90", "sm120")
 ONNX = Target("onnx", "plain ONNX, no custom operators, for any runtime", "onnx", Status.EMITTED)
 CPU = Target("cpu", "this machine", "cpu", Status.MEASURED, frozenset(), CPU_PATTERNS)
 X86_AVX2 = Target(
-    "x86-avx2", "x86-64 with AVX2 and FMA", "cpu", Status.MODELLED, frozenset({"x86_64", "avx2"}),
+    "x86-avx2",
+    "x86-64 with AVX2 and FMA",
+    "cpu",
+    Status.MODELLED,
+    frozenset({"x86_64", "avx2"}),
     CPU_PATTERNS,
 )
 X86_AVX512 = Target(
-    "x86-avx512", "x86-64 with AVX-512", "cpu", Status.MODELLED,
-    frozenset({"x86_64", "avx2", "avx512"}), CPU_PATTERNS,
+    "x86-avx512",
+    "x86-64 with AVX-512",
+    "cpu",
+    Status.MODELLED,
+    frozenset({"x86_64", "avx2", "avx512"}),
+    CPU_PATTERNS,
 )
 AARCH64 = Target(
-    "aarch64", "64-bit ARM with NEON", "cpu", Status.MODELLED, frozenset({"aarch64", "neon"}),
+    "aarch64",
+    "64-bit ARM with NEON",
+    "cpu",
+    Status.MODELLED,
+    frozenset({"aarch64", "neon"}),
     CPU_PATTERNS,
 )
 
@@ -41,7 +53,12 @@ AARCH64 = Target(
 def _gpu(name: str) -> Target:
     title, sm, flops, bandwidth = _GPUS[name]
     return Target(
-        name, title, "cuda", Status.EMITTED, frozenset({sm}), ("2:4",),
+        name,
+        title,
+        "cuda",
+        Status.EMITTED,
+        frozenset({sm}),
+        ("2:4",),
         {"flops": flops, "bandwidth": bandwidth},
     )
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import google.protobuf.message  # type: ignore[import-untyped]
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as onnx_passes
 
+from sparsec.ir.canonical import canonicalise, first_line
 from sparsec.ir.errors import ModelImportError
-from sparsec.ir.verify import check_external_data, verify
+from sparsec.ir.verify import check_external_data
 
 if TYPE_CHECKING:
     import torch
@@ -74,29 +74,12 @@ def load_model(
     return model
 
 
-def canonicalise(model: ir.Model, where: str) -> None:
-    """Bring ``model`` into the canonical form, in place, and verify it.
-
-    Raises
-    ------
-    ModelImportError
-        If the graph cannot be used; ``where`` starts the message.
-    """
-    try:
-        verify(model, where=where, error=ModelImportError, sorted_graph=False)
-        if model.functions:
-            onnx_passes.InlinePass()(model)
-        onnx_passes.RemoveInitializersFromInputsPass()(model)
-        onnx_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        onnx_passes.TopologicalSortPass()(model)
-    except ModelImportError:
-        raise
-    except Exception as error:  # onnx_ir raises many types for graphs that are no graphs
-        raise ModelImportError(
-            f"{where}: the graph cannot be brought into canonical form: {_first_line(error)}",
-            where=where,
-        ) from error
-    verify(model, where=where, error=ModelImportError)
+def release(model: ir.Model) -> None:
+    """Give the pages of memory-mapped tensors back to the system; they are mapped again when read."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.release()
 
 
 def _load_onnx(path: Path) -> ir.Model:
@@ -113,7 +96,7 @@ def _load_onnx(path: Path) -> ir.Model:
         model = ir.load(path)
     except (google.protobuf.message.DecodeError, UnicodeDecodeError) as error:
         raise ModelImportError(
-            f"{path}: not an ONNX model, or a truncated one ({_first_line(error)}); "
+            f"{path}: not an ONNX model, or a truncated one ({first_line(error)}); "
             "fetch or export it again",
             where=str(path),
         ) from error
@@ -122,7 +105,7 @@ def _load_onnx(path: Path) -> ir.Model:
         raise ModelImportError(reason, where=str(path)) from error
     except Exception as error:  # the deserialiser reports bad graphs with many exception types
         raise ModelImportError(
-            f"{path}: not a usable ONNX graph: {_first_line(error)}", where=str(path)
+            f"{path}: not a usable ONNX graph: {first_line(error)}", where=str(path)
         ) from error
     check_external_data(model, path)
     return model
@@ -133,7 +116,7 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
         return ir.from_proto(proto)
     except Exception as error:  # as above
         raise ModelImportError(
-            f"{name}: not a usable ONNX graph: {_first_line(error)}", where=name
+            f"{name}: not a usable ONNX graph: {first_line(error)}", where=name
         ) from error
 
 
@@ -163,11 +146,3 @@ def _load_module(
     from sparsec.ir.load_torch import model_from_module
 
     return model_from_module(module, example_inputs, dynamic_shapes)  # type: ignore[arg-type]
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of the innermost cause: what went wrong, without the trace."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

@@ -90,7 +90,11 @@ class WeightSite:
         array = _stored(self.weight)
         for step in self.steps:
             array = step.forward(array)
-        return array.astype(np.promote_types(array.dtype, np.float32))
+        copy = array.astype(np.promote_types(array.dtype, np.float32))
+        if isinstance(tensor := self.weight.const_value, ir.ExternalTensor):
+            del array
+            tensor.release()  # its pages: a large model is never wholly in memory
+        return copy
 
     def matrix(self) -> NDArray[np.floating]:
         """Return a copy of the weight as float32 (or float64) [out, reduction], C-contiguous."""
@@ -136,8 +140,8 @@ class WeightSite:
         text = self.weight.metadata_props.get(KEY)
         return None if text is None else from_metadata(text)
 
-    @pattern.setter
-    def pattern(self, pattern: Pattern) -> None:
+    def mark(self, pattern: Pattern) -> None:
+        """Record on the stored tensor that the weight follows ``pattern``."""
         self.weight.metadata_props[KEY] = to_metadata(pattern, self.stored_reduction_axis)
 
     @property

@@ -20,7 +20,7 @@ from sparsec.ir.codes import Code
 from sparsec.ir.errors import PassConfigError
 from sparsec.ir.patterns import Block, Pattern
 from sparsec.ir.sites import WeightSite
-from sparsec.passes.budget import check_budget, global_kept
+from sparsec.passes.budget import check_budget, global_kept, settled
 from sparsec.passes.criteria import Criterion
 from sparsec.passes.masks.block import block_scores, expand_blocks
 from sparsec.passes.masks.topk import kept, top_mask
@@ -35,8 +35,8 @@ class BlockPass(MaskPass):
     ----------
     rows, cols : int
         Outputs by reduction elements of one block.
-    sparsity : float
-        Fraction of blocks that become zero, between 0 and 1.
+    sparsity : float, optional
+        Fraction of blocks that become zero, between 0 and 1. Left open, it is solved for: see goals.
     scope : str
         ``layer``: the same sparsity in every layer. ``global``: the layers compete for one budget.
 
@@ -56,7 +56,7 @@ class BlockPass(MaskPass):
 
     rows: int = 4
     cols: int = 1
-    sparsity: float = 0.5
+    sparsity: float | None = None
     scope: str = "layer"
 
     def __post_init__(self) -> None:
@@ -90,10 +90,11 @@ class BlockPass(MaskPass):
 
     def keep_counts(self, sites: Sequence[WeightSite], criterion: Criterion) -> Sequence[int]:
         """Return the number of blocks that each site keeps."""
+        sparsity = settled(self.name, self.sparsity)
         if self.scope == "global":
-            return global_kept(lambda: (self._scores(s, criterion) for s in sites), self.sparsity)
+            return global_kept(lambda: (self._scores(s, criterion) for s in sites), sparsity)
         blocks = [-(-s.shape[0] // self.rows) * (s.shape[1] // self.cols) for s in sites]
-        return [kept(count, self.sparsity) for count in blocks]
+        return [kept(count, sparsity) for count in blocks]
 
     def mask(self, score: NDArray[np.floating], keep: int) -> Mask:
         """Mark the ``keep`` best blocks."""

@@ -17,14 +17,14 @@ from sparsec.ir.errors import PassConfigError
 SCOPES = ("layer", "global")
 
 
-def check_budget(name: str, sparsity: float, scope: str) -> None:
+def check_budget(name: str, sparsity: float | None, scope: str) -> None:
     """Refuse options that are no budget.
 
     Raises
     ------
     PassConfigError
     """
-    if not 0.0 < sparsity < 1.0:
+    if sparsity is not None and not 0.0 < sparsity < 1.0:
         raise PassConfigError(
             f"{name}: sparsity is the fraction of zeros and must lie between 0 and 1, "
             f"got {sparsity:g}",
@@ -34,6 +34,23 @@ def check_budget(name: str, sparsity: float, scope: str) -> None:
         raise PassConfigError(
             f"{name}: scope must be {' or '.join(SCOPES)}, got {scope!r}", where=name
         )
+
+
+def settled(name: str, sparsity: float | None) -> float:
+    """Return the sparsity of a pass that is about to run.
+
+    Raises
+    ------
+    PassConfigError
+        If it was left open and no goal has settled it.
+    """
+    if sparsity is None:
+        raise PassConfigError(
+            f"{name}: needs sparsity=, such as {name}:sparsity=0.8; or a goal to solve it for, such as "
+            "--goal latency=-40%",
+            where=name,
+        )
+    return sparsity
 
 
 def global_kept(scores: Callable[[], Iterable[NDArray[np.floating]]], sparsity: float) -> list[int]:

@@ -8,6 +8,7 @@ Lists are joined by ``+``. Short names stand for a SPEC of their own and take fu
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -71,13 +72,13 @@ def build_pass(name: str, options: Mapping[str, Any]) -> Pass:
     if preset:
         return build_pass(full, {**parse_spec(name).options(), **options})
     cls = passes.get(full)
-    types = option_types(cls)
+    kinds = option_types(cls)
     values = {}
     for key, value in options.items():
-        if key not in types:
-            hint = did_you_mean(key, types)
+        if key not in kinds:
+            hint = did_you_mean(key, kinds)
             raise PassConfigError(f"{name}: unknown option {key!r}; {hint}", where=name)
-        values[key] = _read(name, key, value, types[key])
+        values[key] = _read(name, key, value, kinds[key])
     missing = [
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # checked when registered
@@ -119,6 +120,10 @@ def aliases() -> dict[str, str]:
 
 def _read(name: str, key: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``: from text, or checked if it came from a recipe."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # an option that may be left open
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+        if value is None:
+            return None
     try:
         if kind is bool:
             return _BOOLS[str(value).lower()]

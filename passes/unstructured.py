@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sparsec.ir.codes import Code
 from sparsec.ir.patterns import Pattern, Unstructured
 from sparsec.ir.sites import WeightSite
-from sparsec.passes.budget import check_budget, global_kept
+from sparsec.passes.budget import check_budget, global_kept, settled
 from sparsec.passes.criteria import Criterion
 from sparsec.passes.masks.topk import kept, top_mask
 from sparsec.passes.weights import Mask, MaskPass
@@ -29,8 +29,8 @@ class UnstructuredPass(MaskPass):
 
     Parameters
     ----------
-    sparsity : float
-        Fraction of zeros, between 0 and 1.
+    sparsity : float, optional
+        Fraction of zeros, between 0 and 1. Left open, it is solved for: see goals.
     scope : str
         ``layer``: the same sparsity in every layer. ``global``: the layers compete for one budget.
 
@@ -42,7 +42,7 @@ class UnstructuredPass(MaskPass):
 
     name: ClassVar[str] = "unstructured"
 
-    sparsity: float = 0.5
+    sparsity: float | None = None
     scope: str = "layer"
 
     def __post_init__(self) -> None:
@@ -60,9 +60,10 @@ class UnstructuredPass(MaskPass):
 
     def keep_counts(self, sites: Sequence[WeightSite], criterion: Criterion) -> Sequence[int]:
         """Return the number of weights that each site keeps."""
+        sparsity = settled(self.name, self.sparsity)
         if self.scope == "layer":
-            return [kept(site.size, self.sparsity) for site in sites]
-        return global_kept(lambda: (criterion(s, s.matrix()) for s in sites), self.sparsity)
+            return [kept(site.size, sparsity) for site in sites]
+        return global_kept(lambda: (criterion(s, s.matrix()) for s in sites), sparsity)
 
     def mask(self, score: NDArray[np.floating], keep: int) -> Mask:
         """Mark the ``keep`` best weights."""

@@ -87,7 +87,7 @@ class MaskPass(Pass):
             matrix = site.matrix()
             mask = self.mask(criterion(site, matrix), keep)
             site.write_matrix(np.where(mask, matrix, matrix.dtype.type(0)))
-            site.pattern = self.pattern
+            site.mark(self.pattern)
             result.changed.append(site.name)
             zeros, total = zeros + int(np.count_nonzero(~mask)), total + mask.size
         if total:

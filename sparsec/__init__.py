@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sparsec.artifact import Artifact as Artifact
     from sparsec.ir.errors import SparsecError as SparsecError
     from sparsec.ir.load import load_model as load_model
-    from sparsec.passes import Pipeline as Pipeline
+    from sparsec.passes.pipeline import Pipeline as Pipeline
     from sparsec.runtime.session import Session as Session
     from sparsec.runtime.session import load as load
 
@@ -25,7 +25,7 @@ _PUBLIC = {
     "load": "sparsec.runtime.session",
     "load_model": "sparsec.ir.load",
     "Artifact": "sparsec.artifact",
-    "Pipeline": "sparsec.passes",
+    "Pipeline": "sparsec.passes.pipeline",
     "Session": "sparsec.runtime.session",
     "SparsecError": "sparsec.ir.errors",
 }

@@ -19,21 +19,30 @@ import onnx_ir as ir
 
 from sparsec.artifact import Artifact
 from sparsec.artifact import format as fmt
-from sparsec.artifact.writer import check_output, save_model, staging, write_manifest, write_payload
+from sparsec.artifact.writer import (
+    check_output,
+    staging,
+    write_errors,
+    write_manifest,
+    write_payload,
+)
 from sparsec.backends.base import Backend, Feeds, LowerContext
 from sparsec.backends.targets import backends, targets
 from sparsec.goals import Goal
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
-from sparsec.ir.feeds import load_feeds, random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.load import load_model, release
+from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
 from sparsec.passes.pipeline import Pipeline, Step
 from sparsec.prove import Trial, prove
 from sparsec.recipe import Recipe
+from sparsec.report import write_report
+from sparsec.search import has_open, solve
 from sparsec.verdict import judge
 
 if TYPE_CHECKING:
@@ -46,7 +55,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 VERIFY_SAMPLES = 2
 
 
-def compile(  # noqa: A001  (the public name is sparsec.compile)
+def compile(
     model: Source,
     *,
     example_inputs: tuple[Any, ...] | None = None,
@@ -54,7 +63,7 @@ def compile(  # noqa: A001  (the public name is sparsec.compile)
     passes: Iterable[str | Pass] = (),
     target: str = "cpu",
     calib: str | None = None,
-    eval: str | None = None,  # noqa: A002  (the word of the command line)
+    eval: str | None = None,
     goals: Iterable[str] = (),
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -135,36 +144,63 @@ def run_recipe(
 
     progress("import", 0.0)
     source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    feeds = calibration_feeds(source, recipe)
+    tuning = None if cache is None else Path(cache)
 
+    def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
+        file = model_file(model)
+        return build_artifact(source, file, settled, target, backend, to, force, tuning, report)
+
+    with write_errors(path):
+        if has_open(recipe):
+            return solve(recipe, path, build, progress, force)
+        return build(recipe, path, progress)
+
+
+def build_artifact(
+    source: ir.Model,
+    file: Path | None,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    path: Path,
+    force: bool,
+    cache: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """Prune, lower, prove, measure and write; ``source`` is left as it is."""
+    feeds = calibration_feeds(source, recipe)
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
-        scratch = Path(scratch_name)
-        trial = Trial(source, model_file(model), scratch, feeds)
+        trial = Trial(source, file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
         steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
         fold_batch_norm(masked)
-        before, after = graph_cost(source, feeds[0]), graph_cost(masked, feeds[0])
         # From here on the weights are read from the reference on disk, not held in memory.
         reference = trial.keep_reference(masked)
+        del masked
+        before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
+        release(source)
 
-        with staging(path) as stage:
+        with staging(path, force) as stage:
             context = LowerContext(
                 feeds=feeds,
-                cache=None if cache is None else Path(cache),
+                cache=cache,
                 seed=recipe.seed,
                 progress=lambda text, done: progress(text, 0.4 + 0.3 * done),
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
-            manifest = describe(source, model_file(model), recipe, target, steps, lowered)
+            release(reference)
+            manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)
             manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            progress("measure", 0.9)
             manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
+            write_report(stage, manifest)
             write_manifest(stage, manifest)
     return Artifact.read(path)
 
@@ -220,14 +256,16 @@ def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
     return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES).feeds
 
 
-def prune(model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress) -> list[Step]:
+def prune(
+    model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress
+) -> list[Step]:
     """Run the recipe's passes on ``model``, in place."""
     context = PassContext(seed=recipe.seed, feeds=feeds, progress=progress)
     return Pipeline(recipe.passes).run(model, context)
 
 
 def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
-    """Return what a compilation would change, without lowering or writing anything (``--dry-run``)."""
+    """Return what a compilation would change; nothing is lowered or written (``--dry-run``)."""
     target, _ = choose_backend(recipe.target)
     source = load_model(model, **load_options)
     masked = source.clone()

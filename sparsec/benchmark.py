@@ -9,9 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from sparsec.artifact.reader import read_manifest
+from sparsec.artifact.reader import backend_of, open_artifact
 from sparsec.artifact.writer import save_model
-from sparsec.backends.targets import backends
 from sparsec.ir.cleanup import clean_up
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
@@ -55,8 +54,8 @@ def bench_artifact(
     CalibrationError
         If no inputs of a batch size can be made up.
     """
-    manifest = read_manifest(path)
-    backend = backends.get(manifest["backend"])()
+    manifest = open_artifact(path)
+    backend = backend_of(manifest, path)
     rows = []
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         scratch = Path(name)
@@ -66,11 +65,15 @@ def bench_artifact(
         cleaned.parent.mkdir()
         save_model(_cleaned(model), cleaned)
         for batch in batches:
-            feeds = random_feeds(model, seed=manifest["recipe"]["seed"], samples=1, batch=batch).feeds[0]
+            feeds = random_feeds(
+                model, seed=manifest["recipe"]["seed"], samples=1, batch=batch
+            ).feeds[0]
             for count in threads:
                 runner = backend.runner(path, manifest, count)
                 result = measure(runner, (source, cleaned), feeds, threads=count, rounds=rounds)
-                rows.append({"threads": count, "batch": batch, **{key: result[key] for key in KEYS}})
+                rows.append(
+                    {"threads": count, "batch": batch, **{key: result[key] for key in KEYS}}
+                )
     return {"machine": fingerprint(), "rows": rows}
 
 

@@ -23,8 +23,8 @@ class Difference:
     max_abs : float
         Largest ``|a - b|``.
     max_rel : float
-        Largest, over outputs, of ``max |a - b| / max |b|``: relative to the scale of the output, so that
-        an element near zero does not count more than it means.
+        Largest, over outputs, of ``max |a - b| / max |b|``: relative to the scale of the output, so
+        that an element near zero does not count more than it means.
     samples : int
     """
 
@@ -51,8 +51,8 @@ def _difference(got: Any, expected: Any) -> tuple[float, float]:
     if not (_is_number(got) and _is_number(expected)):
         return (0.0, 0.0) if bool(np.all(got == expected)) else (np.inf, np.inf)
     a, b = got.astype(np.float64), expected.astype(np.float64)
-    if not (np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a[~_finite(a)], b[~_finite(a)],
-                                                                     equal_nan=True)):  # fmt: skip
+    odd = ~_finite(a)
+    if not np.array_equal(odd, ~_finite(b)) or not np.array_equal(a[odd], b[odd], equal_nan=True):
         return np.inf, np.inf
     both = _finite(a) & _finite(b)
     if not both.any():

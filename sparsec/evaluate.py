@@ -1,15 +1,12 @@
 """Evaluators: what a model is worth on data, before and after.
 
 ``--eval`` takes ``FILE.npz`` with the inputs and ``labels``, ``module:function`` (a zero-argument
-callable that returns a function ``(run) -> {metric: value}``, or that function itself), or ``NAME:FILE`` for a
-registered evaluator.
+callable that returns a function ``(run) -> {metric: value}``, or that function itself), or
+``NAME:FILE`` for a registered evaluator.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.ir.errors import CalibrationError, did_you_mean
-from sparsec.ir.feeds import load_feeds, read_npz
+from sparsec.ir.errors import CalibrationError
 from sparsec.ir.registry import Registry
+from sparsec.ir.sources import import_function, load_feeds, read_npz
 
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 Evaluator: TypeAlias = Callable[[Run], dict[str, float]]
@@ -52,33 +49,6 @@ def load_evaluator(source: str, model: ir.Model) -> Evaluator:
         return evaluators.get(name)(Path(rest), model)
     function = import_function(source, "--eval")
     return _checked(function, source)
-
-
-def import_function(source: str, option: str) -> Callable[..., Any]:
-    """Import ``module:function``, also from the current folder. This runs the module's code.
-
-    Raises
-    ------
-    CalibrationError
-        If there is none.
-    """
-    module_name, _, attribute = source.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        hint = did_you_mean(module_name, evaluators)
-        raise CalibrationError(
-            f"{option} {source}: cannot import {module_name!r} ({error}); it is no registered "
-            f"evaluator either, {hint}",
-            where=source,
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise CalibrationError(f"{option} {source}: {module_name} has no function {attribute!r}",
-                               where=source)  # fmt: skip
-    return function  # type: ignore[no-any-return]
 
 
 def _checked(function: Callable[..., Any], source: str) -> Evaluator:

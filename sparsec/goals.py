@@ -1,8 +1,8 @@
 """Goals: ``metric=change``, such as ``latency=-40%`` or ``top1=-0.01``.
 
-For what should shrink (latency, bytes, macs, params, nonzero) the change is to be reached at least. For a
-quality the change is what may be lost at most; a quality that grows when it gets worse (perplexity) has a
-positive one.
+For what should shrink (latency, bytes, macs, params, nonzero) the change is to be reached at least.
+For a quality the change is what may be lost at most; a quality that grows when it gets worse
+(perplexity) has a positive one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from sparsec.ir.errors import UsageError
 
 COSTS = ("latency", "bytes", "macs", "params", "nonzero")
 
-_EXPR = re.compile(r"(?P<metric>[A-Za-z][\w.-]*)=(?P<change>[+-]?(?:\d+\.?\d*|\.\d+))(?P<percent>%?)")
+_EXPR = re.compile(
+    r"(?P<metric>[A-Za-z][\w.-]*)=(?P<change>[+-]?(?:\d+\.?\d*|\.\d+))(?P<percent>%?)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Goal:
         match = _EXPR.fullmatch(text.strip())
         if match is None:
             raise UsageError(
-                f"goal {text!r}: write metric=change, such as latency=-40% or top1=-0.01", where=text
+                f"goal {text!r}: write metric=change, such as latency=-40% or top1=-0.01",
+                where=text,
             )
         change = float(match["change"]) / (100 if match["percent"] else 1)
         if match["metric"] in COSTS and change >= 0:

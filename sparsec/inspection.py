@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from sparsec.artifact.reader import is_artifact, read_manifest
-from sparsec.backends.targets import backends
+from sparsec.artifact.graph import load_graph
+from sparsec.artifact.reader import backend_of, is_artifact, open_artifact
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import SparsecError
 from sparsec.ir.feeds import random_feeds
@@ -45,7 +45,7 @@ def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
 
 def _inspect_model(model: ir.Model) -> dict[str, Any]:
     sites = weight_sites(model)
-    result = {"kind": "model", "ops": operators(model), **counts(model)}
+    result: dict[str, Any] = {"kind": "model", "ops": operators(model), **counts(model)}
     result["layers"] = [
         {
             "name": site.name,
@@ -61,15 +61,15 @@ def _inspect_model(model: ir.Model) -> dict[str, Any]:
 
 
 def _inspect_artifact(path: Path) -> dict[str, Any]:
-    manifest = read_manifest(path)
+    manifest = open_artifact(path)
     after = manifest["after"]
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch:
-        backend = backends.get(manifest["backend"])()
+        backend = backend_of(manifest, path)
         stock = load_model(densified(backend, path, Path(scratch)))
         return {
             "kind": "artifact",
             "target": manifest["target"],
-            "ops": operators(load_model(path / "model.onnx")),
+            "ops": operators(load_graph(path)),
             "params": after["params"],
             "nonzero": after["nonzero"],
             "macs": after["macs"],
@@ -101,4 +101,7 @@ def counts(model: ir.Model) -> dict[str, int | None]:
 
 def frozen(sites: Sites) -> list[dict[str, str]]:
     """Return what has weights and cannot be pruned, with the reason."""
-    return [{"value": other.name, "code": str(other.code), "reason": other.reason} for other in sites.others]
+    return [
+        {"value": other.name, "code": str(other.code), "reason": other.reason}
+        for other in sites.others
+    ]

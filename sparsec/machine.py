@@ -31,12 +31,12 @@ def fingerprint() -> dict[str, Any]:
     """Return what a measured time depends on: processor, its features, system, runtime version."""
     import onnxruntime
 
-    from sparsec.backends.cpu.library import cpu_features
+    from sparsec.backends.cpu.library import features, why_no_library
 
     return {
         "cpu": cpu_name(),
         "cpus": available_cpus(),
-        "features": sorted(cpu_features()),
+        "features": [] if why_no_library() else list(features()),
         "system": f"{platform.system()} {platform.machine()}",
         "onnxruntime": onnxruntime.__version__,
     }

@@ -64,10 +64,10 @@ def tool_versions() -> dict[str, str]:
 
 
 def value_json(value: ir.Value) -> dict[str, Any]:
-    """Return name, numpy dtype and shape of a graph input or output; dynamic sizes by name or None."""
+    """Return name, numpy dtype and shape of an input or output; dynamic sizes by name or None."""
     dtype = "unknown" if value.dtype is None else "string"
     if value.dtype not in (None, ir.DataType.STRING):
-        dtype = str(value.dtype.numpy())  # type: ignore[union-attr]
+        dtype = str(value.dtype.numpy())
     shape: list[Any] | None = None
     if value.shape is not None:
         shape = [size if isinstance(size, int) else size.value for size in value.shape]

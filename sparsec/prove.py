@@ -1,9 +1,9 @@
 """Running the artifact against its references: the masked dense model, and the original.
 
-Three graphs play a part. The *source* is what the user gave. The *dense* one is the source after our exact
-clean-ups. The *reference* is the dense one with the passes applied, before lowering: same weights as the
-artifact, stock operators. All lie on disk while they are needed; one session is open at a time, so that
-a model may fill half of the memory.
+Three graphs play a part. The *source* is what the user gave. The *dense* one is the source after
+our exact clean-ups. The *reference* is the dense one with the passes applied, before lowering: same
+weights as the artifact, stock operators. All lie on disk while they are needed; one session is open
+at a time, so that a model may fill half of the memory.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.graph import load_graph
 from sparsec.artifact.writer import save_model
 from sparsec.backends.base import Backend, Feeds, Runner
-from sparsec.backends.onnxruntime import OrtRunner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.ir.run import OrtRunner, return_memory
 from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
@@ -85,7 +86,11 @@ def outputs_of(runner: Runner, feeds: Sequence[Feeds]) -> list[dict[str, NDArray
 
 
 def runnable(
-    backend: Backend, root: Path, manifest: Mapping[str, Any], scratch: Path, threads: int | None = 1
+    backend: Backend,
+    root: Path,
+    manifest: Mapping[str, Any],
+    scratch: Path,
+    threads: int | None = 1,
 ) -> tuple[Runner, str]:
     """Return what runs the artifact here, and how: ``device``, or ``emulated`` in stock operators.
 
@@ -95,7 +100,9 @@ def runnable(
     try:
         return backend.runner(root, manifest, threads), "device"
     except UnsupportedTargetError:
-        return OrtRunner(densified(backend, root, scratch), threads=threads, low_memory=True), "emulated"
+        return OrtRunner(
+            densified(backend, root, scratch), threads=threads, low_memory=True
+        ), "emulated"
 
 
 def densified(backend: Backend, root: Path, scratch: Path) -> Path:
@@ -103,7 +110,7 @@ def densified(backend: Backend, root: Path, scratch: Path) -> Path:
     target = scratch / "densified" / fmt.MODEL
     if not target.exists():
         target.parent.mkdir(parents=True)
-        save_model(backend.densify(ir.load(root / fmt.MODEL), root), target)
+        save_model(backend.densify(load_graph(root), root), target)
     return target
 
 
@@ -137,22 +144,26 @@ def prove(
     verification = verification_json(difference, manifest, how)
     if not verification["passed"]:
         raise VerifyError(
-            f"the lowered model differs from the pruned one by {difference.max_rel:.2g} of the output's "
-            f"scale, over the tolerance {verification['tolerance']:g}; no artifact was written",
+            f"the lowered model differs from the pruned one by {difference.max_rel:.2g} of the "
+            f"output's scale, over the tolerance {verification['tolerance']:g}; no artifact was "
+            "written",
             where=str(manifest["target"]),
         )
 
+    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, trial.source)
+    if evaluator is not None:
+        progress("evaluate", 0.75)
+    after = None if evaluator is None else evaluator(runner.run)
+    del runner  # one session at a time: each may hold the weights once more
+    return_memory()
+
     progress("compare with the original", 0.8)
-    original = OrtRunner(trial.original, low_memory=True)
+    original = OrtRunner(trial.original, optimise=False, low_memory=True)
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
-
-    accuracy = None
-    if recipe.eval is not None:
-        progress("evaluate", 0.85)
-        evaluator = load_evaluator(recipe.eval, trial.source)
-        accuracy = {"before": evaluator(original.run), "after": evaluator(runner.run)}
+    before = None if evaluator is None else evaluator(original.run)
+    accuracy = None if evaluator is None else {"before": before, "after": after}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 
@@ -162,7 +173,9 @@ def tolerance(manifest: Mapping[str, Any]) -> float:
     return TOLERANCE["float16" if sixteen else "float32"]
 
 
-def verification_json(difference: Difference, manifest: Mapping[str, Any], how: str) -> dict[str, Any]:
+def verification_json(
+    difference: Difference, manifest: Mapping[str, Any], how: str
+) -> dict[str, Any]:
     """Return ``verify`` of the manifest; infinities become None, which no JSON number can be."""
     limit = tolerance(manifest)
     return {

@@ -66,7 +66,9 @@ class Recipe:
             If a pass cannot be built.
         """
         if not isinstance(data, dict):
-            raise UsageError(f"{where}: a recipe is a mapping, got {type(data).__name__}", where=where)
+            raise UsageError(
+                f"{where}: a recipe is a mapping, got {type(data).__name__}", where=where
+            )
         for key in data:
             if key not in _KEYS:
                 raise UsageError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), _KEYS)}",
@@ -79,7 +81,9 @@ class Recipe:
             )
         seed = data.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"{where}: seed must be a whole number from 0, got {seed!r}", where=where)
+            raise UsageError(
+                f"{where}: seed must be a whole number from 0, got {seed!r}", where=where
+            )
         return cls(
             passes=tuple(_pass(item, where) for item in _list(data, "passes", where)),
             target=_text(data, "target", where) or "cpu",

@@ -1,7 +1,8 @@
 """Timing models against each other: interleaved rounds in one process, medians, never a single run.
 
 Two runs one after the other compare the machine's moods as much as the models. Here the models take
-turns within each round, the order turns around every other round, and the ratio is formed per round.
+turns within each round, the order turns around every other round, and the ratio is formed per
+round.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 Run = Callable[[], object]
 
@@ -29,9 +31,10 @@ class Times:
         """Return the median seconds per call of ``name``."""
         return float(np.median(self.seconds[name]))
 
-    def ratios(self, numerator: str, denominator: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def ratios(self, numerator: str, denominator: str) -> NDArray[np.float64]:
         """Return the ratio of two contestants, round by round."""
-        return np.asarray(self.seconds[numerator]) / np.asarray(self.seconds[denominator])
+        pairs = zip(self.seconds[numerator], self.seconds[denominator], strict=True)
+        return np.array([above / below for above, below in pairs], np.float64)
 
 
 def race(contestants: Mapping[str, Run], rounds: int, warm_up: int = 3) -> Times:

@@ -8,11 +8,11 @@ from typing import Any
 
 from sparsec.artifact.writer import payload_bytes
 from sparsec.backends.base import Feeds, Runner
-from sparsec.backends.onnxruntime import OrtRunner
 from sparsec.backends.targets import backends, platform_tag
 from sparsec.compare import fidelity_warning
 from sparsec.goals import check_goals
 from sparsec.ir.cost import GraphCost
+from sparsec.ir.run import OrtRunner
 from sparsec.ir.target import Status, Target
 from sparsec.machine import fingerprint
 from sparsec.passes.pipeline import Step
@@ -43,7 +43,10 @@ def judge(
     dict
         ``before``, ``after``, ``latency``, ``goals``, ``notes`` and ``exit_code`` of the manifest.
     """
-    before, after = totals(cost[0], source_bytes(trial)), totals(cost[1], payload_bytes(stage, platform_tag()))
+    before, after = (
+        totals(cost[0], source_bytes(trial, manifest)),
+        totals(cost[1], payload_bytes(stage, platform_tag())),
+    )
     latency = None
     if target.status is Status.MEASURED:
         runner = backends.get(target.backend)().runner(stage, manifest, 1)
@@ -54,7 +57,9 @@ def judge(
     if warning := fidelity_warning(manifest["fidelity"]):
         notes.append(warning)
     if not changed:
-        notes.append("nothing was changed: no pass was given, or none found a layer that it could prune")
+        notes.append(
+            "nothing was changed: no pass was given, or none found a layer that it could prune"
+        )
         exit_code = 5
     elif goals:
         exit_code = 5 if any(goal["met"] is False for goal in goals) else 0
@@ -78,28 +83,27 @@ def totals(cost: GraphCost, size: int) -> dict[str, int]:
     return {"params": cost.params, "nonzero": cost.nonzero, "bytes": size, "macs": cost.macs}
 
 
-def source_bytes(trial: Trial) -> int:
-    """Return the size of the original on disk, its external data included."""
-    total = trial.original.stat().st_size
-    files = {
-        trial.original.parent / value.const_value.location  # type: ignore[union-attr]
-        for value in trial.source.graph.initializers.values()
-        if trial.source_file is not None and hasattr(value.const_value, "location")
-    }
-    if trial.source_file is None:
-        files = {trial.dense.with_name(f"{trial.dense.name}.data")}
-    return total + sum(file.stat().st_size for file in files if file.exists())
+def source_bytes(trial: Trial, manifest: Mapping[str, Any]) -> int:
+    """Return the size of the original; a model that was no file counts as if it were saved."""
+    if (size := manifest["source"]["bytes"]) is not None:
+        return int(size)
+    return sum(file.stat().st_size for file in trial.dense.parent.iterdir())
 
 
-def measure(artifact: Runner, baselines: Sequence[Path], feeds: Feeds, threads: int = 1,
-            rounds: int = ROUNDS) -> dict[str, Any]:  # fmt: skip
+def measure(
+    artifact: Runner,
+    baselines: Sequence[Path],
+    feeds: Feeds,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
     """Time the artifact against the fastest of the dense baselines, interleaved.
 
     Returns
     -------
     dict
-        ``dense_ms``, ``sparse_ms``, ``speedup`` (ratio of medians), its 10th and 90th percentile over the
-        rounds, ``rounds``, ``threads`` and the machine.
+        ``dense_ms``, ``sparse_ms``, ``speedup`` (ratio of medians), its 10th and 90th percentile
+        over the rounds, ``rounds``, ``threads`` and the machine.
     """
     import numpy as np
 
@@ -135,8 +139,11 @@ def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     for layer in manifest["layers"]:
         if layer["pattern"] != "dense":
             codes[layer["code"]] = codes.get(layer["code"], 0) + 1
-    why = ", ".join(f"{count} x {code}" for code, count in sorted(codes.items(), key=lambda i: -i[1]))
+    why = ", ".join(
+        f"{count} x {code}" for code, count in sorted(codes.items(), key=lambda i: -i[1])
+    )
     return (
-        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are {why or 'none'}; on a CPU "
-        "unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where 2:4 does not"
+        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are "
+        f"{why or 'none'}; on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 "
+        "pays where 2:4 does not"
     )

@@ -10,14 +10,13 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
-from sparsec.artifact.reader import check_hashes, read_manifest
+from sparsec.artifact.reader import backend_of, open_artifact
 from sparsec.backends.base import Backend, Feeds
-from sparsec.backends.onnxruntime import OrtRunner
-from sparsec.backends.targets import backends
 from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, VerifyError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
+from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import weight_sites
 from sparsec.prove import densified, outputs_of, runnable, verification_json
 
@@ -31,8 +30,8 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
     ----------
     path : Path
     model : Path, optional
-        The model that it was compiled from: certificates are then replayed with the real weights and
-        the fidelity is computed again.
+        The model that it was compiled from: certificates are then replayed with the real weights
+        and the fidelity is computed again.
 
     Returns
     -------
@@ -46,9 +45,9 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
     VerifyError
         If it does not compute what its own packed weights say.
     """
-    manifest = read_manifest(path)
-    check_hashes(path, manifest)
-    backend = backends.get(manifest["backend"])()
+    manifest = open_artifact(path)
+    backend = backend_of(manifest, path)
+    check_certificates(path, manifest)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         scratch = Path(name)
         stock = load_model(densified(backend, path, scratch))
@@ -62,7 +61,7 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
             "graph": {"passed": True, "nodes": stock.graph.num_nodes(), "patterns": patterns},
             "numerics": numerics,
             "certificates": {
-                "replayed": len(manifest["certificates"]),
+                "replayed": 0,
                 "failed": 0,
                 "with": "random" if model is None else "model",
             },
@@ -70,6 +69,22 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
         if model is not None:
             result["fidelity"] = compare_with_source(path, manifest, backend, model, scratch, feeds)
     return result
+
+
+def check_certificates(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse certificates: no pass of this version removes structure, so none can be replayed.
+
+    Raises
+    ------
+    VerifyError
+        Rather than claim what was not checked.
+    """
+    if count := len(manifest["certificates"]):
+        raise VerifyError(
+            f"{path}: holds {count} certificates, which this version of SparseC cannot replay; "
+            f"verify it with the one that wrote it ({manifest['sparsec']}) or a newer one",
+            where=str(path / fmt.MANIFEST),
+        )
 
 
 def check_interface(stock: ir.Model, manifest: dict[str, Any], path: Path) -> None:
@@ -81,7 +96,7 @@ def check_interface(stock: ir.Model, manifest: dict[str, Any], path: Path) -> No
     """
     for kind, values in (("inputs", stock.graph.inputs), ("outputs", stock.graph.outputs)):
         have = [value.name for value in values]
-        said = [entry.get("name") for entry in manifest[kind]]
+        said = [entry["name"] for entry in manifest[kind]]
         if have != said:
             raise ArtifactError(
                 f"{path}: the graph's {kind} are {have}, the manifest says {said}",
@@ -147,12 +162,13 @@ def compare_with_source(
     """
     from sparsec.artifact.writer import source_digest
 
-    recorded = manifest["source"].get("sha256")
-    found = source_digest(model, load_model(model))["sha256"]
-    if recorded is not None and found != recorded:
+    recorded = manifest["source"]
+    found = source_digest(model, load_model(model))
+    same = all(found[key] == recorded[key] for key in ("sha256", "data"))
+    if recorded["sha256"] is not None and not same:
         raise VerifyError(
-            f"{model}: not the model that {path.name} was compiled from ({manifest['source']['name']}): "
-            "the hashes differ",
+            f"{model}: not the model that {path.name} was compiled from "
+            f"({recorded['name']}): the hashes differ",
             where=str(model),
         )
     runner, _ = runnable(backend, path, manifest, scratch)

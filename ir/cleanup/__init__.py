@@ -15,17 +15,21 @@ from sparsec.ir.cleanup.dead import remove_dead
 from sparsec.ir.cleanup.duplicates import merge_duplicates
 from sparsec.ir.cleanup.identities import eliminate_identities
 from sparsec.ir.cleanup.padding import fold_padding
+from sparsec.ir.cleanup.reshapes import fix_reshapes
+from sparsec.ir.cleanup.sequences import replace_sequences
 from sparsec.ir.cleanup.views import fold_views
 
 __all__ = [
     "clean_up",
     "eliminate_identities",
+    "fix_reshapes",
     "fold_batch_norm",
     "fold_constants",
     "fold_padding",
     "fold_views",
     "merge_duplicates",
     "remove_dead",
+    "replace_sequences",
 ]
 
 _ROUNDS = 8  # one folding uncovers the next; three rounds settle every model seen so far
@@ -49,8 +53,10 @@ def clean_up(model: ir.Model) -> list[str]:
         for step in (
             eliminate_identities,
             fold_constants,
+            fix_reshapes,
             fold_views,
             fold_padding,
+            replace_sequences,
             merge_duplicates,
             remove_dead,
         ):

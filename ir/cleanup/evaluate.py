@@ -36,7 +36,7 @@ class Evaluator:
         self._seen: dict[tuple[bytes, ...], list[Array] | None] = {}
 
     def __call__(self, node: ir.Node, inputs: list[Array | None]) -> list[Array] | None:
-        """Return the outputs of a pure standard ``node``; None if they cannot be computed, or are large."""
+        """Return the outputs of a pure standard ``node``; None if it cannot or must not run."""
         return self.evaluate(ir.serde.serialize_node(node), inputs)
 
     def evaluate(self, proto: onnx.NodeProto, inputs: list[Array | None]) -> list[Array] | None:
@@ -50,9 +50,7 @@ class Evaluator:
             for i, array in enumerate(inputs)
             if array is not None
         ]
-        key = tuple(
-            message.SerializeToString(deterministic=True) for message in (proto, *constants)
-        )
+        key = (proto.SerializeToString(), *(constant.SerializeToString() for constant in constants))
         if key not in self._seen:
             self._seen[key] = self._compute(proto, constants)
         return self._seen[key]

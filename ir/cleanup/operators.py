@@ -27,7 +27,7 @@ PLAIN = {
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
-    """Whether ``node`` is an operator of the standard domain, and one of ``op_types`` if any given."""
+    """Whether ``node`` is of the standard domain, and one of ``op_types`` if any are given."""
     return node.domain in ("", "ai.onnx") and (not op_types or node.op_type in op_types)
 
 
@@ -69,7 +69,7 @@ def small_constant(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def parameter(node: ir.Node, index: int, attribute: str) -> NDArray[Any] | None:
-    """Return a parameter that older opsets store as an attribute and newer ones as a constant input.
+    """Return a parameter that old opsets store as an attribute and new ones as a constant input.
 
     None if it is computed or left out; :func:`has_parameter` tells the two apart.
     """

@@ -58,6 +58,19 @@ def replace_by_constants(node: ir.Node, arrays: list[NDArray[np.generic]]) -> No
             graph.register_initializer(value)
 
 
+def new_constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Add an initializer to ``graph``, called ``name`` or as close to it as is free."""
+    taken = {out.name for node in graph for out in node.outputs}
+    taken.update(value.name for value in graph.inputs)
+    while name in taken or name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(array, name=name)
+    shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def display_name(node: ir.Node) -> str:
     """Return the name of a node; of its first output if it has none."""
     return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type

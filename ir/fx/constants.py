@@ -12,7 +12,9 @@ from sparsec.ir.fx import host as hv
 from sparsec.ir.fx.dtypes import to_torch, torch_dtype
 
 #: Attributes that hold an element type as a number.
-DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"})
+DTYPE_ATTRIBUTES = frozenset(
+    {"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"}
+)
 
 #: Longest int64 or bool constant that is written into a call instead of kept as a buffer.
 LITERAL_LIMIT = 16
@@ -35,11 +37,8 @@ def constant_of(value: ir.Value) -> ir.TensorProtocol | None:
     return None
 
 
-def small_literal(tensor: ir.TensorProtocol) -> hv.Host | None:
-    """Return a short int64 or bool constant as a host value, None for any other.
-
-    A constant of one element is short at rank 1 at most: deeper ones would read badly.
-    """
+def small_literal(tensor: ir.TensorProtocol) -> hv.Value:
+    """Return a short int64 or bool number or vector as a host value, None for other constants."""
     small = len(tensor.shape) <= 1 and math.prod(tensor.shape.numpy()) <= LITERAL_LIMIT
     if small and tensor.dtype in (ir.DataType.INT64, ir.DataType.BOOL):
         return hv.to_host(to_torch(tensor))

@@ -81,17 +81,13 @@ class Loop(torch.nn.Module):  # type: ignore[misc]
     stacked : sequence of Stacked
     """
 
-    def __init__(
-        self, body: torch.fx.GraphModule, states: int, stacked: Sequence[Stacked]
-    ) -> None:
+    def __init__(self, body: torch.fx.GraphModule, states: int, stacked: Sequence[Stacked]) -> None:
         super().__init__()
         self.body = body
         self.states = states
         self.stacked = tuple(stacked)
 
-    def forward(
-        self, trips: hv.Value, condition: hv.Value, *operands: hv.Value
-    ) -> tuple[Any, ...]:
+    def forward(self, trips: hv.Value, condition: hv.Value, *operands: hv.Value) -> tuple[Any, ...]:
         """Return the last state and the stacked outputs."""
         limit = None if trips is None else hv.scalar(hv.to_host(trips))
         running = True if condition is None else bool(hv.scalar(hv.to_host(condition)))
@@ -143,18 +139,14 @@ class Scan(torch.nn.Module):  # type: ignore[misc]
     def forward(self, *operands: hv.Value) -> tuple[Any, ...]:
         """Return the last state and the stacked outputs."""
         state = operands[: self.states]
-        scanned = [
-            hv.to_tensor(x) for x in operands[self.states : self.states + len(self.axes)]
-        ]
+        scanned = [hv.to_tensor(x) for x in operands[self.states : self.states + len(self.axes)]]
         captures = operands[self.states + len(self.axes) :]
         collected: list[list[Tensor]] = [[] for _ in self.stacked]
         length = scanned[0].shape[self.axes[0]]
         for step in range(length):
             slices = [
                 x.select(axis, length - 1 - step if backward else step)
-                for x, axis, backward in zip(
-                    scanned, self.axes, self.backward_inputs, strict=True
-                )
+                for x, axis, backward in zip(scanned, self.axes, self.backward_inputs, strict=True)
             ]
             outputs = self.body(*state, *slices, *captures)
             state = tuple(outputs[: self.states])

@@ -203,8 +203,8 @@ class _Builder:
         plain = all(re.fullmatch(r"\w+", p, re.ASCII) and not hasattr(_BARE, p) for p in parts)
         taken = self.attributes
         prefixes = {".".join(parts[:i]) for i in range(1, len(parts))}
-        clash = name in taken or prefixes & taken.keys() or any(
-            t.startswith(f"{name}.") for t in taken
+        clash = (
+            name in taken or prefixes & taken.keys() or any(t.startswith(f"{name}.") for t in taken)
         )
         if plain and not clash:
             self._used_names.add(parts[0])
@@ -265,7 +265,10 @@ class _Builder:
             part = result
             if many:
                 part = self.fx.create_node(
-                    "call_function", operator.getitem, (result, index), name=self._unique(value.name)
+                    "call_function",
+                    operator.getitem,
+                    (result, index),
+                    name=self._unique(value.name),
                 )
                 part.meta["sparsec.origin"] = NodeOrigin(value.name, node.name or "", node.op_type)
             if hosted:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from sparsec.ir.fx import host as hv
 from sparsec.ir.fx.registry import op
 
 
@@ -40,8 +41,9 @@ def attention(
     """Attention with masks, past keys and values, grouped heads and soft capping.
 
     Inputs are [batch, heads, length, width], or [batch, length, heads * width] together with the
-    head counts. The product of query and key is returned as it stands after the step that
-    ``qk_matmul_output_mode`` names: 0 product, 1 mask added, 2 soft cap, 3 softmax.
+    head counts. The scores are returned as they stand after the step that
+    ``qk_matmul_output_mode`` names: 0 product, 1 soft cap, 2 mask added, 3 softmax. A query that
+    may look at nothing gives zeros.
     """
     flat = query.ndim == 3
     q, k, v = _heads(query, q_num_heads), _heads(key, kv_num_heads), _heads(value, kv_num_heads)
@@ -53,41 +55,60 @@ def attention(
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     root = math.sqrt(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
     scores = (q * root) @ (k * root).mT
-    steps = [scores]
-    bias = _bias(q, k, mask, 0 if past_key is None else past_key.shape[2], is_causal)
+    capped = torch.tanh(scores / softcap) * softcap if softcap else scores
+    before = 0 if past_key is None else past_key.shape[2]
     if nonpad_kv_seqlen is not None:
-        real = torch.arange(k.shape[2], device=q.device) < nonpad_kv_seqlen.reshape(-1, 1, 1, 1)
-        hidden = torch.zeros_like(scores).masked_fill(~real, -torch.inf)
-        bias = hidden if bias is None else bias + hidden
-    steps.append(scores if bias is None else scores + bias)
-    steps.append(torch.tanh(steps[1] / softcap) * softcap if softcap else steps[1])
-    weights = torch.softmax(steps[2], -1, dtype=softmax_precision).to(q.dtype)
-    steps.append(weights)
+        nonpad_kv_seqlen = nonpad_kv_seqlen.reshape(-1, 1, 1, 1)
+        before = nonpad_kv_seqlen - q.shape[2]
+    bias = _bias(q, k, mask, before, nonpad_kv_seqlen, is_causal)
+    masked = capped if bias is None else capped + bias
+    weights = _softmax(masked, softmax_precision, may_be_blind=bias is not None).to(q.dtype)
     y = weights @ v
     if flat:
-        y = y.transpose(1, 2).reshape(y.shape[0], y.shape[2], -1)
-    return y, *present, steps[qk_matmul_output_mode]
+        y = y.transpose(1, 2).flatten(2)
+    return y, *present, (scores, capped, masked, weights)[qk_matmul_output_mode]
 
 
 def _bias(
-    q: Tensor, k: Tensor, mask: Tensor | None, past: int, is_causal: int
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    before: int | Tensor,
+    lengths: Tensor | None,
+    is_causal: int,
 ) -> Tensor | None:
-    """Return what is added to the scores: the mask in float form, with the causal one."""
-    bias = None
+    """Return what is added to the scores, -inf where a query may not look; None for nothing.
+
+    ``before`` counts the keys that precede the first query, ``lengths`` the keys that are real.
+    """
+    parts = []
     if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(
-                ~mask, -torch.inf
-            )
+        mask = _additive(mask, q) if mask.dtype == torch.bool else mask
         short = k.shape[2] - mask.shape[-1]
-        bias = torch.nn.functional.pad(mask, (0, short), value=-torch.inf) if short else mask
+        parts.append(F.pad(mask, (0, short), value=-torch.inf) if short else mask)
+    keys = torch.arange(k.shape[2], device=q.device)
     if is_causal:
-        rows = torch.arange(q.shape[2], device=q.device)[:, None] + past
-        later = torch.arange(k.shape[2], device=q.device) > rows
-        causal = torch.zeros(later.shape, dtype=q.dtype, device=q.device)
-        causal = causal.masked_fill(later, -torch.inf)
-        bias = causal if bias is None else bias + causal
-    return bias
+        rows = torch.arange(q.shape[2], device=q.device)[:, None] + before
+        parts.append(_additive(keys <= rows, q))
+    if lengths is not None:
+        parts.append(_additive(keys < lengths, q))
+    return functools.reduce(torch.add, parts) if parts else None
+
+
+def _additive(allowed: Tensor, like: Tensor) -> Tensor:
+    """Return 0 where allowed and -inf elsewhere."""
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(
+        ~allowed, -torch.inf
+    )
+
+
+def _softmax(scores: Tensor, dtype: torch.dtype | None, *, may_be_blind: bool) -> Tensor:
+    """Softmax over keys; rows of -inf give zeros, where plain softmax gives NaN."""
+    if not may_be_blind:
+        return torch.softmax(scores, -1, dtype=dtype)
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    weights = torch.softmax(scores.masked_fill(blind, 0.0), -1, dtype=dtype)
+    return weights.masked_fill(blind, 0.0)
 
 
 @op("RotaryEmbedding", since=23)
@@ -119,11 +140,8 @@ def rotary_embedding(
     else:
         a, b = rotated.chunk(2, -1)
     turned = (a * cos - b * sin, a * sin + b * cos)
-    if interleaved:
-        y = torch.stack(turned, -1).reshape(rotated.shape)
-    else:
-        y = torch.cat(turned, -1)
-    y = torch.cat((y, rest), -1)
+    joined = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+    y = torch.cat((joined, rest), -1)
     if not flat:
         return y
-    return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], hv.product((y.shape[1], y.shape[3])))
+    return y.transpose(1, 2).flatten(2)

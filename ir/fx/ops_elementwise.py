@@ -210,7 +210,6 @@ def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str =
     return cast(x, to=target.dtype, saturate=saturate)
 
 
-
 @op("Clip", since=11, inline=("low", "high"))
 def clip(x: Tensor, low: hv.Value = None, high: hv.Value = None) -> Tensor:
     """Limit to [low, high]; a missing limit limits nothing."""

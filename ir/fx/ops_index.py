@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,9 +121,7 @@ def scatter(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0) -> Te
 
 
 @op("ScatterND", since=11)
-def scatter_nd(
-    x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none"
-) -> Tensor:
+def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
     """Write or accumulate the slices of x that the last axis of ``indices`` addresses."""
     indices = indices.to(torch.int64)
     if reduction == "none":
@@ -221,14 +218,12 @@ def top_k(
 
 
 @op("TopK", since=10, host=("k",), many=True)
-def top_k_largest(x: Tensor, k: hv.Host, *, axis: int = -1) -> tuple[Tensor, Tensor]:
+def top_k_largest(x: Tensor, k: hv.Host, *, axis: int = -1) -> Any:
     """Return the k largest elements; of equals, the first come first."""
     return top_k(x, k, axis=axis)
 
 
 @op("TopK", many=True)
-def top_k_by_attribute(x: Tensor, *, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
+def top_k_by_attribute(x: Tensor, *, k: int, axis: int = -1) -> Any:
     """Return the k largest elements; of equals, the first come first."""
     return top_k(x, k, axis=axis)
-
-

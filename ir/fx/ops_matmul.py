@@ -61,5 +61,5 @@ def einsum(*operands: Tensor, equation: str) -> Tensor:
 
 @op("Det", since=11)
 def det(x: Tensor) -> Tensor:
-    """Determinant of the last two axes."""
+    """Take the determinant of the last two axes."""
     return torch.linalg.det(x)

@@ -86,8 +86,8 @@ def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
-def _centred(x: Tensor, zero: Tensor | None, shape: Sequence[int] = ()) -> Tensor:
-    """Subtract the zero point, one value or one along the axis that ``shape`` leaves open."""
+def _centred(x: Tensor, zero: Tensor | None, shape: Sequence[int] = (-1,)) -> Tensor:
+    """Subtract the zero point: one value, or one along the axis that ``shape`` leaves open."""
     x = x.to(torch.float64)
     if zero is None:
         return x

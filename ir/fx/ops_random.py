@@ -105,8 +105,6 @@ def random_uniform_like(
 
 
 @op("Bernoulli", since=15)
-def bernoulli(
-    x: Tensor, *, dtype: torch.dtype | None = None, seed: float | None = None
-) -> Tensor:
+def bernoulli(x: Tensor, *, dtype: torch.dtype | None = None, seed: float | None = None) -> Tensor:
     """Draw zeros and ones; x holds the chances of one."""
     return (_uniform(x.shape, x.dtype, x.device, seed) < x).to(dtype or x.dtype)

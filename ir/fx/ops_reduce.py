@@ -102,9 +102,7 @@ for _name, _function in _REDUCTIONS.items():
 
 
 def _extremum(find: Callable[..., Any]) -> Callable[..., Tensor]:
-    def apply(
-        x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0
-    ) -> Tensor:
+    def apply(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
         """Position of the extreme element along one axis, the first or the last of equals."""
         if select_last_index:
             return x.shape[axis] - 1 - find(x.flip(axis), axis, keepdim=bool(keepdims))

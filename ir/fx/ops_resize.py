@@ -67,19 +67,15 @@ def _kernel(t: Tensor, mode: str, a: float) -> Tensor:
 def _weights(
     length: Any, at: Tensor, scale: Any, mode: str, a: float, antialias: int, exclude_outside: int
 ) -> Tensor:
-    """Return the matrix [out, length] of an axis."""
-    columns = torch.arange(length, dtype=at.dtype, device=at.device)
-    if antialias:
-        weights = _kernel((columns - at[:, None]) * min(scale, 1.0), mode, a)
-        return weights / weights.sum(1, keepdim=True)
-    first, taps = (-1, 4) if mode == "cubic" else (0, 2)
-    places = torch.floor(at)[:, None] + torch.arange(
-        first, first + taps, dtype=at.dtype, device=at.device
-    )
-    weights = _kernel(at[:, None] - places, mode, a)
+    """Return the matrix [out, length] of an axis; what lies outside counts as the edge."""
+    width = min(scale, 1.0) if antialias else 1.0  # shrinking widens the kernel by 1 / scale
+    first = math.floor(-(2 if mode == "cubic" else 1) / width) + 1
+    taps = torch.arange(first, 2 - first, dtype=at.dtype, device=at.device)
+    places = torch.floor(at)[:, None] + taps
+    weights = _kernel((at[:, None] - places) * width, mode, a)
     if exclude_outside:
         weights = weights * ((places >= 0) & (places < length))
-        weights = weights / weights.sum(1, keepdim=True)
+    weights = weights / weights.sum(1, keepdim=True)
     blank = torch.zeros((at.shape[0], length), dtype=at.dtype, device=at.device)
     return blank.scatter_add(1, places.clamp(0, length - 1).to(torch.int64), weights)
 

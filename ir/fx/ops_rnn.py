@@ -6,6 +6,7 @@ any dtype come for free. The gates' names are those of the specification.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,14 +42,18 @@ def _activations(
 ) -> list[Activation]:
     """Return the functions of all directions; coefficients go in order to those that take them."""
     more_alphas, more_betas = list(alphas), list(betas)
-    functions = []
+    functions: list[Activation] = []
     for name in [n.lower() for n in names or defaults]:
         takes_alpha = name in _ALPHA or name in ("affine", "scaledtanh")
         takes_beta = name in _BETA or name in ("affine", "scaledtanh")
         a = more_alphas.pop(0) if takes_alpha and more_alphas else _ALPHA.get(name, 1.0)
         b = more_betas.pop(0) if takes_beta and more_betas else _BETA.get(name, 0.0)
-        functions.append(lambda x, f=_ACTIVATIONS[name], a=a, b=b: f(x, a, b))
+        functions.append(functools.partial(_activate, _ACTIVATIONS[name], a, b))
     return functions
+
+
+def _activate(function: Callable[..., Tensor], a: float, b: float, x: Tensor) -> Tensor:
+    return function(x, a, b)
 
 
 def _run(
@@ -73,7 +78,7 @@ def _run(
 
 
 def _layer(
-    make_cell: Callable[[Tensor, Tensor, Tensor | None, list[Activation]], Cell],
+    make_cell: Callable[[Tensor, Tensor | None, list[Activation]], Cell],
     x: Tensor,
     w: Tensor,
     r: Tensor,
@@ -84,11 +89,13 @@ def _layer(
     activations: list[Activation],
     direction: str,
     layout: int,
-    bias_parts: int,
+    *,
+    split_bias: bool = False,
 ) -> tuple[Tensor, ...]:
     """Run all directions of a layer: x [length, batch, in], w [directions, gates, in].
 
-    ``bias_parts`` says what of the recurrent bias the cell adds itself: 0 nothing, 1 all.
+    A cell is made from the recurrent weights, from its peepholes or, with ``split_bias``, from the
+    recurrent bias that it adds itself, and from its activations.
     """
     if layout:
         x = x.transpose(0, 1)
@@ -99,14 +106,12 @@ def _layer(
     for d in range(directions):
         functions = activations[d * per_direction : (d + 1) * per_direction]
         bias, recurrent_bias = (None, None) if b is None else b[d].chunk(2)
-        if bias is not None and not bias_parts:
+        if bias is not None and not split_bias:
             bias, recurrent_bias = bias + recurrent_bias, None
         gates = F.linear(x, w[d], bias)
-        state = tuple(
-            x.new_zeros((x.shape[1], hidden)) if s is None else s[d] for s in states
-        )
+        state = tuple(x.new_zeros((x.shape[1], hidden)) if s is None else s[d] for s in states)
         extra = recurrent_bias if peepholes is None else peepholes[d]
-        cell = make_cell(gates, r[d], extra, functions)
+        cell = make_cell(r[d], extra, functions)
         y, last = _run(gates, state, cell, lengths, direction == "reverse" or d == 1)
         outputs.append(y)
         lasts.append(last)
@@ -143,9 +148,7 @@ def lstm(
 ) -> tuple[Tensor, ...]:
     """Long short-term memory; gates in the order input, output, forget, cell."""
 
-    def make_cell(
-        _: Tensor, r: Tensor, peephole: Tensor | None, functions: list[Activation]
-    ) -> Cell:
+    def make_cell(r: Tensor, peephole: Tensor | None, functions: list[Activation]) -> Cell:
         f, g, h = functions
         pi, po, pf = (0.0,) * 3 if peephole is None else peephole.chunk(3)
 
@@ -167,7 +170,7 @@ def lstm(
     )
     return _layer(
         make_cell, x, w, r, b, sequence_lens, (initial_h, initial_c), peepholes, functions,
-        direction, layout, 0,
+        direction, layout,
     )  # fmt: skip
 
 
@@ -191,7 +194,7 @@ def gru(
 ) -> tuple[Tensor, ...]:
     """Gated recurrent unit; gates in the order update, reset, hidden."""
 
-    def make_cell(_: Tensor, r: Tensor, bias: Tensor | None, functions: list[Activation]) -> Cell:
+    def make_cell(r: Tensor, bias: Tensor | None, functions: list[Activation]) -> Cell:
         f, g = functions
         size = r.shape[1]
         rzr, rh = r[: 2 * size], r[2 * size :]
@@ -214,7 +217,18 @@ def gru(
         activations, ("Sigmoid", "Tanh") * r.shape[0], activation_alpha, activation_beta
     )
     return _layer(
-        make_cell, x, w, r, b, sequence_lens, (initial_h,), None, functions, direction, layout, 1
+        make_cell,
+        x,
+        w,
+        r,
+        b,
+        sequence_lens,
+        (initial_h,),
+        None,
+        functions,
+        direction,
+        layout,
+        split_bias=True,
     )
 
 
@@ -237,13 +251,11 @@ def rnn(
 ) -> tuple[Tensor, ...]:
     """Plain recurrent layer."""
 
-    def make_cell(_: Tensor, r: Tensor, __: Any, functions: list[Activation]) -> Cell:
+    def make_cell(r: Tensor, _: Any, functions: list[Activation]) -> Cell:
         (f,) = functions
         return lambda gates, state: (f(_limit(gates + state[0] @ r.T, clip)),)
 
-    functions = _activations(
-        activations, ("Tanh",) * r.shape[0], activation_alpha, activation_beta
-    )
+    functions = _activations(activations, ("Tanh",) * r.shape[0], activation_alpha, activation_beta)
     return _layer(
-        make_cell, x, w, r, b, sequence_lens, (initial_h,), None, functions, direction, layout, 0
+        make_cell, x, w, r, b, sequence_lens, (initial_h,), None, functions, direction, layout
     )

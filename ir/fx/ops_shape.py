@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,9 @@ def broadcast_target(old: Sequence[int], wanted: Sequence[int]) -> Shape:
     rank = max(len(old), len(wanted))
     old = (1,) * (rank - len(old)) + tuple(old)
     wanted = (1,) * (rank - len(wanted)) + tuple(wanted)
-    return tuple(o if isinstance(w, int) and w == 1 else w for o, w in zip(old, wanted, strict=True))
+    return tuple(
+        o if isinstance(w, int) and w == 1 else w for o, w in zip(old, wanted, strict=True)
+    )
 
 
 @op(
@@ -310,5 +312,3 @@ def arange(start: hv.Value, limit: hv.Value, delta: hv.Value) -> Tensor:
 
 def _range(start: hv.Value, limit: hv.Value, delta: hv.Value) -> Tensor:
     return torch.arange(*(hv.scalar(hv.to_host(v)) for v in (start, limit, delta)))
-
-

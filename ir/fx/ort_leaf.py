@@ -71,7 +71,9 @@ class OrtLeaf(torch.nn.Module):  # type: ignore[misc]
                 )
                 for i, operand in enumerate(key)
             ]
-            outputs = [ir.Value(name=f"y{i}" if named else "") for i, named in enumerate(self.outputs)]
+            outputs = [
+                ir.Value(name=f"y{i}" if named else "") for i, named in enumerate(self.outputs)
+            ]
             node = ir.Node(
                 self.domain, self.op_type, inputs, self.attributes.values(), outputs=outputs
             )
@@ -100,12 +102,15 @@ class OrtLeaf(torch.nn.Module):  # type: ignore[misc]
             None if t is None else self._array(t, expected)
             for t, expected in zip(tensors, self.expected, strict=False)
         ]
-        key = tuple(None if a is None else (ir.DataType.from_numpy(a.dtype), a.ndim) for a in arrays)
+        key = tuple(
+            None if a is None else (ir.DataType.from_numpy(a.dtype), a.ndim) for a in arrays
+        )
         feeds = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
         results = iter(self._session(key).run(None, feeds))
-        outputs: list[Any] = []
-        for named in self.outputs:
-            outputs.append(self._tensor(next(results), working, device, present) if named else None)
+        outputs = [
+            self._tensor(next(results), working, device, present) if named else None
+            for named in self.outputs
+        ]
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     @staticmethod

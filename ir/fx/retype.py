@@ -29,4 +29,4 @@ def retyped(gm: torch.fx.GraphModule, dtype: torch.dtype) -> torch.fx.GraphModul
 
 
 def _moves(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point and dtype.itemsize > 1
+    return bool(dtype.is_floating_point and dtype.itemsize > 1)

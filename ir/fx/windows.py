@@ -44,9 +44,7 @@ def pad_spatial(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(x, pairs, value=value)
 
 
-def ceil_overhang(
-    size: int, kernel: int, stride: int, dilation: int, begin: int, end: int
-) -> int:
+def ceil_overhang(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int) -> int:
     """Return how far the last window of a ceil_mode pooling reaches past the padded input.
 
     A window that would start in the padding at the end is left out.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from sparsec.ir.cleanup import fold_constants, fold_views
+from sparsec.ir.cleanup import fix_reshapes, fold_constants, fold_views
 from sparsec.passes.base import Pass, PassContext, PassResult
 
 
@@ -21,4 +21,5 @@ class FoldConstantsPass(Pass):
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Fold in place; the result names the nodes that are gone."""
-        return PassResult(changed=[*fold_constants(model), *fold_views(model)])
+        steps = (fold_constants, fix_reshapes, fold_views)
+        return PassResult(changed=[name for step in steps for name in step(model)])

@@ -7,7 +7,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from sparsec.ir.cleanup import eliminate_identities, fold_padding, merge_duplicates
+from sparsec.ir.cleanup import (
+    eliminate_identities,
+    fold_padding,
+    merge_duplicates,
+    replace_sequences,
+)
 from sparsec.passes.base import Pass, PassContext, PassResult
 
 
@@ -21,5 +26,5 @@ class IdentitiesPass(Pass):
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Remove in place; the result names the nodes that are gone."""
-        steps = (eliminate_identities, fold_padding, merge_duplicates)
+        steps = (eliminate_identities, fold_padding, replace_sequences, merge_duplicates)
         return PassResult(changed=[name for step in steps for name in step(model)])

@@ -17,6 +17,7 @@ REPORT = "report.html"
 # A reader refuses more than this before it looks at anything else.
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILES = 100_000
+MAX_DEPTH = 8
 
 # Relative, forward slashes, no empty or dotted part: such a path cannot leave the artifact.
 _PART = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9_.+-]+"

@@ -10,33 +10,36 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
-from sparsec.ir.errors import ArtifactError, SparsecError, UsageError
+from sparsec.ir.errors import ArtifactError, UsageError
+from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
+    """Refuse an output that cannot be written, or that would destroy something else.
 
     Raises
     ------
     UsageError
-        If something is there already and may not be replaced, or the folder above cannot be written to.
+        If something is there already and may not be replaced, or the folder above cannot be written
+        to.
     """
     if path.is_symlink() or path.exists():
-        if not (path / fmt.MANIFEST).is_file():
+        if reason := _why_not_ours(path):
             raise UsageError(
-                f"{path}: exists and is no artifact; it is never replaced, choose another -o",
+                f"{path}: exists and {reason}; it is never replaced, choose another -o",
                 where=str(path),
             )
         if not force:
@@ -51,53 +54,110 @@ def check_output(path: Path, force: bool) -> None:
         raise UsageError(f"{parent}: the folder is not writable", where=str(parent))
 
 
+def _why_not_ours(path: Path) -> str | None:
+    """Return why ``path`` is not an artifact and nothing but an artifact, or None.
+
+    A damaged artifact is still one: what makes it ours is its manifest, whatever became of the
+    rest.
+    """
+    from sparsec.artifact.reader import parse_manifest
+
+    if path.is_symlink() or not path.is_dir():
+        return "is no artifact"
+    try:
+        files = parse_manifest(path / fmt.MANIFEST).get("files")
+    except ArtifactError:
+        return "is no artifact"
+    listed = {fmt.MANIFEST, *(files if isinstance(files, dict) else ())}
+    for file in path.rglob("*"):
+        if not file.is_dir() and (name := file.relative_to(path).as_posix()) not in listed:
+            return f"holds {name}, which is no part of the artifact"
+    return None
+
+
 @contextlib.contextmanager
-def staging(path: Path) -> Iterator[Path]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while ``path`` is made into an ArtifactError that says so.
+
+    Raises
+    ------
+    ArtifactError
+        If the disk is full, a folder is not writable, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        at = f" ({error.filename})" if error.filename else ""
+        raise ArtifactError(
+            f"{path}: cannot be written: {reason}{at}; nothing was left behind", where=str(path)
+        ) from error
+
+
+@contextlib.contextmanager
+def staging(path: Path, force: bool) -> Iterator[Path]:
     """Yield a fresh folder beside ``path``; on success it takes that name, else it is removed.
 
     Raises
     ------
     ArtifactError
         If the disk is full or the folder cannot be written.
+    UsageError
+        If something that may not be replaced has meanwhile appeared at ``path``.
     """
+    stage = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
     try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        stage.chmod(0o755)
-        yield stage
-        _replace(stage, path)
-    except SparsecError:
-        raise
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+        with write_errors(path):
+            stage.mkdir()
+            yield stage
+            publish(stage, path, force)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        _remove(stage)
 
 
-def _cannot_write(path: Path, error: OSError) -> ArtifactError:
-    reason = error.strerror or str(error)
-    return ArtifactError(
-        f"{path}: cannot be written: {reason}; nothing was left behind", where=str(path)
-    )
+def publish(stage: Path, path: Path, force: bool) -> None:
+    """Give a complete artifact at ``stage`` the name ``path``.
 
+    An artifact that is already there stays until the new one is in place.
 
-def _replace(stage: Path, path: Path) -> None:
-    """Give ``stage`` the name ``path``; an artifact already there stays until the new one is in place."""
+    Raises
+    ------
+    UsageError
+        If something that may not be replaced has meanwhile appeared at ``path``.
+    """
+    _flush(stage)
+    check_output(path, force)
     if not path.exists():
         stage.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    old = stage.with_suffix(".old")
     try:
-        path.rename(old / "artifact")
-        try:
-            stage.rename(path)
-        except OSError:
-            (old / "artifact").rename(path)
-            raise
+        path.rename(old)
+        stage.rename(path)
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            _remove(old)
+        else:
+            old.rename(path)
+
+
+def _flush(stage: Path) -> None:
+    """Bring everything onto the disk, so that no name outlives a power cut without its content."""
+    for item in (*stage.rglob("*"), stage):
+        handle = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours; a second Ctrl-C does not leave half of it."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_payload(stage: Path, lowered: Lowered) -> None:
@@ -109,11 +169,16 @@ def write_payload(stage: Path, lowered: Lowered) -> None:
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-    save_model(lowered.model, stage / fmt.MODEL)
+    if lowered.weights:
+        write_weights(stage / fmt.WEIGHTS, lowered.weights)
+        point_into(lowered.model, stage / fmt.WEIGHTS, lowered.weights)
+        ir.save(lowered.model, stage / fmt.MODEL)
+    else:
+        save_model(lowered.model, stage / fmt.MODEL)
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Save a graph with its large tensors outside, in ``<name>.data``, in the order of the graph."""
+    """Save a graph; its large tensors lie outside, in ``<name>.data``, in the graph's order."""
     ir.save(
         model,
         path,
@@ -123,12 +188,20 @@ def save_model(model: ir.Model, path: Path) -> None:
 
 
 def write_manifest(stage: Path, manifest: dict[str, Any]) -> None:
-    """Record the hash of every file, then write the manifest, last."""
+    """Record the hash of every file, then write the manifest, last.
+
+    Raises
+    ------
+    ArtifactError
+        If the manifest is not one that a reader would accept.
+    """
     manifest["files"] = {
         file.relative_to(stage).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
         for file in sorted(stage.rglob("*"))
         if file.is_file() and file.name != fmt.MANIFEST
     }
+    if wrong := complaint(manifest):
+        raise ArtifactError(f"the manifest to be written is not valid: {wrong}", where=str(stage))
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     (stage / fmt.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -152,33 +225,37 @@ def payload_bytes(stage: Path, tag: str | None = None) -> int:
         relative = file.relative_to(stage)
         if not file.is_file() or relative.name in (fmt.MANIFEST, fmt.REPORT):
             continue
-        if relative.parts[0] == "plans" or (relative.parts[0] == "lib" and tag not in relative.parts):
+        if relative.parts[0] == "plans" or (
+            relative.parts[0] == "lib" and tag not in relative.parts
+        ):
             continue
         total += file.stat().st_size
     return total
 
 
 def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
-    """Return the hash and size of the source: the model file and every external data file it names."""
+    """Return what identifies the source: the hash of its file, and of every data file it names.
+
+    Returns
+    -------
+    dict
+        ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data
+        file. A model that was no file has no hash and no size.
+    """
     if path is None:
-        return {"name": model.graph.name or "", "sha256": None, "bytes": None}
-    files = {path}
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            files.add(path.parent / value.const_value.location)
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(bytes.fromhex(sha256(file)))
+        return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}
+    locations = sorted(
+        {
+            str(value.const_value.location)
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        }
+    )
+    files = [path, *(path.parent / location for location in locations)]
     return {
         "name": path.name,
-        "sha256": digest.hexdigest(),
+        "sha256": sha256(path),
         "bytes": sum(file.stat().st_size for file in files),
+        "data": {location: sha256(path.parent / location) for location in locations},
     }
-
-
-def merge(manifest: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add what became known later to the manifest; nothing is overwritten."""
-    for key, value in more.items():
-        if key in manifest:
-            raise KeyError(key)
-        manifest[key] = value

@@ -7,14 +7,25 @@ from pathlib import Path
 import click
 
 from sparsec.cli.console import console, print_json, table
-from sparsec.cli.options import Numbers, json_option, verbose_option
+from sparsec.cli.options import json_option, numbers, verbose_option
 
 
 @click.command("bench")
 @click.argument("artifact", type=click.Path())
-@click.option("--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense.")
-@click.option("--threads", type=Numbers(), default="1", show_default=True, help="Such as 1,2")
-@click.option("--batch", type=Numbers(), default="1", show_default=True, help="Such as 1,8")
+@click.option(
+    "--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense."
+)
+@click.option(
+    "--threads",
+    type=numbers,
+    metavar="N[,N...]",
+    default="1",
+    show_default=True,
+    help="Such as 1,2",
+)
+@click.option(
+    "--batch", type=numbers, metavar="N[,N...]", default="1", show_default=True, help="Such as 1,8"
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
 @verbose_option

@@ -7,21 +7,30 @@ from typing import Any
 
 import click
 
-from sparsec.cli.console import change, console, print_json, progress, si, table, text
+from sparsec.cli.console import console, print_json, progress, table, text
 from sparsec.cli.options import json_option, verbose_option
 from sparsec.ir.errors import UsageError
+from sparsec.quantities import change, si
 
 
 @click.command("compile")
 @click.argument("model", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Artifact to write. Default: MODEL's stem + .sparsec")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Artifact to write. Default: MODEL's stem + .sparsec"
+)
 @click.option("--force", is_flag=True, help="Replace an artifact that exists.")
-@click.option("--pass", "passes", multiple=True, metavar="SPEC", help="A pass, such as nm24; in order.")
+@click.option(
+    "--pass", "passes", multiple=True, metavar="SPEC", help="A pass, such as nm24; in order."
+)
 @click.option("--recipe", type=click.Path(), help="Read passes, target and goals from a YAML file.")
-@click.option("--target", metavar="NAME", help="What to compile for; see `sparsec targets`. Default: cpu")
+@click.option(
+    "--target", metavar="NAME", help="What to compile for; see `sparsec targets`. Default: cpu"
+)
 @click.option("--calib", metavar="SOURCE", help="Inputs to calibrate, verify and time with.")
 @click.option("--eval", "evaluation", metavar="SOURCE", help="What to evaluate before and after.")
-@click.option("--goal", "goals", multiple=True, metavar="EXPR", help="Such as latency=-40% or top1=-0.01")
+@click.option(
+    "--goal", "goals", multiple=True, metavar="EXPR", help="Such as latency=-40% or top1=-0.01"
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything random. Default: 0")
 @click.option("--cache", type=click.Path(file_okay=False), help="Folder for tuning records.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
@@ -81,7 +90,9 @@ def show(summary: dict[str, Any]) -> None:
     """Print what was done as a person wants to read it."""
     out = console()
     for entry in summary["passes"]:
-        options = ",".join(f"{k}={_option(v)}" for k, v in entry["options"].items() if v not in ([], None))
+        options = ",".join(
+            f"{k}={_option(v)}" for k, v in entry["options"].items() if v not in ([], None)
+        )
         out.print(
             f"{entry['name']}:{text(options)}  changed {len(entry['changed'])} layers, "
             f"left {len(entry['skipped'])} alone"
@@ -98,7 +109,9 @@ def show(summary: dict[str, Any]) -> None:
         f"verify    max_rel {verify['max_rel']:.1e} over {verify['samples']} samples, tolerance "
         f"{verify['tolerance']:g}{how}: {'passed' if verify['passed'] else 'FAILED'}"
     )
-    numbers = ", ".join(f"{key} {value:.4f}" for key, value in fidelity.items() if value is not None)
+    numbers = ", ".join(
+        f"{key} {value:.4f}" for key, value in fidelity.items() if value is not None
+    )
     out.print(f"fidelity  to the original: {numbers or 'no floating-point output to compare'}")
     for goal in summary["goals"]:
         met = {True: "met", False: "MISSED", None: "cannot be measured here"}[goal["met"]]
@@ -138,7 +151,9 @@ def _show_change(out: Any, summary: dict[str, Any]) -> None:
     rows = table("", "before", "after", "change", right=("before", "after", "change"))
     before, after, latency = summary["before"], summary["after"], summary["latency"]
     for key, unit in (("params", ""), ("nonzero", ""), ("bytes", "B"), ("macs", "")):
-        rows.add_row(key, si(before[key], unit), si(after[key], unit), change(before[key], after[key]))
+        rows.add_row(
+            key, si(before[key], unit), si(after[key], unit), change(before[key], after[key])
+        )
     if latency:
         dense, sparse = latency["dense_ms"], latency["sparse_ms"]
         rows.add_row("latency", f"{dense:.3f} ms", f"{sparse:.3f} ms", f"x{latency['speedup']:.2f}")

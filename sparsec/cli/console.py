@@ -14,18 +14,26 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sparsec.printable import printable
+
 # Without a terminal a line appears when the work changes, but not more often than this.
 _LINE_EVERY_SECONDS = 2.0
 
 
+# What goes to a file or a pipe is not folded to the width of some window.
+_WIDTH_OF_FILES = 160
+
+
 def console() -> Console:
     """Return a console on stdout; colours only on a terminal, and never with NO_COLOR."""
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    return Console(file=sys.stdout, width=width, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """Print one object and nothing else."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
+    # ASCII: whatever the encoding of the terminal or pipe, and no name can steer a terminal.
+    print(json.dumps(value, ensure_ascii=True, allow_nan=False, indent=1))
 
 
 @contextlib.contextmanager
@@ -34,7 +42,12 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     if quiet:
         yield lambda text, done: None
     elif sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         with bar:
             task = bar.add_task("", total=1.0)
@@ -61,35 +74,4 @@ def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) 
 
 def text(value: object) -> str:
     """Return ``value`` as text that is shown as it is: names from models may look like markup."""
-    return escape(str(value))
-
-
-def si(value: float | None, unit: str = "") -> str:
-    """Return a number with a prefix.
-
-    Examples
-    --------
-    >>> si(22700000)
-    '22.7 M'
-    >>> si(512, "B")
-    '512 B'
-    """
-    if value is None:
-        return "-"
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:g} {unit}".strip()
-
-
-def change(before: float | None, after: float | None) -> str:
-    """Return the relative change in percent.
-
-    Examples
-    --------
-    >>> change(200, 100)
-    '-50.0 %'
-    """
-    if before is None or after is None or not before:
-        return "-"
-    return f"{100 * (after - before) / before:+.1f} %"
+    return escape(printable(value))

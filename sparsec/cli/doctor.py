@@ -22,7 +22,8 @@ def command(as_json: bool, verbose: bool) -> int:
         return 0
     out = console()
     machine = result["machine"]
-    out.print(f"{machine['cpu']}, {machine['cpus']} CPUs, {', '.join(machine['features']) or 'no extensions'}")
+    features = ", ".join(machine["features"]) or "no kernels"
+    out.print(f"{text(machine['cpu'])}, {machine['cpus']} CPUs, {features}")
     rows = table("", "part", "finding", "way out")
     for check in result["checks"]:
         mark = "ok" if check["ok"] else "--"

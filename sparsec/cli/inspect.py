@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from sparsec.cli.console import console, print_json, si, table, text
+from sparsec.cli.console import console, print_json, table, text
 from sparsec.cli.options import json_option, verbose_option
+from sparsec.quantities import si
 
 
 @click.command("inspect")

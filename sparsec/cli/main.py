@@ -1,7 +1,7 @@
 """``sparsec``: verbs, exit codes, and the one place where an error becomes a message.
 
-Exit codes: 0 done, 1 model, file or data cannot be used, 2 usage, 3 verification failed, 4 operator or target
-not supported here, 5 no gain or a goal missed, 130 interrupted.
+Exit codes: 0 done, 1 model, file or data cannot be used, 2 usage, 3 verification failed, 4 operator
+or target not supported here, 5 no gain or a goal missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class _Verbs(click.Group):
 @click.group(
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 model, file or data cannot be used; 2 usage; 3 verification failed; "
-    "4 not supported here; 5 nothing gained, or a goal missed; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 model, file or data cannot be used; 2 usage; "
+    "3 verification failed; 4 not supported here; 5 nothing gained, or a goal missed; "
+    "130 interrupted.",
 )
 @click.version_option(sparsec.__version__, prog_name="sparsec")
 def cli() -> None:
@@ -63,7 +64,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; nothing but KeyboardInterrupt's kin escapes."""
+    """Run the command line and return the exit code; no exception escapes."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in args
     verbose = "-v" in args or "--verbose" in args
@@ -80,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _fail(type(error).__name__, error.message, error.where, error.exit_code, as_json)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        return _fail("Interrupted", "interrupted; nothing was left behind", "", INTERRUPTED, as_json)
+        return _fail(
+            "Interrupted", "interrupted; nothing was left behind", "", INTERRUPTED, as_json
+        )
     except BrokenPipeError:
         # The reader of a pipe went away: the rest of the output has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        message = f"internal error: {type(error).__name__}: {error}; run again with -v and report it"
+        message = (
+            f"internal error: {type(error).__name__}: {error}; run again with -v and report it"
+        )
         return _fail(type(error).__name__, message, "", 1, as_json)
 
 

@@ -12,9 +12,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def json_option(function: F) -> F:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")(
-        function
-    )
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object, nothing else."
+    )(function)
 
 
 def verbose_option(function: F) -> F:
@@ -24,19 +24,18 @@ def verbose_option(function: F) -> F:
     )(function)
 
 
-class Numbers(click.ParamType):
-    """Positive whole numbers joined by commas."""
+def numbers(value: str) -> tuple[int, ...]:
+    """Read positive whole numbers joined by commas, as the type of an option.
 
-    name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the list."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(item) for item in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r}: needed numbers of at least 1", param, ctx)
-        return numbers
+    Raises
+    ------
+    click.BadParameter
+        If they are none.
+    """
+    try:
+        result = tuple(int(item) for item in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of whole numbers, such as 1,2") from error
+    if min(result) < 1:
+        raise click.BadParameter(f"{value!r}: needed numbers of at least 1")
+    return result

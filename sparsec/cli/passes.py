@@ -69,7 +69,11 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", "") if kind in (int, float, str, bool) else str(kind).replace("typing.", "")
+    return (
+        getattr(kind, "__name__", "")
+        if kind in (int, float, str, bool)
+        else str(kind).replace("typing.", "")
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -78,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 def _show_one(entry: dict[str, Any]) -> None:
     out = console()
-    out.print(text(entry["doc"]))
+    out.print(entry["doc"], markup=False)
     rows = table("option", "type", "default")
     for option in entry["options"]:
         rows.add_row(option["name"], text(option["type"]), text(option["default"]))

@@ -33,7 +33,9 @@ def command(name: str | None, as_json: bool, verbose: bool) -> int:
     rows = table("target", "status", "patterns that pay", "what it is")
     for entry in listed:
         status = entry["status"] if entry["available"] else f"{entry['status']}, not here"
-        rows.add_row(entry["name"], status, ", ".join(entry["patterns"]) or "-", text(entry["title"]))
+        rows.add_row(
+            entry["name"], status, ", ".join(entry["patterns"]) or "-", text(entry["title"])
+        )
     console().print(rows)
     return 0
 

@@ -24,16 +24,22 @@ def command(artifact: str, model: str | None, as_json: bool, verbose: bool) -> i
         print_json(result)
         return 0
     out = console()
-    numerics, certificates = result["numerics"], result["certificates"]
+    graph, numerics = result["graph"], result["numerics"]
+    certificates = result["certificates"]
     how = "" if numerics["with"] == "device" else " (emulated: no such device here)"
     out.print(f"hashes        {result['hashes']['files']} files: ok")
-    out.print(f"graph         {result['graph']['nodes']} nodes, {result['graph']['patterns']} patterns: ok")
-    out.print(f"numerics      max_rel {numerics['max_rel']:.1e}, tolerance {numerics['tolerance']:g}{how}: ok")
+    out.print(f"graph         {graph['nodes']} nodes, {graph['patterns']} patterns: ok")
+    out.print(
+        f"numerics      max_rel {numerics['max_rel']:.1e}, tolerance "
+        f"{numerics['tolerance']:g}{how}: ok"
+    )
     out.print(
         f"certificates  {certificates['replayed']} replayed with {certificates['with']} weights, "
         f"{certificates['failed']} failed"
     )
     if "fidelity" in result:
-        numbers = [f"{key} {value:.4f}" for key, value in result["fidelity"].items() if value is not None]
+        numbers = [
+            f"{key} {value:.4f}" for key, value in result["fidelity"].items() if value is not None
+        ]
         out.print(f"fidelity      {', '.join(numbers) or 'nothing to compare'}")
     return 0

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.artifact.reader import read_manifest
+from sparsec.artifact.reader import backend_of, open_artifact
 from sparsec.backends.base import Runner
-from sparsec.backends.targets import backends
 from sparsec.ir.errors import ShapeError
 
 
@@ -64,15 +63,20 @@ class Session:
             shape = entry["shape"]
             if str(array.dtype) != entry["dtype"] and entry["dtype"] != "string":
                 raise ShapeError(
-                    f"{entry['name']}: need {entry['dtype']}, got {array.dtype}", where=entry["name"]
+                    f"{entry['name']}: need {entry['dtype']}, got {array.dtype}",
+                    where=entry["name"],
                 )
             fits = shape is None or (
                 len(shape) == array.ndim
-                and all(not isinstance(s, int) or s == d for s, d in zip(shape, array.shape, strict=True))
+                and all(
+                    not isinstance(s, int) or s == d
+                    for s, d in zip(shape, array.shape, strict=True)
+                )
             )
             if not fits:
                 raise ShapeError(
-                    f"{entry['name']}: need shape {shape}, got {list(array.shape)}", where=entry["name"]
+                    f"{entry['name']}: need shape {shape}, got {list(array.shape)}",
+                    where=entry["name"],
                 )
 
 
@@ -88,11 +92,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
     Raises
     ------
     ArtifactError
-        If it is no artifact or a damaged one.
+        If it is no artifact or a damaged one (HashMismatchError if a file was altered).
     UnsupportedTargetError
         If this machine cannot run it.
     """
     root = Path(path)
-    manifest = read_manifest(root)
-    backend = backends.get(manifest["backend"])()
-    return Session(backend.runner(root, manifest, threads), manifest)
+    manifest = open_artifact(root)
+    return Session(backend_of(manifest, root).runner(root, manifest, threads), manifest)

@@ -158,19 +158,25 @@ class Builder {
     fail("no kernel for tiles of %lld columns", static_cast<long long>(tile));
   }
 
-  // Columns of a tile. Wide tiles amortise the entries, but columns beyond the last are wasted work
-  // and the rows of a tile must leave room in the first cache.
+  // Columns of a tile: the width that costs the products writing tiles of this value's size least.
   int64_t choose_tile(int64_t columns) const {
+    const int64_t step = plan_.tables.back()->lanes;
     int64_t hint = 0;
     for (uint32_t i = 0; i < v_.header->value_count; ++i)
-      if (out_->values[i].columns == columns && v_.values[i].tile_hint) hint = v_.values[i].tile_hint;
-    const int64_t step = plan_.tables.back()->lanes;
+      if (shapes_.values[i].columns == columns && v_.values[i].tile_hint) hint = v_.values[i].tile_hint;
     if (hint && hint % step == 0) return hint;
     int64_t best = step;
     double best_cost = 1e300;
-    for (int64_t width = step; width <= 128; width += step) {
-      const double vectors = static_cast<double>(widest(table_for(width), 1, 1, width)->width) / step;
-      const double cost = static_cast<double>(divide_up(columns, width) * width) * (vectors + 1.0) / vectors;
+    for (int64_t width = step; width <= 224; width += step) {
+      double cost = 1e-3;  // decides where there are no products at all
+      for (uint32_t i = 0; i < v_.header->op_count; ++i) {
+        const auto& op = v_.ops[i];
+        if (op.weight == kNone || op.code == OpCode::kDepthwise || shapes_.values[op.output].columns != columns) continue;
+        const auto& t = v_.tensors[op.weight];
+        const int block_rows = block_rows_of(t);
+        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width);
+      }
+      cost *= static_cast<double>(divide_up(columns, width) * width);
       if (cost < best_cost * 0.999) {
         best_cost = cost;
         best = width;
@@ -178,6 +184,24 @@ class Builder {
     }
     return best;
   }
+
+  // Time per multiply-add, relative to the roof, as measured: one row at a time pays for its weight
+  // load unless the tile is wide, and wide tiles overflow the first cache; blocks need chains enough
+  // to cover the latency of an addition.
+  double slowness(int block_rows, int64_t tile) const {
+    const KernelTable* table = table_for(tile);
+    const int64_t width = widest(table, block_rows, 1, tile)->width;
+    const double vectors = static_cast<double>(width) / table->lanes;
+    if (block_rows > 1) {
+      const double chains = vectors * block_rows * table->lanes / 8;
+      return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / vectors) * (tile > 128 ? 1.02 : 1.0);
+    }
+    const double pairs = static_cast<double>(width) / 8;
+    return 1.2 * (pairs + 1.0) / pairs * (tile > 112 ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
+  }
+
+  // Dense weights run as blocks without gaps.
+  static int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
 
   // The widest kernel of this kind that divides the tile.
   static const SpmmKernel* widest(const KernelTable* table, int block_rows, int rows, int64_t tile) {
@@ -320,7 +344,7 @@ class Builder {
     const bool conv = op.code == OpCode::kConv;
     PackRequest q{};
     q.tensor = op.weight;
-    q.block_rows = t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows);
+    q.block_rows = block_rows_of(t);
     const int64_t groups = divide_up(t.rows, q.block_rows);
     q.rows_at_once = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0 ? 2 : 1;
     if (!widest(b.table, q.block_rows, q.rows_at_once, y.tile)) q.rows_at_once = 1;
@@ -328,24 +352,22 @@ class Builder {
     if (!b.kernel) fail("no kernel for blocks of %d rows", q.block_rows);
     q.row_bytes = (conv ? y.tile : x.row_stride) * 4;
     q.local = conv;
-    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, y.tile, conv);
+    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, y.tile);
     q.chunks = 1;
     if (threads_ > 1 && y.tiles < 4 * threads_)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
     b.pack = cached_pack(q);
   }
 
-  // Reduction columns whose rows of x fill half of the first cache, unless rows are so sparse that
-  // going through y once more costs more than reading x from the second cache.
-  static int64_t choose_depth(const TensorRecord& t, int64_t tile, bool conv) {
-    const int64_t fits = std::max<int64_t>(16, kFirstCache * 3 / 4 / (tile * 4));
-    if (t.columns <= fits) return t.columns;
-    const double groups = static_cast<double>(divide_up(t.rows, t.kind == TensorKind::kDense ? 1 : t.block_rows));
-    const double kept = static_cast<double>(t.count) / (groups * t.columns);
-    const auto enough = static_cast<int64_t>(10.0 / std::max(kept, 1e-3));
-    int64_t depth = std::max(fits, enough);
-    if (conv) depth = std::min<int64_t>(depth, std::max<int64_t>(fits, 16 * kFirstCache / (tile * 4)));
-    depth = std::min<int64_t>(depth, t.columns);
+  // Reduction columns per pass. Single rows want x in the first cache, unless they are so sparse that
+  // going through y once more costs as much; blocks share each load of x and do with the second cache.
+  static int64_t choose_depth(const TensorRecord& t, int64_t tile) {
+    int64_t bytes = 4 * kFirstCache;
+    if (block_rows_of(t) == 1) {
+      const double kept = static_cast<double>(t.count) / (static_cast<double>(t.rows) * t.columns);
+      bytes = kept > 0.15 ? kFirstCache : 2 * kFirstCache;
+    }
+    const int64_t depth = std::clamp<int64_t>(bytes / (tile * 4), 16, t.columns);
     return divide_up(t.columns, divide_up(t.columns, depth));  // equal blocks
   }
 

@@ -1,0 +1,141 @@
+"""From items to a plan, and from a region of the graph to one node that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsec.backends.cpu.items import Item, Scene
+from sparsec.backends.cpu.pack import best_block_rows, pack_blocks
+from sparsec.backends.cpu.plan import NONE, Dense, Kind, Op, OpCode, Plan, Tensor, Value
+from sparsec.ir.sites import sparsity
+
+DOMAIN = "sparsec"
+OP_TYPE = "Region"
+DOMAIN_VERSION = 1
+
+# Below this fraction of zeros the 4x1 kernel on all weights beats any list of non-zeros.
+_DENSE_BELOW = 0.2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Items that become one node: in execution order, with the values that cross its border."""
+
+    items: tuple[Item, ...]
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """All nodes that the region replaces."""
+        return tuple(node for item in self.items for node in item.nodes)
+
+
+def region_of(items: Sequence[Item]) -> Region:
+    """Return the region that holds exactly ``items``, given in execution order."""
+    made = {item.output for item in items}
+    nodes = {node for item in items for node in item.nodes}
+    read = dict.fromkeys(v for item in items for v in item.inputs if v is not None)
+    inputs = tuple(value for value in read if value not in made)
+    outputs = tuple(
+        item.output
+        for item in items
+        if item.output.is_graph_output() or any(node not in nodes for node, _ in item.output.uses())
+    )
+    return Region(tuple(items), inputs, outputs)
+
+
+def pack_weight(matrix: np.ndarray, block_rows: int | None = None) -> Tensor:
+    """Store a weight float32 [M, K] in the form that runs fastest."""
+    if block_rows is None:
+        if sparsity(matrix) < _DENSE_BELOW:
+            return Dense(np.ascontiguousarray(matrix, np.float32))
+        block_rows = best_block_rows(matrix)
+    return pack_blocks(matrix, block_rows)
+
+
+def build_plan(scene: Scene, region: Region, tile_hint: int = 0) -> Plan:
+    """Return the plan of a region."""
+    values: list[Value] = []
+    index: dict[ir.Value, int] = {}
+    tensors: list[Tensor] = []
+
+    def value_of(value: ir.Value, kind: Kind, channels: int, rank: int) -> int:
+        if value not in index:
+            index[value] = len(values)
+            values.append(Value(kind, channels, rank, tile_hint))
+        return index[value]
+
+    def tensor(array: Tensor | np.ndarray | None) -> int:
+        if array is None:
+            return NONE
+        tensors.append(array if not isinstance(array, np.ndarray) else Dense(array.reshape(1, -1)))
+        return len(tensors) - 1
+
+    for value in region.inputs:
+        kind, channels = _outside(region, value, scene)
+        value_of(value, kind, channels, scene.rank(value))
+    ops = []
+    for item in region.items:
+        operands = tuple(NONE if v is None else index[v] for v in item.inputs)
+        if item.code is OpCode.ATTENTION and len(operands) < 4:
+            operands = (*operands, NONE)
+        weight = item.tensors.get("weight")
+        packed = None
+        if weight is not None:
+            packed = Dense(weight) if item.code is OpCode.DEPTHWISE else pack_weight(weight)
+        ops.append(
+            Op(
+                item.code,
+                operands,
+                value_of(item.output, item.kind, item.channels, _rank(scene, item)),
+                weight=tensor(packed),
+                bias=tensor(item.tensors.get("bias")),
+                gain=tensor(item.tensors.get("gain")),
+                **item.fields,
+            )
+        )
+    inputs = tuple(index[value] for value in region.inputs)
+    outputs = tuple(index[value] for value in region.outputs)
+    return Plan(inputs, outputs, tuple(values), tuple(ops), tuple(tensors))
+
+
+def _rank(scene: Scene, item: Item) -> int:
+    return 4 if item.kind is Kind.IMAGE else scene.rank(item.output)
+
+
+def _outside(region: Region, value: ir.Value, scene: Scene) -> tuple[Kind, int]:
+    """Return what an input of the region is, from the first item that reads it."""
+    for item in region.items:
+        for i, operand in enumerate(item.inputs):
+            if operand is not value:
+                continue
+            if item.code is OpCode.ATTENTION and i == 3:
+                return Kind.RAW, 0
+            shape = scene.shape(value)
+            assert shape is not None
+            return item.kind, shape[1] if item.kind is Kind.IMAGE else shape[-1]
+    raise AssertionError(f"{value.name} is no input of the region")
+
+
+def insert(model: ir.Model, region: Region, plan: bytes, name: str) -> ir.Node:
+    """Replace a region of the main graph by one node and return it."""
+    graph = model.graph
+    weight = ir.Value(name=f"{name}.plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)]))
+    weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name=weight.name)
+    graph.initializers[weight.name or ""] = weight
+    outputs = [ir.Value(name=None, type=v.type, shape=v.shape) for v in region.outputs]
+    node = ir.Node(DOMAIN, OP_TYPE, [weight, *region.inputs], outputs=outputs, name=name, version=DOMAIN_VERSION)
+    last = max(region.nodes, key=list(graph).index)
+    graph.insert_after(last, node)
+    for old, new in zip(region.outputs, outputs, strict=True):
+        label = old.name
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = f"{label}.replaced", label
+    graph.remove(region.nodes, safe=True)
+    model.opset_imports[DOMAIN] = DOMAIN_VERSION
+    return node

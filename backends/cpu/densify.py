@@ -1,0 +1,234 @@
+"""Region nodes as stock operators again, from the bytes of their plans alone.
+
+This is the oracle that lowering is verified against, so it shares nothing with lowering but the format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsec.backends.cpu.assemble import DOMAIN, OP_TYPE
+from sparsec.backends.cpu.pack import unpack
+from sparsec.backends.cpu.plan import NONE, Activation, Kind, Op, OpCode, Plan, Tensor, Value
+from sparsec.ir.errors import ArtifactError
+
+
+def densify_model(model: ir.Model) -> ir.Model:
+    """Replace every Region node of the main graph by stock operators.
+
+    Raises
+    ------
+    ArtifactError
+        If a plan is damaged or does not fit its node.
+    """
+    graph = model.graph
+    for node in [n for n in graph if n.domain == DOMAIN and n.op_type == OP_TYPE]:
+        weight = node.inputs[0]
+        if weight is None or weight.const_value is None:
+            raise ArtifactError(f"{node.name}: the plan of a Region node must be stored in the model")
+        plan = Plan.from_bytes(weight.const_value.numpy().tobytes())
+        _replace(model, node, plan)
+        if not weight.uses():
+            del graph.initializers[weight.name or ""]
+    model.opset_imports.pop(DOMAIN, None)
+    return model
+
+
+def _replace(model: ir.Model, node: ir.Node, plan: Plan) -> None:
+    if len(node.inputs) - 1 != len(plan.inputs) or len(node.outputs) != len(plan.outputs):
+        raise ArtifactError(f"{node.name}: the node has other inputs or outputs than its plan")
+    writer = _Writer(model, node.name or "region")
+    values: dict[int, ir.Value] = {}
+    for index, value in zip(plan.inputs, node.inputs[1:], strict=True):
+        assert value is not None
+        values[index] = value
+    for op in plan.ops:
+        values[op.output] = _op(writer, plan, op, values)
+    model.graph.insert_before(node, writer.nodes)
+    for index, old in zip(plan.outputs, node.outputs, strict=True):
+        new, label = values[index], old.name
+        new.type, new.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = f"{label}.region", label
+    model.graph.remove(node, safe=True)
+
+
+class _Writer:
+    """Makes nodes and initializers with names that nothing else has."""
+
+    def __init__(self, model: ir.Model, prefix: str) -> None:
+        self.graph = model.graph
+        self.opset = model.opset_imports.get("", 17)
+        self.prefix = prefix
+        self.nodes: list[ir.Node] = []
+        self._count = 0
+
+    def name(self) -> str:
+        self._count += 1
+        return f"{self.prefix}.dense.{self._count}"
+
+    def constant(self, array: Any, dtype: Any = np.float32) -> ir.Value:
+        name = self.name()
+        value = ir.Value(name=name)
+        value.const_value = ir.tensor(np.asarray(array, dtype), name=name)
+        self.graph.initializers[name] = value
+        return value
+
+    def add(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        name = self.name()
+        converted = ir.convenience.convert_attributes(attributes)
+        node = ir.Node("", op_type, list(inputs), converted, num_outputs=1, name=name)
+        node.outputs[0].name = f"{name}.y"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def mean(self, x: ir.Value) -> ir.Value:
+        """Return the mean over the last axis, kept."""
+        if self.opset >= 18:
+            return self.add("ReduceMean", x, self.constant([-1], np.int64), keepdims=1)
+        return self.add("ReduceMean", x, axes=[-1], keepdims=1)
+
+
+def _op(w: _Writer, plan: Plan, op: Op, values: dict[int, ir.Value]) -> ir.Value:
+    inputs = [None if i == NONE else values[i] for i in op.inputs]
+    y = _RULES[op.code](w, plan, op, inputs)
+    if op.code in (OpCode.LINEAR, OpCode.CONV) and len(inputs) > 1 and inputs[1] is not None:
+        y = w.add("Add", y, inputs[1])
+    return _activation(w, op, y)
+
+
+def _tensor(plan: Plan, index: int) -> np.ndarray | None:
+    tensor: Tensor | None = None if index == NONE else plan.tensors[index]
+    return None if tensor is None else unpack(tensor)
+
+
+def _needed(plan: Plan, index: int) -> np.ndarray:
+    array = _tensor(plan, index)
+    if array is None:
+        raise ArtifactError("plan: an operator lacks a tensor")
+    return array
+
+
+_Inputs = Sequence[ir.Value | None]
+
+
+def _linear(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    if _value(plan, op.inputs[0]).kind is Kind.IMAGE:
+        return _conv(w, plan, op, inputs)
+    y = w.add("MatMul", inputs[0], w.constant(_needed(plan, op.weight).T.copy()))
+    bias = _tensor(plan, op.bias)
+    return y if bias is None else w.add("Add", y, w.constant(bias.reshape(-1)))
+
+
+def _value(plan: Plan, index: int) -> Value:
+    return plan.values[index]
+
+
+def _conv(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    depthwise = op.code is OpCode.DEPTHWISE
+    channels = _value(plan, op.inputs[0]).channels
+    weight = _needed(plan, op.weight).reshape(-1, 1 if depthwise else channels, *op.kernel)
+    bias = _tensor(plan, op.bias)
+    return w.add(
+        "Conv",
+        inputs[0],
+        w.constant(weight),
+        *([] if bias is None else [w.constant(bias.reshape(-1))]),
+        kernel_shape=list(op.kernel),
+        strides=list(op.stride),
+        pads=list(op.pads),
+        dilations=list(op.dilation),
+        group=channels if depthwise else 1,
+    )
+
+
+def _add(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    return w.add("Add", inputs[0], inputs[1])
+
+
+def _nothing(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    assert inputs[0] is not None
+    return inputs[0]
+
+
+def _layer_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    x = inputs[0]
+    if len(inputs) > 1 and inputs[1] is not None:
+        x = w.add("Add", x, inputs[1])
+    assert x is not None
+    centred = w.add("Sub", x, w.mean(x))
+    variance = w.mean(w.add("Mul", centred, centred))
+    root = w.add("Sqrt", w.add("Add", variance, w.constant(op.alpha)))
+    scaled = w.add("Mul", w.add("Div", centred, root), w.constant(_needed(plan, op.gain).reshape(-1)))
+    return w.add("Add", scaled, w.constant(_needed(plan, op.bias).reshape(-1)))
+
+
+def _attention(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    channels = _value(plan, op.inputs[0]).channels
+    split = w.constant([0, 0, op.heads, channels // op.heads], np.int64)
+
+    def heads(x: ir.Value | None, perm: list[int]) -> ir.Value:
+        return w.add("Transpose", w.add("Reshape", x, split), perm=perm)
+
+    q, k, v = heads(inputs[0], [0, 2, 1, 3]), heads(inputs[1], [0, 2, 3, 1]), heads(inputs[2], [0, 2, 1, 3])
+    scores = w.add("Mul", w.add("MatMul", q, k), w.constant(op.alpha))
+    if len(inputs) > 3 and inputs[3] is not None:
+        scores = w.add("Add", scores, inputs[3])
+    mixed = w.add("MatMul", w.add("Softmax", scores, axis=3), v)
+    return w.add("Reshape", w.add("Transpose", mixed, perm=[0, 2, 1, 3]), w.constant([0, 0, channels], np.int64))
+
+
+def _max_pool(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(op.kernel), "strides": list(op.stride), "pads": list(op.pads),
+    }  # fmt: skip
+    if op.dilation != (1, 1):
+        attributes["dilations"] = list(op.dilation)
+    return w.add("MaxPool", inputs[0], **attributes)
+
+
+def _average(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    return w.add("GlobalAveragePool", inputs[0])
+
+
+_RULES: dict[OpCode, Callable[[_Writer, Plan, Op, _Inputs], ir.Value]] = {
+    OpCode.LINEAR: _linear,
+    OpCode.CONV: _conv,
+    OpCode.DEPTHWISE: _conv,
+    OpCode.ADD: _add,
+    OpCode.ACTIVATION: _nothing,
+    OpCode.LAYER_NORM: _layer_norm,
+    OpCode.ATTENTION: _attention,
+    OpCode.MAX_POOL: _max_pool,
+    OpCode.GLOBAL_AVERAGE_POOL: _average,
+}
+
+
+def _activation(w: _Writer, op: Op, x: ir.Value) -> ir.Value:
+    match op.activation:
+        case Activation.NONE:
+            return x
+        case Activation.CLIP:
+            if op.low > -math.inf:
+                x = w.add("Max", x, w.constant(op.low))
+            return w.add("Min", x, w.constant(op.high)) if op.high < math.inf else x
+        case Activation.GELU:
+            erf = w.add("Erf", w.add("Mul", x, w.constant(math.sqrt(0.5))))
+            half = w.add("Mul", x, w.constant(0.5))
+            return w.add("Mul", half, w.add("Add", erf, w.constant(1.0)))
+        case Activation.GELU_TANH:
+            cube = w.add("Mul", w.add("Mul", x, x), x)
+            inner = w.add("Add", x, w.add("Mul", cube, w.constant(0.044715)))
+            gate = w.add("Tanh", w.add("Mul", inner, w.constant(math.sqrt(2 / math.pi))))
+            half = w.add("Mul", x, w.constant(0.5))
+            return w.add("Mul", half, w.add("Add", gate, w.constant(1.0)))
+        case Activation.SILU:
+            return w.add("Mul", x, w.add("Sigmoid", x))
+        case Activation.HARD_SWISH:
+            gate = w.add("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+            return w.add("Mul", x, gate)

@@ -1,0 +1,90 @@
+"""Convolutions and pooling over images as items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsec.backends.cpu.items import Item, Scene, is_op
+from sparsec.backends.cpu.plan import Kind, OpCode
+from sparsec.ir.sites import WeightSite
+
+_MAX_WINDOW = 64
+
+
+def window_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | None:
+    """Return the item of a Conv, MaxPool or GlobalAveragePool over an image; else None."""
+    shape = scene.shape(node.inputs[0]) if node.inputs else None
+    if shape is None or len(shape) != 4 or scene.constant(node.inputs[0]) is not None:
+        return None
+    if is_op(node, "Conv"):
+        return _conv(scene, node, site, shape[1])
+    x, channels = node.inputs[0], shape[1]
+    if is_op(node, "GlobalAveragePool"):
+        return Item(OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels)
+    if is_op(node, "ReduceMean") and _over_pixels(scene, node):
+        return Item(OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels)
+    if is_op(node, "MaxPool") and len(node.outputs) == 1:
+        fields = _window(node, None)
+        if fields is None or node.attributes.get_int("ceil_mode", 0):
+            return None
+        return Item(OpCode.MAX_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels, fields)
+    return None
+
+
+def _over_pixels(scene: Scene, node: ir.Node) -> bool:
+    if not node.attributes.get_int("keepdims", 1):
+        return False
+    axes: Any = node.attributes.get_ints("axes", None)
+    if axes is None and len(node.inputs) > 1:
+        constant = scene.constant(node.inputs[1])
+        axes = None if constant is None else constant.tolist()
+    return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
+
+
+def _conv(scene: Scene, node: ir.Node, site: WeightSite | None, channels: int) -> Item | None:
+    weight = scene.constant(node.inputs[1])
+    if weight is None or weight.dtype != np.float32 or weight.ndim != 4:
+        return None
+    fields = _window(node, weight.shape[2:])
+    if fields is None:
+        return None
+    out, group = weight.shape[0], node.attributes.get_int("group", 1)
+    tensors = {"weight": np.ascontiguousarray(weight.reshape(out, -1), np.float32)}
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = scene.constant(node.inputs[2])
+        if bias is None:
+            return None
+        tensors["bias"] = bias.astype(np.float32)
+    if group == 1:
+        plain = dict(kernel=(1, 1), stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1))
+        code = OpCode.LINEAR if fields == plain else OpCode.CONV
+    elif group == channels == out:
+        code = OpCode.DEPTHWISE
+    else:
+        return None
+    if code is OpCode.LINEAR:
+        fields = {}
+    return Item(code, (node,), (node.inputs[0],), node.outputs[0], Kind.IMAGE, out, fields, tensors, site)  # type: ignore[arg-type]
+
+
+def _window(node: ir.Node, kernel: tuple[int, ...] | None) -> dict[str, Any] | None:
+    """Return the window's fields of a plan; None if a plan cannot express it."""
+    attributes = node.attributes
+    if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    shape = kernel or attributes.get_ints("kernel_shape", None)
+    if shape is None or len(shape) != 2:
+        return None
+    fields = {
+        "kernel": tuple(int(k) for k in shape),
+        "stride": tuple(attributes.get_ints("strides", None) or (1, 1)),
+        "pads": tuple(attributes.get_ints("pads", None) or (0, 0, 0, 0)),
+        "dilation": tuple(attributes.get_ints("dilations", None) or (1, 1)),
+    }
+    sizes = (*fields["kernel"], *fields["stride"], *fields["dilation"])
+    if max(sizes) > _MAX_WINDOW or min(fields["pads"]) < 0:
+        return None
+    return fields

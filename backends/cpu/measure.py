@@ -1,0 +1,109 @@
+"""Timing candidates against each other on this machine.
+
+Contestants take turns in one process, the order turning around every round, and CPU time is counted:
+it survives a busy machine where wall time does not. The ratio is formed round by round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sparsec.backends.cpu.library import library_path
+from sparsec.backends.cpu.observe import save
+from sparsec.ir.run import new_session, session_options
+
+_WARM_UP = 2
+
+
+def race(
+    contestants: Mapping[str, Callable[[], object]], seconds: float = 0.25, rounds: tuple[int, int] = (5, 25)
+) -> dict[str, list[float]]:
+    """Run every contestant in turn and return the CPU seconds of a call, round by round.
+
+    Parameters
+    ----------
+    seconds : float
+        Aim for this much time in all.
+    rounds : tuple of int
+        At least and at most so many, whatever the time.
+    """
+    calls: dict[str, int] = {}
+    total = 0.0
+    for name, run in contestants.items():
+        for _ in range(_WARM_UP):
+            run()
+        start = time.process_time()
+        run()
+        once = max(time.process_time() - start, 1e-6)
+        calls[name] = max(1, min(50, int(2e-3 / once)))
+        total += once * (calls[name] + 1)
+    count = int(min(max(seconds / total, rounds[0]), rounds[1]))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants)
+    for index in range(count):
+        for name in order if index % 2 == 0 else order[::-1]:
+            run, repeat = contestants[name], calls[name]
+            run()  # the caches are the other contestant's
+            start = time.process_time()
+            for _ in range(repeat):
+                run()
+            times[name].append((time.process_time() - start) / repeat)
+    return times
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the median seconds of each contestant."""
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+class Contest:
+    """Models that compete on the same feeds, each in a session of its own.
+
+    Sessions and files live as long as the contest; use it as a context manager.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._stack = contextlib.ExitStack()
+        self._runs: dict[str, Callable[[], object]] = {}
+        self.sessions: dict[str, ort.InferenceSession] = {}
+
+    def __enter__(self) -> Contest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._runs.clear()
+        self.sessions.clear()
+        self._stack.close()
+
+    def enter(self, name: str, model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Add a model. ``feeds`` may hold more than its inputs."""
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsec-race-"))
+        library = library_path()
+        session = new_session(
+            save(model, Path(folder)),
+            session_options(
+                threads=self._threads, libraries=[] if library is None else [library]
+            ),
+        )
+        binding = session.io_binding()
+        for given in session.get_inputs():
+            binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))
+        for output in session.get_outputs():
+            binding.bind_output(output.name, "cpu")
+        self.sessions[name] = session
+        self._runs[name] = lambda: session.run_with_iobinding(binding)
+
+    def run(self, seconds: float = 0.25, rounds: tuple[int, int] = (5, 25)) -> dict[str, float]:
+        """Race all models and return their median seconds."""
+        return medians(race(self._runs, seconds, rounds))

@@ -1,0 +1,166 @@
+"""What a graph costs: parameters, nonzero parameters, multiply-accumulates.
+
+Shapes come from shape inference with the sizes of an actual feed put in; where inference gives up (shapes
+that depend on data) the graph is run once and the shapes of the products are read off.
+Counted are Conv, ConvTranspose, Gemm and MatMul of the main graph, with constant weights or without;
+recurrent cells and the bodies of If and Loop are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.ir.run import Feeds, OrtRunner
+from sparsec.ir.sites import weight_sites
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_KEEP_VALUES_UP_TO = 1024  # elements: shape arithmetic needs the small tensors, and only those
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GraphCost:
+    """Totals of a graph.
+
+    Parameters
+    ----------
+    params : int
+        Elements of all floating-point tensors, and of integer tensors that store a weight.
+    nonzero : int
+        Those of them that are not zero.
+    macs : int
+        Multiply-accumulates of one run, zeros included.
+    """
+
+    params: int
+    nonzero: int
+    macs: int
+
+
+def graph_cost(model: ir.Model, feeds: Feeds | None) -> GraphCost:
+    """Count parameters and multiply-accumulates.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    feeds : mapping of str to array, optional
+        One valid input; without it products of unknown shape count nothing.
+    """
+    params, nonzero = count_parameters(model)
+    shapes = product_shapes(model, feeds)
+    macs = sum(_macs(node, shapes) for node in model.graph if node.op_type in _PRODUCTS)
+    return GraphCost(params, nonzero, macs)
+
+
+def count_parameters(model: ir.Model) -> tuple[int, int]:
+    """Return the number of parameters and of nonzero ones, each tensor counted once."""
+    weights = {site.weight for site in weight_sites(model)}
+    params = nonzero = 0
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not (tensor.dtype.is_floating_point() or value in weights):
+                continue
+            params += tensor.size
+            nonzero += int(np.count_nonzero(tensor.numpy()))
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.release()  # its pages: a large model is never wholly in memory
+    return params, nonzero
+
+
+def product_shapes(model: ir.Model, feeds: Feeds | None) -> dict[str, Shape]:
+    """Return the shapes of what every product reads and writes, by value name."""
+    nodes = [node for node in model.graph if node.op_type in _PRODUCTS]
+    wanted = {v.name or "": v for node in nodes for v in (*node.inputs[:2], *node.outputs) if v}
+    known = {
+        name: tuple(int(size) for size in value.const_value.shape.numpy())
+        for name, value in wanted.items()
+        if value.const_value is not None
+    }
+    missing = [name for name in wanted if name not in known]
+    known |= _inferred(model, feeds or {}, missing)
+    missing = [name for name in missing if name not in known]
+    if missing and feeds is not None:
+        known |= _observed(model, feeds, missing)
+    return known
+
+
+def _inferred(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shape]:
+    """Infer shapes with the sizes of the feeds in place of the dynamic axes."""
+    proto = ir.to_proto(_skeleton(model, feeds))
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}
+    found = {}
+    graph = proto.graph
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.name in names and all(dim.HasField("dim_value") for dim in dims):
+            if value.type.tensor_type.HasField("shape"):
+                found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found
+
+
+def _skeleton(model: ir.Model, feeds: Feeds) -> ir.Model:
+    """Return the graph without its large values: inputs stand in for them, of the same shape."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        if (name := value.name or "") in feeds:
+            value.shape = ir.Shape(feeds[name].shape)
+    for node in copy.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    for graph in (copy.graph, *copy.graph.subgraphs()):
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is not None and tensor.size > _KEEP_VALUES_UP_TO:
+                value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+                value.const_value = None
+                del graph.initializers[name]
+                graph.inputs.append(value)
+    return copy
+
+
+def _observed(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shape]:
+    """Run the graph once with a Shape node behind every value of interest."""
+    copy = model.clone()
+    graph = copy.graph
+    values = {v.name: v for v in (*graph.inputs, *(out for node in graph for out in node.outputs))}
+    asked: dict[str, str] = {}
+    for index, name in enumerate(names):
+        if (value := values.get(name)) is None:
+            continue
+        node = ir.node("Shape", inputs=[value])
+        node.outputs[0].name = asked[name] = f"sparsec.shape.{index}"
+        node.outputs[0].dtype = ir.DataType.INT64
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+    runner = OrtRunner(copy, optimise=False, low_memory=True)
+    outputs: Mapping[str, NDArray[Any]] = runner.run(feeds)
+    return {name: tuple(int(size) for size in outputs[shape]) for name, shape in asked.items()}
+
+
+def _macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
+    """Return the multiply-accumulates of one product; 0 if a shape is unknown."""
+    left, right = (shapes.get(value.name or "") if value else None for value in node.inputs[:2])
+    out = shapes.get(node.outputs[0].name or "")
+    if left is None or right is None or out is None:
+        return 0
+    match node.op_type:
+        case "Conv":
+            return int(np.prod(out)) * int(np.prod(right[1:]))
+        case "ConvTranspose":
+            return int(np.prod(left)) * int(np.prod(right[1:]))
+        case "Gemm":
+            return int(np.prod(out)) * left[0 if node.attributes.get_int("transA", 0) else 1]
+    return int(np.prod(out)) * left[-1]

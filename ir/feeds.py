@@ -1,0 +1,223 @@
+"""Made-up inputs that a model accepts.
+
+A model with dynamic axes or integer inputs does not say what it can be fed: a sequence may have to be
+576 samples long, a token id must lie in the vocabulary. What the graph does say is used (the table that ids
+index, masks by name); for the rest a few sizes are tried until the model runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.ir.errors import CalibrationError
+from sparsec.ir.run import OrtRunner
+
+# (size of an axis that is no batch, and of the last axis of an image-like input), likeliest first.
+_SIZES = (
+    (128, 128), (224, 224), (48, 320), (64, 160), (320, 320), (32, 32), (64, 64), (576, 576),
+    (16, 16), (512, 512), (640, 640), (1280, 1280), (17280, 17280), (8, 8), (4, 4), (1, 1),
+)  # fmt: skip
+_SCALARS = (1, 16000, 0)
+_THROUGH = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RandomFeeds:
+    """Made-up feeds, and what was assumed to make them.
+
+    Parameters
+    ----------
+    feeds : tuple of dict
+    sizes : dict of str to int
+        The size that each dynamic axis was given, by its name.
+    """
+
+    feeds: tuple[dict[str, NDArray[Any]], ...]
+    sizes: dict[str, int]
+
+
+def random_feeds(
+    model: ir.Model,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    batch: int = 1,
+    path: Path | None = None,
+) -> RandomFeeds:
+    """Make up feeds that the model runs with.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    seed : int
+    samples : int
+        How many feeds; all of the same sizes.
+    batch : int
+        Size of the batch axis, where that is dynamic.
+    path : Path, optional
+        The model as a file, if it is one: tried directly, without a copy.
+
+    Raises
+    ------
+    CalibrationError
+        If nothing that was tried runs; the way out is one valid feed.
+    """
+    inputs = list(model.graph.inputs)
+    for value in inputs:
+        _check(value, batch)
+    runner: OrtRunner | None = None
+    failure = "nothing to try"
+    # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
+    for sizes, scalar, inner in itertools.product(_SIZES, _SCALARS, (None, batch)):
+        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar)
+        feeds = tuple(_feed(inputs, plan, np.random.default_rng((seed, i))) for i in range(samples))
+        if not _needs_trial(inputs):
+            return RandomFeeds(feeds, plan.sizes)
+        runner = runner or OrtRunner(path or model, optimise=False, low_memory=True)
+        try:
+            outputs = runner.run(feeds[0])
+        except Exception as error:  # the runtime's exception types are private
+            failure = " ".join(str(error).split())[:300]
+            continue
+        if all(np.size(array) for array in outputs.values()):
+            return RandomFeeds(feeds, plan.sizes)
+        failure = "an output is empty"
+        if not any(_open_axes(value) for value in inputs) and not _has_scalars(inputs):
+            break
+    raise CalibrationError(
+        "no made-up input runs through the model; give one valid feed with --calib FILE.npz "
+        f"(arrays named {', '.join(repr(value.name) for value in inputs)}). Last attempt: {failure}",
+        where=inputs[0].name or "",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    sizes: dict[str, int]
+    scalar: int
+
+
+def _check(value: ir.Value, batch: int) -> None:
+    """Refuse inputs that nothing can be made up for."""
+    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
+        raise CalibrationError(
+            f"the input {value.name!r} is no tensor, so nothing can be made up for it; give --calib "
+            "module:function",
+            where=value.name or "",
+        )
+    if value.shape is None:
+        raise CalibrationError(
+            f"the input {value.name!r} has no rank; give one valid feed with --calib FILE.npz",
+            where=value.name or "",
+        )
+    first = value.shape[0] if len(value.shape) > 1 else None
+    if batch > 1 and isinstance(first, int) and first != batch:
+        raise CalibrationError(
+            f"the input {value.name!r} has the fixed batch {first}, so a batch of {batch} cannot be run",
+            where=value.name or "",
+        )
+
+
+def _open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
+    """Yield the dynamic axes of an input with the name that equal ones share."""
+    assert value.shape is not None
+    for axis, size in enumerate(value.shape):
+        if not isinstance(size, int) or size < 0:
+            label = (
+                size.value if not isinstance(size, int) and size.value else f"{value.name}.{axis}"
+            )
+            yield axis, str(label)
+
+
+def _axis_sizes(
+    inputs: list[ir.Value], sizes: tuple[int, int], batch: int, inner: int | None
+) -> dict[str, int]:
+    """Return a size for every dynamic axis; ``inner`` is for the middle axes of rank 3, if given."""
+    chosen: dict[str, int] = {}
+    for value in inputs:
+        assert value.shape is not None
+        rank = len(value.shape)
+        for axis, label in _open_axes(value):
+            is_batch = (axis == 0 and rank > 1) or "batch" in label.lower()
+            image_width = rank == 4 and axis == 3
+            size = batch if is_batch else sizes[1] if image_width else sizes[0]
+            if inner is not None and rank == 3 and axis == 1:
+                size = inner
+            chosen.setdefault(label, size)
+    return chosen
+
+
+def _needs_trial(inputs: list[ir.Value]) -> bool:
+    """Whether anything had to be guessed."""
+    return any(
+        any(True for _ in _open_axes(value)) or not _is_float(value.dtype) for value in inputs
+    )
+
+
+def _has_scalars(inputs: list[ir.Value]) -> bool:
+    return any(not _is_float(v.dtype) and v.shape is not None and len(v.shape) == 0 for v in inputs)
+
+
+def _is_float(dtype: ir.DataType | None) -> bool:
+    return dtype is not None and dtype.is_floating_point()
+
+
+def _feed(inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    feed: dict[str, NDArray[Any]] = {}
+    for value in inputs:
+        assert value.shape is not None and value.dtype is not None
+        names = dict(_open_axes(value))
+        shape = tuple(
+            plan.sizes[names[axis]] if axis in names else int(str(size))
+            for axis, size in enumerate(value.shape)
+        )
+        feed[value.name or ""] = _array(value, shape, plan.scalar, rng)
+    return feed
+
+
+def _array(
+    value: ir.Value, shape: tuple[int, ...], scalar: int, rng: np.random.Generator
+) -> NDArray[Any]:
+    assert value.dtype is not None
+    if value.dtype == ir.DataType.STRING:
+        return np.full(shape, "a", dtype=object)
+    dtype = np.dtype(value.dtype.numpy())
+    name = (value.name or "").lower()
+    if _is_float(value.dtype):
+        return rng.standard_normal(shape).astype(dtype)
+    if "mask" in name or dtype == np.bool_:
+        return np.ones(shape, dtype)
+    if not shape:
+        return np.array(scalar, dtype)
+    if "token_type" in name or "segment" in name:
+        return np.zeros(shape, dtype)
+    if "position" in name:
+        return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
+    return rng.integers(0, _bound(value), shape).astype(dtype)
+
+
+def _bound(value: ir.Value) -> int:
+    """Return the number of rows of the table that an integer input indexes; 2 if it indexes none."""
+    pending, seen = [value], set()
+    while pending:
+        current = pending.pop()
+        for node, index in current.uses():
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.op_type == "Gather" and index == 1 and (table := node.inputs[0]) is not None:
+                axis = node.attributes.get_int("axis", 0) or 0
+                shape = table.const_value.shape if table.const_value is not None else table.shape
+                if shape is not None and isinstance(size := shape[axis], int):
+                    return max(size, 1)
+            elif node.op_type in _THROUGH and index == 0:
+                pending += node.outputs
+    return 2

@@ -1,0 +1,159 @@
+"""Running graphs in ONNX Runtime: from a file or from memory, with errors that name the operator.
+
+A graph whose tensors are memory-mapped is handed over without copying them: only its structure is
+serialised, and the runtime maps the same data file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sparsec.ir.errors import ModelImportError, SparsecError, UnsupportedOpError
+
+Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+
+# A serialised model must stay below 2 GiB; beyond half of that it goes through a file.
+_MAX_IN_MEMORY_BYTES = 1 << 30
+
+ort.set_default_logger_severity(4)  # what matters is raised; the rest would garble stderr
+
+_MISSING = re.compile(
+    r"(?:Could not find an implementation for|No Op registered for|No opset import for domain)"
+    r"[^A-Za-z]*(?P<op>[\w.]+)(?:\(\d+\))?(?:.*?node with name '(?P<node>[^']*)')?"
+)
+
+
+def session_options(
+    *,
+    threads: int | None = 1,
+    optimise: bool = True,
+    libraries: Sequence[Path] = (),
+    low_memory: bool = False,
+) -> ort.SessionOptions:
+    """Return options for a session on the CPU.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads inside an operator; None leaves the choice to the runtime.
+    optimise : bool
+        Whether the runtime may rewrite the graph. Off for references.
+    libraries : sequence of Path
+        Custom-operator libraries to register.
+    low_memory : bool
+        Keep no second, packed copy of the weights and no arena: for runs that are not timed.
+    """
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if low_memory:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    for library in libraries:
+        options.register_custom_ops_library(str(library))
+    return options
+
+
+def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Open a model, from a file or from memory.
+
+    Raises
+    ------
+    UnsupportedOpError
+        If the runtime has no kernel for an operator; it is named.
+    ModelImportError
+        If the runtime refuses the model for another reason.
+    """
+    if isinstance(model, Path):
+        return _open(str(model), options, str(model))
+    where = model.graph.name or "the graph"
+    folder = _common_folder(model)
+    if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, folder)
+        return _open(ir.to_proto(model).SerializeToString(), options, where)
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
+        path = Path(name) / "model.onnx"
+        ir.save(model, path, external_data="model.onnx.data")
+        return _open(str(path), options, where)
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system: what a closed session held would stay with the process.
+
+    Weights of a few megabytes come from the C library's heap, which keeps what is freed.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+def in_memory_bytes(model: ir.Model) -> int:
+    """Return the size of all tensors that are not in a data file."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+
+
+def _common_folder(model: ir.Model) -> str | None:
+    """Return the folder that all data files lie in; None if there are several."""
+    folders = {
+        str(Path(tensor.base_dir).resolve())
+        for value in model.graph.initializers.values()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
+    return None if len(folders) > 1 else next(iter(folders), ".")
+
+
+def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exception types are private
+        raise _explained(error, where) from error
+
+
+def _explained(error: Exception, where: str) -> SparsecError:
+    text = " ".join(str(error).split())
+    if match := _MISSING.search(text):
+        node = f" (node {match['node']!r})" if match["node"] else ""
+        return UnsupportedOpError(
+            f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the model "
+            "cannot be run here; compile it where that operator is registered",
+            where=match["node"] or match["op"],
+        )
+    return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
+
+
+class OrtRunner:
+    """Runs a model in ONNX Runtime; see :func:`session_options`."""
+
+    def __init__(
+        self,
+        model: Path | ir.Model,
+        *,
+        threads: int | None = 1,
+        optimise: bool = True,
+        libraries: Sequence[Path] = (),
+        low_memory: bool = False,
+    ) -> None:
+        options = session_options(
+            threads=threads, optimise=optimise, libraries=libraries, low_memory=low_memory
+        )
+        self.session = new_session(model, options)
+        self._names = [output.name for output in self.session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        return dict(zip(self._names, self.session.run(None, dict(feeds)), strict=True))

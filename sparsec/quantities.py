@@ -1,0 +1,50 @@
+"""Numbers as people read them, the same on the terminal and in the report."""
+
+from __future__ import annotations
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """Return a number with a prefix.
+
+    Examples
+    --------
+    >>> si(22700000)
+    '22.7 M'
+    >>> si(512, "B")
+    '512 B'
+    """
+    if value is None:
+        return "-"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:g} {unit}".strip()
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return the relative change in percent.
+
+    Examples
+    --------
+    >>> change(200, 100)
+    '-50.0 %'
+    """
+    if before is None or after is None or not before:
+        return "-"
+    return f"{100 * (after - before) / before:+.1f} %"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return a time in ms with three significant digits.
+
+    Examples
+    --------
+    >>> milliseconds(0.0123456)
+    '12.3'
+    >>> milliseconds(0.0000123456)
+    '0.0123'
+    """
+    if seconds is None:
+        return "-"
+    value = 1e3 * seconds
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

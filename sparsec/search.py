@@ -1,0 +1,116 @@
+"""Solving for a sparsity that was left open: the least that reaches the goals, or keeps them.
+
+A pass such as ``unstructured`` without ``sparsity=`` has one number left open. With a goal of cost
+(latency, bytes, ...) the least sparsity that reaches it is searched; with goals of quality alone,
+the largest that loses no more than allowed. Each trial is a whole compilation, proved and measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsec.artifact import Artifact
+from sparsec.artifact.writer import publish
+from sparsec.goals import Goal
+from sparsec.passes.base import Pass
+from sparsec.recipe import Recipe
+
+LOWEST, HIGHEST = 0.3, 0.98
+RESOLUTION = 0.02
+
+Attempt = Callable[[Recipe, Path, Callable[[str, float], None]], Artifact]
+
+
+def is_open(item: Pass) -> bool:
+    """Whether the pass has a sparsity that was left open."""
+    return getattr(item, "sparsity", 0) is None
+
+
+def has_open(recipe: Recipe) -> bool:
+    """Whether the recipe has a sparsity to solve for, and a goal to solve it by."""
+    return bool(recipe.goals) and any(is_open(item) for item in recipe.passes)
+
+
+def settle(recipe: Recipe, sparsity: float) -> Recipe:
+    """Return the recipe with every open sparsity set."""
+    passes = tuple(
+        dataclasses.replace(item, sparsity=sparsity) if is_open(item) else item  # type: ignore[type-var]
+        for item in recipe.passes
+    )
+    return dataclasses.replace(recipe, passes=passes)
+
+
+def solve(
+    recipe: Recipe,
+    output: Path,
+    attempt: Attempt,
+    progress: Callable[[str, float], None],
+    force: bool = False,
+) -> Artifact:
+    """Search the sparsity by bisection and leave the best artifact at ``output``.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With at least one goal and one open sparsity.
+    output : Path
+    attempt : callable
+        Compiles a settled recipe to a path.
+    progress : callable
+    force : bool
+        Replace an artifact that is already there.
+
+    Returns
+    -------
+    Artifact
+        The one that meets every goal; where none does, the one nearest to them: the sparsest if a
+        cost is too high, the least sparse if a quality is lost. Its exit code then is 5.
+    """
+    costs = [goal for goal in recipe.goals if goal.is_cost]
+    trials: dict[float, Artifact] = {}
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.search.", dir=output.parent) as folder:
+
+        def met(sparsity: float) -> bool:
+            sparsity = round(sparsity, 4)
+            if sparsity not in trials:
+                path = Path(folder) / f"{sparsity:g}.sparsec"
+                part = len(trials) / 7
+                trials[sparsity] = attempt(
+                    settle(recipe, sparsity),
+                    path,
+                    lambda text, done: progress(f"sparsity {sparsity:g}: {text}", part + done / 7),
+                )
+            results: list[dict[str, Any]] = trials[sparsity].manifest["goals"]
+            by_text = {result["goal"]: result["met"] for result in results}
+            watched: list[Goal] = costs or list(recipe.goals)
+            return all(by_text[goal.text] is not False for goal in watched)
+
+        best = least(met) if costs else most(met)
+        publish(trials[best].path, output, force)
+    return Artifact.read(output)
+
+
+def least(met: Callable[[float], bool]) -> float:
+    """Return the least sparsity that meets the goals; the highest if none does."""
+    low, high = LOWEST, HIGHEST
+    if met(low) or not met(high):
+        return low if met(low) else high
+    while high - low > RESOLUTION:
+        middle = round((low + high) / 2, 4)
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return high
+
+
+def most(met: Callable[[float], bool]) -> float:
+    """Return the highest sparsity that meets the goals; the lowest if none does."""
+    low, high = LOWEST, HIGHEST
+    if met(high) or not met(low):
+        return high if met(high) else low
+    while high - low > RESOLUTION:
+        middle = round((low + high) / 2, 4)
+        low, high = (middle, high) if met(middle) else (low, middle)
+    return low

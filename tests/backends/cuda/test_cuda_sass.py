@@ -1,0 +1,45 @@
+from collections import Counter
+
+import pytest
+
+from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
+from sparsec.ir.errors import UnsupportedTargetError
+
+
+def report(stack=0, loop=10, **opcodes):
+    return CodeReport(
+        64, stack, Counter({k.replace("_", "."): n for k, n in opcodes.items()}), loop
+    )
+
+
+def test_good_code_passes():
+    check_code(report(HMMA_16816_F32=8, LDG_E_128=4), "kernel", 80)
+    check_code(report(HGMMA_64x16x16_F32=4), "kernel", 90)
+    check_code(report(UTCHMMA_gdesc=4), "kernel", 100)
+
+
+@pytest.mark.parametrize(
+    ("bad", "sm", "message"),
+    [
+        (report(FFMA=99), 80, "no HMMA instruction"),
+        (report(HMMA_16816_F32=8), 90, "no HGMMA instruction"),
+        (report(HMMA_16816_F32=8, stack=32), 80, "32 bytes of stack"),
+        (report(HMMA_16816_F32=8, LDL_64=2, STL=1), 86, r"spills registers \(3 local"),
+    ],
+)
+def test_bad_code_is_an_error_with_a_way_out(bad, sm, message):
+    with pytest.raises(UnsupportedTargetError, match=message) as caught:
+        check_code(bad, "kernel", sm)
+    assert "pip install triton==" in caught.value.message
+    assert caught.value.exit_code == 4
+
+
+def test_counting_is_by_instruction_not_by_prefix():
+    assert report(LDGSTS_E_128=3, LDG_E=2).count("LDG") == 2
+    assert report(LDGSTS_E_128=3, LDG_E=2).count("LDG", "LDGSTS") == 5
+
+
+def test_what_is_no_cubin_is_an_error():
+    pytest.importorskip("triton", reason="the disassembler comes with triton")
+    with pytest.raises(UnsupportedTargetError, match="cuobjdump"):
+        read_code(b"not a cubin")
