@@ -21,12 +21,32 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-FOLDERS = {"sparsec": "sparsec"} | {f"sparsec.{name}": name for name in ("ir", "passes", "backends")}
+FOLDERS = {"sparsec": "sparsec"} | {
+    f"sparsec.{name}": name for name in ("ir", "passes", "backends")
+}
 
 CSRC = Path("backends/cpu/csrc")
 LIBRARY = "libsparsec_cpu.so"
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-ffp-contract=off"]
-COMMON = ["api", "isa", "ort_op", "plan_build", "plan_check", "plan_pack", "plan_run", "pool"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-ffp-contract=off",
+]
+COMMON = [
+    "api",
+    "isa",
+    "ort_op",
+    "plan_build",
+    "plan_check",
+    "plan_pack",
+    "plan_run",
+    "pool",
+    "unit_portable",
+]
 UNITS = {
     "x86_64": {
         "unit_avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -69,7 +89,9 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         command = compiler()
         if command is None:
-            self.warn("no C++ compiler found: installing without the CPU kernels (set CXX to name one)")
+            self.warn(
+                "no C++ compiler found: installing without the CPU kernels (set CXX to name one)"
+            )
             return
         target = Path(self.get_ext_fullpath(ext.name))
         objects = Path(self.build_temp)
@@ -78,7 +100,7 @@ class BuildLibrary(build_ext):
         machine = os.environ.get("SPARSEC_MACHINE", platform.machine())
         units = UNITS.get(ALIASES.get(machine, machine), {})
         made = []
-        for name, flags in {**dict.fromkeys([*COMMON, "unit_portable"], []), **units}.items():
+        for name, flags in [*((name, []) for name in COMMON), *units.items()]:
             made.append(str(objects / f"{name}.o"))
             self.call([*command, *FLAGS, *flags, "-c", str(CSRC / f"{name}.cc"), "-o", made[-1]])
         # Our C++ runtime travels inside, so that the library runs on systems with an older one.
@@ -98,7 +120,11 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     ext_modules=[
-        Extension("sparsec.backends.cpu.libsparsec_cpu", sources, depends=sorted(map(str, CSRC.glob("*.h"))))
+        Extension(
+            "sparsec.backends.cpu.libsparsec_cpu",
+            sources,
+            depends=sorted(map(str, CSRC.glob("*.h"))),
+        )
     ],
     cmdclass={"build_ext": BuildLibrary},
 )

@@ -13,7 +13,7 @@ def canonicalise(model: ir.Model, where: str) -> None:
     """Bring ``model`` into the canonical form, in place, and verify it.
 
     Functions are inlined, constants become initializers of the graph that held them, no initializer
-    doubles as an input, nodes stand in topological order.
+    doubles as an input, nodes stand in topological order, sizes of -1 are dynamic ones.
 
     Raises
     ------
@@ -27,6 +27,7 @@ def canonicalise(model: ir.Model, where: str) -> None:
         onnx_passes.RemoveInitializersFromInputsPass()(model)
         onnx_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         onnx_passes.TopologicalSortPass()(model)
+        _name_no_negative_sizes(model)
     except ModelImportError:
         raise
     except Exception as error:  # onnx_ir raises many types for graphs that are no graphs
@@ -35,6 +36,14 @@ def canonicalise(model: ir.Model, where: str) -> None:
             where=where,
         ) from error
     verify(model, where=where, error=ModelImportError)
+
+
+def _name_no_negative_sizes(model: ir.Model) -> None:
+    """Make sizes of -1 what their writers mean by them: dynamic, without a name."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and any(isinstance(n, int) and n < 0 for n in value.shape):
+            sizes = [None if isinstance(n, int) and n < 0 else n for n in value.shape]
+            value.shape = ir.Shape(sizes)
 
 
 def first_line(error: BaseException) -> str:

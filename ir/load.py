@@ -1,15 +1,17 @@
 """``load_model``: every source becomes one canonical ``onnx_ir.Model``.
 
 Canonical means: functions inlined; every constant an initializer of its own graph, wherever it was
-stored; no initializer doubles as an input; nodes in topological order; every node named once.
-Nothing is folded and no weight is read: tensors stay memory-mapped where the file allows it, so a
-model larger than memory loads in the time its graph takes. The caller's file or module is never
-changed.
+stored; no initializer doubles as an input; nodes in topological order.
+Nothing of an ONNX file is folded and no weight is read: tensors stay memory-mapped where the file
+allows it, so a model larger than memory loads in the time its graph takes. The caller's file or
+module is never changed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,18 @@ import onnx
 import onnx_ir as ir
 
 from sparsec.ir.canonical import canonicalise, first_line
+from sparsec.ir.check_proto import check_proto
 from sparsec.ir.errors import ModelImportError
-from sparsec.ir.verify import check_external_data
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     import torch
 
-MAX_OPSET = onnx.defs.onnx_opset_version()
+# Without a handler of its own the library's complaints about a bad file would go to stderr, beside
+# our one error that says the same.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
+_SHOWN = 20
 
 
 def load_model(
@@ -40,7 +47,8 @@ def load_model(
     ----------
     source : path, onnx.ModelProto, onnx_ir.Model or torch.nn.Module
         ``.onnx`` by path (external data beside it is memory-mapped), ``.pt2`` by path, or an
-        object. An ``onnx_ir.Model`` is cloned; its tensors are shared.
+        object. An ``onnx_ir.Model`` is cloned; its tensors are shared. A torch module or program
+        comes out cleaned up: its exporter leaves much to remove.
     example_inputs : tuple, optional
         Positional inputs of a torch module; needed for one.
     dynamic_shapes : optional
@@ -59,17 +67,20 @@ def load_model(
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        name = str(path)
-        model = _load_pt2(path) if path.suffix == ".pt2" else _load_onnx(path)
+        if path.suffix == ".pt2":
+            from sparsec.ir.load_torch import model_from_pt2
+
+            return model_from_pt2(path)
+        name, model = str(path), _load_onnx(path)
     elif isinstance(source, onnx.ModelProto):
         name = source.graph.name or "the model"
-        model = _from_proto(source, name)
+        model = _from_proto(source, name, None)
     elif isinstance(source, ir.Model):
         name = source.graph.name or "the model"
+        verify(source, where=name, error=ModelImportError)  # a broken graph cannot be cloned
         model = source.clone()
     else:
-        name = type(source).__name__
-        model = _load_module(source, example_inputs, dynamic_shapes)
+        return _load_module(source, example_inputs, dynamic_shapes)
     canonicalise(model, name)
     return model
 
@@ -84,46 +95,67 @@ def release(model: ir.Model) -> None:
 
 def _load_onnx(path: Path) -> ir.Model:
     """Read an ONNX file; its external data is checked and mapped, not read."""
-    if not path.exists():
-        raise ModelImportError(f"{path}: no such file", where=str(path))
     if path.is_dir():
         raise ModelImportError(
-            f"{path}: a folder, where a model file (.onnx or .pt2) was needed", where=str(path)
+            f"{path}: a folder, where a model file (.onnx or .pt2) was needed",
+            where=str(path),
         )
-    if path.stat().st_size == 0:
-        raise ModelImportError(f"{path}: the file is empty", where=str(path))
     try:
-        model = ir.load(path)
-    except (google.protobuf.message.DecodeError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelImportError(f"{path}: no such file", where=str(path)) from error
+    except OSError as error:
+        reason = f"{path}: cannot be read: {error.strerror or error}"
+        raise ModelImportError(reason, where=str(path)) from error
+    if not data:
+        raise ModelImportError(f"{path}: the file is empty", where=str(path))
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except google.protobuf.message.DecodeError as error:
+        kind = _kind(data)
         raise ModelImportError(
-            f"{path}: not an ONNX model, or a truncated one ({first_line(error)}); "
-            "fetch or export it again",
+            f"{path}: not an ONNX model, or a truncated one{kind}; fetch or export it again",
             where=str(path),
         ) from error
-    except PermissionError as error:
-        reason = f"{path}: cannot be read: {error.strerror}"
-        raise ModelImportError(reason, where=str(path)) from error
-    except Exception as error:  # the deserialiser reports bad graphs with many exception types
-        raise ModelImportError(
-            f"{path}: not a usable ONNX graph: {first_line(error)}", where=str(path)
-        ) from error
-    check_external_data(model, path)
-    return model
+    return _from_proto(proto, str(path), path.absolute().parent)
 
 
-def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
+# First bytes of files that are taken for ONNX models.
+_KINDS = {
+    b"PK\x03\x04": "a zip archive: of torch? then save it with torch.export as .pt2",
+    b"\x80": "a Python pickle",
+    b"GGUF": "a GGUF file",
+    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
+    b"<": "a web page or XML",
+    b"{": "JSON",
+}
+
+
+def _kind(data: bytes) -> str:
+    """Return what a file that is no model looks like, in parentheses; nothing if it is unknown."""
+    kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+    return f" (it looks like {kind})" if kind else ""
+
+
+def _from_proto(proto: onnx.ModelProto, name: str, folder: Path | None) -> ir.Model:
+    """Check a parsed model and turn it into a graph; external data lies in ``folder``."""
+    if violations := check_proto(proto, folder):
+        more = len(violations) - _SHOWN
+        text = "; ".join(violations[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise ModelImportError(f"{name}: {text}", where=name)
     try:
-        return ir.from_proto(proto)
-    except Exception as error:  # as above
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = ir.from_proto(proto)
+    except Exception as error:  # the deserialiser reports bad graphs with many exception types
         raise ModelImportError(
             f"{name}: not a usable ONNX graph: {first_line(error)}", where=name
         ) from error
-
-
-def _load_pt2(path: Path) -> ir.Model:
-    from sparsec.ir.load_torch import model_from_pt2
-
-    return model_from_pt2(path)
+    if folder is not None:
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
+            ir.external_data.set_base_dir(graph, folder)
+    return model
 
 
 def _load_module(
@@ -145,4 +177,4 @@ def _load_module(
         )
     from sparsec.ir.load_torch import model_from_module
 
-    return model_from_module(module, example_inputs, dynamic_shapes)  # type: ignore[arg-type]
+    return model_from_module(module, example_inputs, dynamic_shapes)

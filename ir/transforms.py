@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_TOLERANCE = 1e-4  # of the largest entry
+_TONAL = 0.99  # of the energy of a row, within two bins of its peak
+_NOISE = 1e-8  # of the energy of the strongest row
 _MIN_ROWS = 8
 _MIN_LENGTH = 32
 _MAX_BAND = 0.2  # of all entries, that a bank of narrow filters uses
@@ -18,8 +19,8 @@ _MAX_BAND = 0.2  # of all entries, that a bank of narrow filters uses
 def is_fixed_transform(matrix: NDArray[np.floating]) -> bool:
     """Say if a weight [out, reduction] is a windowed Fourier basis or a bank of band filters.
 
-    A trained weight has neither property by chance: every row of a Fourier basis is symmetric or
-    antisymmetric, and every filter of a bank is a contiguous band of non-negative numbers.
+    A trained weight has neither property by chance: every row of a Fourier basis is one tone, each
+    at its own frequency, and every filter of a bank is a contiguous band of non-negative numbers.
 
     Examples
     --------
@@ -35,31 +36,34 @@ def is_fixed_transform(matrix: NDArray[np.floating]) -> bool:
 
 
 def _is_fourier(matrix: NDArray[np.floating]) -> bool:
-    """Whether all rows are even or odd, about the centre or (periodic windows) about sample 0."""
+    """Whether every row has one frequency, and the rows together have many."""
     if matrix.shape[1] < _MIN_LENGTH:
         return False
-    for part in (matrix, matrix[:, 1:]):
-        # Most weights fail in their first rows: only those that do not are looked at whole.
-        if _all_symmetric(part[: 2 * _MIN_ROWS]) and _all_symmetric(part):
-            return True
-    return False
+    # Most weights fail in their first rows: only those that do not are looked at whole.
+    return _is_tonal(matrix[: 2 * _MIN_ROWS]) and _is_tonal(matrix)
 
 
-def _all_symmetric(rows: NDArray[np.floating]) -> bool:
-    """Whether each row is even or odd; rows of rounding noise, as of sin(pi n), are both."""
-    largest = np.abs(rows).max(axis=1)
-    scale = largest.max()
-    if np.count_nonzero(largest > 1e-2 * scale) < _MIN_ROWS - 2:
+def _is_tonal(rows: NDArray[np.floating]) -> bool:
+    """Whether nearly all energy of each row lies about its peak, and few rows share a peak.
+
+    Any usual window spreads a tone over five bins at most. Rows of rounding noise, as of sin(pi n),
+    have no peak and are not looked at.
+    """
+    energy = np.square(np.abs(np.fft.rfft(rows, axis=1)))
+    total = energy.sum(axis=1)
+    energy = energy[total > _NOISE * total.max()]
+    if len(energy) < _MIN_ROWS - 2:
         return False
-    flipped = rows[:, ::-1]
-    even = np.abs(rows - flipped).max(axis=1)
-    odd = np.abs(rows + flipped).max(axis=1)
-    return bool(np.all(np.minimum(even, odd) <= _TOLERANCE * scale))
+    peaks = energy.argmax(axis=1)
+    near = np.abs(np.arange(energy.shape[1]) - peaks[:, None]) <= 2
+    if np.any((energy * near).sum(axis=1) < _TONAL * energy.sum(axis=1)):
+        return False
+    return len(np.unique(peaks)) >= len(peaks) / 3
 
 
 def _is_bank(matrix: NDArray[np.floating]) -> bool:
     """Whether all rows are narrow contiguous bands of non-negative numbers that move along."""
-    if np.any(matrix[:1] < 0) or np.any(matrix < 0):
+    if np.any(matrix < 0):
         return False
     used = matrix > 0
     rows = used.any(axis=1)

@@ -7,12 +7,12 @@ once, each with the node or value it is about.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from sparsec.ir.errors import ModelImportError, SparsecError, VerifyError
+from sparsec.ir.cycles import bodies, find_cycle, reads
+from sparsec.ir.errors import SparsecError, VerifyError
 from sparsec.ir.patterns import KEY, from_metadata
 
 MIN_OPSET = 7
@@ -95,26 +95,6 @@ def _domains(model: ir.Model) -> Iterator[str]:
             yield f"{describe(node)} uses the domain {node.domain!r}, which is not imported"
 
 
-def _known_operators(model: ir.Model) -> Iterator[str]:
-    version = next((model.opset_imports[d] for d in _STANDARD if d in model.opset_imports), None)
-    if version is None or version > onnx.defs.onnx_opset_version():
-        return
-    for node in _nodes(model):
-        if node.domain in _STANDARD and not _exists(node.op_type, version):
-            yield f"{describe(node)} is no operator of the standard domain at opset {version}"
-
-
-def _exists(op_type: str, version: int) -> bool:
-    try:
-        return not onnx.defs.get_schema(op_type, version, "").deprecated
-    except onnx.defs.SchemaError:
-        return op_type in _EXPERIMENTAL
-
-
-# Operators that runtimes execute although no released schema lists them.
-_EXPERIMENTAL = {"ATen", "Affine", "Crop", "ParametricSoftplus", "Scale", "ScaledTanh"}
-
-
 def _inputs_exist(model: ir.Model) -> Iterator[str]:
     for graph, visible in _scopes(model.graph, frozenset()):
         for node in graph:
@@ -137,37 +117,29 @@ def _scopes(
             yield from _scopes(body, visible)
 
 
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs that ``node`` holds in its attributes."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
 def _dangles(value: ir.Value, visible: frozenset[ir.Graph]) -> bool:
     """Whether no visible graph has ``value`` as an input, an initializer or a node's output."""
-    return value.graph not in visible
+    if (producer := value.producer()) is not None:
+        return producer.graph not in visible
+    given = value.is_graph_input() or value.is_initializer()
+    return not given or value.graph not in visible
+
+
+def _acyclic(model: ir.Model) -> Iterator[str]:
+    for graph in _graphs(model):
+        if cycle := find_cycle(graph):
+            yield f"a cycle: {', '.join(describe(node) for node in cycle)} read from each other"
 
 
 def _order(model: ir.Model) -> Iterator[str]:
     for graph in _graphs(model):
         seen: set[ir.Node] = set()
         for node in graph:
-            for value in _reads(node):
+            for value in reads(node):
                 producer = value.producer()
                 if producer is not None and producer.graph is graph and producer not in seen:
-                    yield f"{describe(node)} reads {value.name!r} too early, or in a cycle"
+                    yield f"{describe(node)} reads {value.name!r} before it is produced"
             seen.add(node)
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a node reads, and what the graphs inside it capture."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in bodies(node):
-        for inner in body:
-            yield from _reads(inner)
 
 
 def _unique_names(model: ir.Model) -> Iterator[str]:
@@ -210,59 +182,10 @@ CHECKS: dict[str, Callable[[ir.Model], Iterable[str]]] = {
     "has-outputs": _has_outputs,
     "opset": _opset,
     "domains-imported": _domains,
-    "known-operators": _known_operators,
     "inputs-produced": _inputs_exist,
+    "acyclic": _acyclic,
     "topological-order": _order,
     "unique-names": _unique_names,
     "initializers-valued": _initializer_values,
     "patterns-readable": _patterns,
 }
-
-
-def check_external_data(model: ir.Model, path: Path) -> None:
-    """Check that every external tensor lies inside its file, before anything maps it.
-
-    Raises
-    ------
-    ModelImportError
-        If a data file is missing or too short, or a location leaves the model's folder.
-    """
-    sizes: dict[Path, int] = {}
-    for graph in _graphs(model):
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                _check_external(tensor, path, sizes)
-    for node in _nodes(model):
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.TENSOR:
-                tensor = attribute.as_tensor()
-                if isinstance(tensor, ir.ExternalTensor):
-                    _check_external(tensor, path, sizes)
-
-
-def _check_external(tensor: ir.ExternalTensor, path: Path, sizes: dict[Path, int]) -> None:
-    location = Path(tensor.location)
-    if location.is_absolute() or ".." in location.parts:
-        raise ModelImportError(
-            f"{path}: the tensor {tensor.name!r} points to {str(location)!r}, outside the model's "
-            "folder",
-            where=str(path),
-        )
-    file = path.parent / location
-    if file not in sizes:
-        if not file.is_file():
-            raise ModelImportError(
-                f"{path}: the external data file {location} is missing; it must lie beside the "
-                "model",
-                where=str(file),
-            )
-        sizes[file] = file.stat().st_size
-    offset = tensor.offset or 0
-    length = tensor.length if tensor.length is not None else tensor.nbytes
-    if offset < 0 or length < tensor.nbytes or offset + length > sizes[file]:
-        raise ModelImportError(
-            f"{path}: the tensor {tensor.name!r} needs bytes {offset} to {offset + tensor.nbytes} "
-            f"of {location}, which has {sizes[file]}; the file is truncated or not the model's",
-            where=str(file),
-        )

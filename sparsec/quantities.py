@@ -31,6 +31,8 @@ def change(before: float | None, after: float | None) -> str:
     """
     if before is None or after is None or not before:
         return "-"
+    if before == after:
+        return "unchanged"
     return f"{100 * (after - before) / before:+.1f} %"
 
 

@@ -18,10 +18,10 @@ from sparsec.backends.cpu.library import FILE_NAME, features, library_path, why_
 from sparsec.backends.cpu.observe import observe_shapes
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.rows import layer_row
-from sparsec.ir.run import OrtRunner
 from sparsec.backends.targets import platform_tag
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord
+from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.target import Target
 
@@ -63,7 +63,10 @@ class CpuBackend(Backend):
                     kept.append(candidate)
         expressible = {item.site.name for item in items if item.site is not None}
         chosen = {site.name for c in kept for site in _sites(c.region)}
-        rows = [layer_row(site, tried.get(site.name), site.name in chosen, site.name in expressible) for site in sites]
+        rows = [
+            layer_row(site, tried.get(site.name), site.name in chosen, site.name in expressible)
+            for site in sites
+        ]
         plans = apply(model, kept)
         library = library_path()
         assert library is not None
@@ -71,7 +74,9 @@ class CpuBackend(Backend):
         if plans:
             files[f"lib/{platform_tag()}/{FILE_NAME}"] = library
             files |= {f"plans/{name}.plan": plan for name, plan in plans.items()}
-        record = CostRecord(target.name, {"isa": features()[0]}, list(_entries(tried.values(), context.threads)))
+        record = CostRecord(
+            target.name, {"isa": features()[0]}, list(_entries(tried.values(), context.threads))
+        )
         return Lowered(model, rows, files=files, record=record)
 
     def densify(self, model: ir.Model, root: Path) -> ir.Model:
@@ -113,6 +118,18 @@ def _entries(candidates: Iterable[Candidate], threads: int) -> Iterable[CostEntr
     for candidate in candidates:
         site = candidate.region.items[0].site
         assert site is not None
-        for kernel, seconds in (("onnxruntime", candidate.dense_seconds), ("region", candidate.sparse_seconds)):
+        for kernel, seconds in (
+            ("onnxruntime", candidate.dense_seconds),
+            ("region", candidate.sparse_seconds),
+        ):
             sparsity = 0.0 if kernel == "onnxruntime" else 1.0
-            yield CostEntry(site.op, site.shape, str(site.pattern), sparsity, kernel, threads, seconds, "measured")
+            yield CostEntry(
+                site.op,
+                site.shape,
+                str(site.pattern),
+                sparsity,
+                kernel,
+                threads,
+                seconds,
+                "measured",
+            )

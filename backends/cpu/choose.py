@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.assemble import Region, build_plan, insert
@@ -43,7 +44,10 @@ def boundary(region: Region) -> list[str]:
     """Return the names of the values that the region's nodes read and do not make."""
     made = {output for node in region.nodes for output in node.outputs}
     read = dict.fromkeys(
-        value for node in region.nodes for value in node.inputs if value is not None and value not in made
+        value
+        for node in region.nodes
+        for value in node.inputs
+        if value is not None and value not in made
     )
     return [
         value.name
@@ -80,10 +84,10 @@ class Measurer:
         if key is None or key not in self._known:
             dense = _part(self._scene.model, region)
             sparse = region_model(self._scene.model, region, plan)
-            with Contest(self._threads) as contest:
-                contest.enter("dense", dense, data)
-                contest.enter("sparse", sparse, data)
-                times = contest.run()
+            contest = Contest(self._threads)
+            contest.enter("dense", dense, data)
+            contest.enter("sparse", sparse, data)
+            times = contest.run()
             found = times["dense"], times["sparse"]
             if key is None:
                 return Candidate(region, plan, *found)
@@ -105,7 +109,9 @@ class Measurer:
 
 def _part(model: ir.Model, region: Region) -> ir.Model:
     """Return the nodes of a region as a model of their own."""
-    graph = ir.convenience.extract(model.graph, boundary(region), [v.name or "" for v in region.outputs])
+    graph = ir.convenience.extract(
+        model.graph, boundary(region), [v.name or "" for v in region.outputs]
+    )
     for value in graph.inputs:
         if value.type is None:
             value.type = ir.TensorType(ir.DataType.FLOAT)
@@ -123,7 +129,9 @@ def region_model(model: ir.Model, region: Region, plan: bytes) -> ir.Model:
 
 def _with_node(graph: ir.Graph, ir_version: int, region: Region, plan: bytes) -> ir.Model:
     by_name = {value.name: value for value in graph.inputs}
-    weight = ir.Value(name="plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)]))
+    weight = ir.Value(
+        name="plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
+    )
     weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name="plan")
     graph.initializers["plan"] = weight
     operands: list[ir.Value] = []
@@ -135,7 +143,10 @@ def _with_node(graph: ir.Graph, ir_version: int, region: Region, plan: bytes) ->
             operands.append(copy)
         else:
             operands.append(by_name[value.name])
-    outputs = [ir.Value(name=v.name, type=ir.TensorType(ir.DataType.FLOAT), shape=v.shape) for v in region.outputs]
+    outputs = [
+        ir.Value(name=v.name, type=ir.TensorType(ir.DataType.FLOAT), shape=v.shape)
+        for v in region.outputs
+    ]
     graph.append(ir.Node("sparsec", "Region", [weight, *operands], outputs=outputs, name="region"))
     graph.outputs.extend(outputs)
     graph.opset_imports["sparsec"] = 1
@@ -143,15 +154,19 @@ def _with_node(graph: ir.Graph, ir_version: int, region: Region, plan: bytes) ->
 
 
 def _copy(value: ir.Value) -> ir.Value:
-    return ir.Value(name=value.name, type=value.type or ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+    return ir.Value(
+        name=value.name, type=value.type or ir.TensorType(ir.DataType.FLOAT), shape=value.shape
+    )
 
 
 def apply(model: ir.Model, candidates: Sequence[Candidate]) -> dict[str, bytes]:
     """Put the candidates' nodes into the graph and return their plans by the node's name."""
     plans: dict[str, bytes] = {}
+    replaced: dict[ir.Value, ir.Value] = {}
     for candidate in candidates:
         name = f"region_{len(plans)}"
-        insert(model, candidate.region, candidate.plan, name)
+        insert(model, candidate.region, candidate.plan, name, replaced)
         plans[name] = candidate.plan
     model.graph.sort()
+    RemoveUnusedNodesPass()(model)
     return plans

@@ -30,7 +30,9 @@ def densify_model(model: ir.Model) -> ir.Model:
     for node in [n for n in graph if n.domain == DOMAIN and n.op_type == OP_TYPE]:
         weight = node.inputs[0]
         if weight is None or weight.const_value is None:
-            raise ArtifactError(f"{node.name}: the plan of a Region node must be stored in the model")
+            raise ArtifactError(
+                f"{node.name}: the plan of a Region node must be stored in the model"
+            )
         plan = Plan.from_bytes(weight.const_value.numpy().tobytes())
         _replace(model, node, plan)
         if not weight.uses():
@@ -164,7 +166,9 @@ def _layer_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     centred = w.add("Sub", x, w.mean(x))
     variance = w.mean(w.add("Mul", centred, centred))
     root = w.add("Sqrt", w.add("Add", variance, w.constant(op.alpha)))
-    scaled = w.add("Mul", w.add("Div", centred, root), w.constant(_needed(plan, op.gain).reshape(-1)))
+    scaled = w.add(
+        "Mul", w.add("Div", centred, root), w.constant(_needed(plan, op.gain).reshape(-1))
+    )
     return w.add("Add", scaled, w.constant(_needed(plan, op.bias).reshape(-1)))
 
 
@@ -175,12 +179,20 @@ def _attention(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     def heads(x: ir.Value | None, perm: list[int]) -> ir.Value:
         return w.add("Transpose", w.add("Reshape", x, split), perm=perm)
 
-    q, k, v = heads(inputs[0], [0, 2, 1, 3]), heads(inputs[1], [0, 2, 3, 1]), heads(inputs[2], [0, 2, 1, 3])
+    q, k, v = (
+        heads(inputs[0], [0, 2, 1, 3]),
+        heads(inputs[1], [0, 2, 3, 1]),
+        heads(inputs[2], [0, 2, 1, 3]),
+    )
     scores = w.add("Mul", w.add("MatMul", q, k), w.constant(op.alpha))
     if len(inputs) > 3 and inputs[3] is not None:
         scores = w.add("Add", scores, inputs[3])
     mixed = w.add("MatMul", w.add("Softmax", scores, axis=3), v)
-    return w.add("Reshape", w.add("Transpose", mixed, perm=[0, 2, 1, 3]), w.constant([0, 0, channels], np.int64))
+    return w.add(
+        "Reshape",
+        w.add("Transpose", mixed, perm=[0, 2, 1, 3]),
+        w.constant([0, 0, channels], np.int64),
+    )
 
 
 def _max_pool(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:

@@ -167,6 +167,7 @@ class PreparedRun:
             _fill(tensor, array)
 
     def __call__(self, seconds: NDArray[np.float64] | None = None) -> None:
+        """Run; add the seconds of each part to ``seconds`` if it is given."""
         plan, library = self._plan, self._plan._library
         if seconds is None:
             status = library.sparsec_plan_run(

@@ -54,7 +54,12 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
     value = _unscale(scene, value, trail)
     product = _producer(value)
     weighted = scene.single_reader(softmax.outputs[0])
-    if not is_op(product, "MatMul") or product is None or not is_op(weighted, "MatMul") or weighted is None:
+    if (
+        not is_op(product, "MatMul")
+        or product is None
+        or not is_op(weighted, "MatMul")
+        or weighted is None
+    ):
         return None
     if weighted.inputs[0] is not softmax.outputs[0]:
         return None
@@ -69,13 +74,26 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
         return None
     if mask is not None and scene.rank(mask) != 4:
         return None
-    if not all(scene.only_read_by(n.outputs[0], set(trail.nodes)) for n in trail.nodes if n.outputs[0] is not merged):
+    if not all(
+        scene.only_read_by(n.outputs[0], set(trail.nodes))
+        for n in trail.nodes
+        if n.outputs[0] is not merged
+    ):
         return None
     heads = (scene.shape(softmax.inputs[0]) or (0, 0))[1]
-    assert merged is not None and shapes[0] is not None
+    assert merged is not None
+    assert shapes[0] is not None
     fields = {"heads": heads, "alpha": trail.factor}
     inputs = (q, k, v) if mask is None else (q, k, v, mask)
-    return Item(OpCode.ATTENTION, tuple(dict.fromkeys(trail.nodes)), inputs, merged, Kind.ROWS, shapes[0][-1], fields)
+    return Item(
+        OpCode.ATTENTION,
+        tuple(dict.fromkeys(trail.nodes)),
+        inputs,
+        merged,
+        Kind.ROWS,
+        shapes[0][-1],
+        fields,
+    )
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -86,7 +104,9 @@ def _scores_and_mask(scene: Scene, add: ir.Node) -> tuple[ir.Value | None, ir.Va
     """Tell the scores from the mask: the mask does not come from a product of its own shape."""
     for scores, mask in (add.inputs, reversed(list(add.inputs))):
         node = _producer(scores)
-        if is_op(node, "MatMul", "Div", "Mul") and scene.shape(scores) == scene.shape(add.outputs[0]):
+        if is_op(node, "MatMul", "Div", "Mul") and scene.shape(scores) == scene.shape(
+            add.outputs[0]
+        ):
             return scores, mask
     return None, None
 
@@ -107,12 +127,14 @@ def _unscale(scene: Scene, value: ir.Value | None, trail: _Trail) -> ir.Value | 
     return value
 
 
-def _head_source(scene: Scene, value: ir.Value | None, trail: _Trail, *, transposed: bool) -> ir.Value | None:
+def _head_source(
+    scene: Scene, value: ir.Value | None, trail: _Trail, *, transposed: bool
+) -> ir.Value | None:
     """Walk back from ``[B, h, L, d]`` (transposed: ``[B, h, d, L]``) to ``[B, L, h * d]``."""
     value = _unscale(scene, value, trail)
     perms = []
     while is_op(node := _producer(value), "Transpose") and node is not None:
-        perms.append(tuple(node.attributes.get_ints("perm", None) or ()))
+        perms.append(tuple(node.attributes.get_ints("perm", ()) or ()))
         trail.nodes.append(node)
         value = _unscale(scene, node.inputs[0], trail)
     if any(len(perm) != 4 for perm in perms):
@@ -121,7 +143,11 @@ def _head_source(scene: Scene, value: ir.Value | None, trail: _Trail, *, transpo
     for perm in reversed(perms):  # the earliest acts first
         total = tuple(total[axis] for axis in perm)
     reshape = _producer(value)
-    if total != (_SPLIT_TRANSPOSED if transposed else _SPLIT) or not is_op(reshape, "Reshape") or reshape is None:
+    if (
+        total != (_SPLIT_TRANSPOSED if transposed else _SPLIT)
+        or not is_op(reshape, "Reshape")
+        or reshape is None
+    ):
         return None
     source, before, after = reshape.inputs[0], scene.shape(reshape.inputs[0]), scene.shape(value)
     if before is None or after is None or len(before) != 3 or after[:2] != before[:2]:
@@ -135,7 +161,7 @@ def _merge(scene: Scene, value: ir.Value, trail: _Trail) -> ir.Value | None:
     transpose = scene.single_reader(value)
     if not is_op(transpose, "Transpose") or transpose is None:
         return None
-    if tuple(transpose.attributes.get_ints("perm", None) or ()) != _SPLIT:
+    if tuple(transpose.attributes.get_ints("perm", ()) or ()) != _SPLIT:
         return None
     reshape = scene.single_reader(transpose.outputs[0])
     if not is_op(reshape, "Reshape") or reshape is None:

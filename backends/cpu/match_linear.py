@@ -37,5 +37,7 @@ def _gemm(scene: Scene, node: ir.Node, item: Item) -> Item | None:
         if bias.ndim == 2 and bias.shape[0] != 1:
             return None
         beta = np.float32(node.attributes.get_float("beta", 1.0))
-        tensors["bias"] = np.broadcast_to(bias.reshape(-1) * beta, (item.channels,)).astype(np.float32)
+        tensors["bias"] = np.broadcast_to(bias.reshape(-1) * beta, (item.channels,)).astype(
+            np.float32
+        )
     return item.merged((), item.output, tensors=tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -56,14 +56,14 @@ def _single(scene: Scene, node: ir.Node) -> Iterator[Item]:
 
 
 def _over_last(scene: Scene, node: ir.Node) -> bool:
-    axes = node.attributes.get_ints("axes", None)
-    if axes is None and len(node.inputs) > 1:
+    axes: Sequence[int] | None = node.attributes.get_ints("axes", ())
+    if not axes and len(node.inputs) > 1:
         constant = scene.constant(node.inputs[1])
         axes = None if constant is None else [int(a) for a in constant.reshape(-1)]
     rank = scene.rank(node.inputs[0])
-    return bool(rank and axes is not None and [axis % rank for axis in axes] == [rank - 1]) and bool(
-        node.attributes.get_int("keepdims", 1)
-    )
+    return bool(
+        rank and axes is not None and [axis % rank for axis in axes] == [rank - 1]
+    ) and bool(node.attributes.get_int("keepdims", 1))
 
 
 def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
@@ -86,7 +86,9 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
             return
         chain.append(following)
     _, variance, plus, root, last = chain
-    epsilon = scene.scalar(plus.inputs[1] if plus.inputs[0] is variance.outputs[0] else plus.inputs[0])
+    epsilon = scene.scalar(
+        plus.inputs[1] if plus.inputs[0] is variance.outputs[0] else plus.inputs[0]
+    )
     if last is not divide or epsilon is None or not _over_last(scene, variance):
         return
     if divide.inputs[0] is not centred or divide.inputs[1] is not root.outputs[0]:
@@ -98,8 +100,14 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
         reader = scene.single_reader(y)
         constant = None
         if reader is not None and is_op(reader, op_type):
-            constant = scene.constant(reader.inputs[1] if reader.inputs[0] is y else reader.inputs[0])
-        if reader is None or constant is None or constant.size not in (1, (scene.shape(x) or (0,))[-1]):
+            constant = scene.constant(
+                reader.inputs[1] if reader.inputs[0] is y else reader.inputs[0]
+            )
+        if (
+            reader is None
+            or constant is None
+            or constant.size not in (1, (scene.shape(x) or (0,))[-1])
+        ):
             factors.append(np.full(1, neutral, np.float32))
             continue
         if constant.ndim and constant.size != constant.shape[-1]:

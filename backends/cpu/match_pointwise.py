@@ -62,7 +62,11 @@ def _kind(scene: Scene, value: ir.Value) -> tuple[Kind | None, int]:
 
 
 def _item(
-    scene: Scene, nodes: tuple[ir.Node, ...], x: ir.Value | None, y: ir.Value, fields: dict[str, Any]
+    scene: Scene,
+    nodes: tuple[ir.Node, ...],
+    x: ir.Value | None,
+    y: ir.Value,
+    fields: dict[str, Any],
 ) -> Iterator[Item]:
     kind, channels = _kind(scene, y)
     if kind is not None and x is not None:

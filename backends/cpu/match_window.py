@@ -12,6 +12,7 @@ from sparsec.backends.cpu.plan import Kind, OpCode
 from sparsec.ir.sites import WeightSite
 
 _MAX_WINDOW = 64
+_PLAIN = {"kernel": (1, 1), "stride": (1, 1), "pads": (0, 0, 0, 0), "dilation": (1, 1)}
 
 
 def window_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | None:
@@ -23,12 +24,16 @@ def window_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | 
         return _conv(scene, node, site, shape[1])
     x, channels = node.inputs[0], shape[1]
     if is_op(node, "GlobalAveragePool"):
-        return Item(OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels)
+        return Item(
+            OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels
+        )
     if is_op(node, "ReduceMean") and _over_pixels(scene, node):
-        return Item(OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels)
+        return Item(
+            OpCode.GLOBAL_AVERAGE_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels
+        )
     if is_op(node, "MaxPool") and len(node.outputs) == 1:
         fields = _window(node, None)
-        if fields is None or node.attributes.get_int("ceil_mode", 0):
+        if fields is None or node.attributes.get_int("ceil_mode", False):
             return None
         return Item(OpCode.MAX_POOL, (node,), (x,), node.outputs[0], Kind.IMAGE, channels, fields)
     return None
@@ -37,8 +42,8 @@ def window_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | 
 def _over_pixels(scene: Scene, node: ir.Node) -> bool:
     if not node.attributes.get_int("keepdims", 1):
         return False
-    axes: Any = node.attributes.get_ints("axes", None)
-    if axes is None and len(node.inputs) > 1:
+    axes: Any = node.attributes.get_ints("axes", ())
+    if not axes and len(node.inputs) > 1:
         constant = scene.constant(node.inputs[1])
         axes = None if constant is None else constant.tolist()
     return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
@@ -59,15 +64,16 @@ def _conv(scene: Scene, node: ir.Node, site: WeightSite | None, channels: int) -
             return None
         tensors["bias"] = bias.astype(np.float32)
     if group == 1:
-        plain = dict(kernel=(1, 1), stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1))
-        code = OpCode.LINEAR if fields == plain else OpCode.CONV
+        code = OpCode.LINEAR if fields == _PLAIN else OpCode.CONV
     elif group == channels == out:
         code = OpCode.DEPTHWISE
     else:
         return None
     if code is OpCode.LINEAR:
         fields = {}
-    return Item(code, (node,), (node.inputs[0],), node.outputs[0], Kind.IMAGE, out, fields, tensors, site)  # type: ignore[arg-type]
+    return Item(
+        code, (node,), (node.inputs[0],), node.outputs[0], Kind.IMAGE, out, fields, tensors, site
+    )
 
 
 def _window(node: ir.Node, kernel: tuple[int, ...] | None) -> dict[str, Any] | None:
@@ -75,14 +81,14 @@ def _window(node: ir.Node, kernel: tuple[int, ...] | None) -> dict[str, Any] | N
     attributes = node.attributes
     if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
-    shape = kernel or attributes.get_ints("kernel_shape", None)
-    if shape is None or len(shape) != 2:
+    shape = kernel or tuple(attributes.get_ints("kernel_shape", ()) or ())
+    if len(shape) != 2:
         return None
     fields = {
         "kernel": tuple(int(k) for k in shape),
-        "stride": tuple(attributes.get_ints("strides", None) or (1, 1)),
-        "pads": tuple(attributes.get_ints("pads", None) or (0, 0, 0, 0)),
-        "dilation": tuple(attributes.get_ints("dilations", None) or (1, 1)),
+        "stride": tuple(attributes.get_ints("strides", ()) or (1, 1)),
+        "pads": tuple(attributes.get_ints("pads", ()) or (0, 0, 0, 0)),
+        "dilation": tuple(attributes.get_ints("dilations", ()) or (1, 1)),
     }
     sizes = (*fields["kernel"], *fields["stride"], *fields["dilation"])
     if max(sizes) > _MAX_WINDOW or min(fields["pads"]) < 0:

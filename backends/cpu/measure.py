@@ -6,11 +6,8 @@ it survives a busy machine where wall time does not. The ratio is formed round b
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +16,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sparsec.backends.cpu.library import library_path
-from sparsec.backends.cpu.observe import save
 from sparsec.ir.run import new_session, session_options
 
 _WARM_UP = 2
 
 
 def race(
-    contestants: Mapping[str, Callable[[], object]], seconds: float = 0.25, rounds: tuple[int, int] = (5, 25)
+    contestants: Mapping[str, Callable[[], object]],
+    seconds: float = 0.25,
+    rounds: tuple[int, int] = (5, 25),
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the CPU seconds of a call, round by round.
 
@@ -67,35 +65,18 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 class Contest:
-    """Models that compete on the same feeds, each in a session of its own.
-
-    Sessions and files live as long as the contest; use it as a context manager.
-    """
+    """Models that compete on the same feeds, each in a session of its own."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._stack = contextlib.ExitStack()
         self._runs: dict[str, Callable[[], object]] = {}
         self.sessions: dict[str, ort.InferenceSession] = {}
 
-    def __enter__(self) -> Contest:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._runs.clear()
-        self.sessions.clear()
-        self._stack.close()
-
     def enter(self, name: str, model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Add a model. ``feeds`` may hold more than its inputs."""
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsec-race-"))
         library = library_path()
-        session = new_session(
-            save(model, Path(folder)),
-            session_options(
-                threads=self._threads, libraries=[] if library is None else [library]
-            ),
-        )
+        libraries = [] if library is None else [library]
+        session = new_session(model, session_options(threads=self._threads, libraries=libraries))
         binding = session.io_binding()
         for given in session.get_inputs():
             binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))

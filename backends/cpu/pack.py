@@ -45,7 +45,8 @@ def unpack(tensor: Tensor) -> NDArray[np.float32]:
         return np.array(tensor.values, np.float32)
     block_rows = tensor.block_rows
     groups = len(tensor.starts) - 1
-    group = np.repeat(np.arange(groups), np.diff(tensor.starts.astype(np.int64)))
+    lengths: NDArray[np.int64] = tensor.starts[1:].astype(np.int64) - tensor.starts[:-1]
+    group = np.repeat(np.arange(groups), lengths)
     blocks = np.zeros((groups, block_rows, tensor.width), np.float32)
     blocks[group, :, tensor.columns.astype(np.int64)] = tensor.values
     return blocks.reshape(groups * block_rows, tensor.width)[: tensor.rows]

@@ -158,7 +158,13 @@ class Plan:
 
 
 _VALUE = np.dtype(
-    [("kind", "<u4"), ("channels", "<u4"), ("tile_hint", "<u4"), ("rank", "<u4"), ("reserved", "<u4", 4)]
+    [
+        ("kind", "<u4"),
+        ("channels", "<u4"),
+        ("tile_hint", "<u4"),
+        ("rank", "<u4"),
+        ("reserved", "<u4", 4),
+    ]
 )
 _TENSOR = np.dtype(
     [
@@ -223,7 +229,9 @@ def _write(plan: Plan) -> bytes:
     ops = np.zeros(len(plan.ops), _OP)
     for row, op in zip(ops, plan.ops, strict=True):
         for field in dataclasses.fields(op):
-            row[field.name] = getattr(op, field.name) if field.name != "inputs" else _padded(op.inputs)
+            row[field.name] = (
+                getattr(op, field.name) if field.name != "inputs" else _padded(op.inputs)
+            )
     ops_at = body.add(ops.tobytes(), _TABLE_ALIGN)
     # The table of tensors comes last, because it names where their data went.
     records = np.zeros(len(plan.tensors), _TENSOR)
@@ -231,18 +239,31 @@ def _write(plan: Plan) -> bytes:
         if isinstance(tensor, Dense):
             row["kind"], row["block_rows"], row["count"] = 1, 1, tensor.values.size
             row["rows"], row["columns"] = tensor.values.shape
-            row["values_at"] = body.add(np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN)
+            row["values_at"] = body.add(
+                np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN
+            )
             continue
         row["kind"], row["block_rows"], row["count"] = 2, tensor.block_rows, len(tensor.columns)
         row["rows"], row["columns"] = tensor.rows, tensor.width
         row["starts_at"] = body.add(tensor.starts.astype("<u4").tobytes(), _ALIGN)
-        row["columns_at"] = body.add(tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN)
+        row["columns_at"] = body.add(
+            tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN
+        )
         row["values_at"] = body.add(np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN)
     tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
     rest = b"".join(body.parts)
     counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
     header = _HEADER.pack(
-        MAGIC, VERSION, zlib.crc32(rest), body.size, *counts, 0, io_at, values_at, ops_at, tensors_at
+        MAGIC,
+        VERSION,
+        zlib.crc32(rest),
+        body.size,
+        *counts,
+        0,
+        io_at,
+        values_at,
+        ops_at,
+        tensors_at,
     )
     return header + rest
 
@@ -258,13 +279,17 @@ def _column_type(width: int) -> str:
 def _read(data: bytes) -> Plan:
     if len(data) < _HEADER.size:
         raise ArtifactError(f"plan: {len(data)} bytes are too few for a header")
-    magic, version, crc, size, n_in, n_out, n_values, n_ops, n_tensors, _, *tables = _HEADER.unpack_from(data)
+    magic, version, crc, size, n_in, n_out, n_values, n_ops, n_tensors, _, *tables = (
+        _HEADER.unpack_from(data)
+    )
     if magic != MAGIC:
         raise ArtifactError("plan: this is not a plan (wrong magic bytes)")
     if version != VERSION:
         raise ArtifactError(f"plan: version {version}, this SparseC reads version {VERSION}")
     if size != len(data):
-        raise ArtifactError(f"plan: {size} bytes by its header, got {len(data)}: truncated or padded")
+        raise ArtifactError(
+            f"plan: {size} bytes by its header, got {len(data)}: truncated or padded"
+        )
     if zlib.crc32(data[_HEADER.size :]) != crc:
         raise ArtifactError("plan: checksum differs: the bytes were altered")
     if max(n_in, n_out, n_values, n_ops, n_tensors) > _MAX_COUNT:
@@ -288,15 +313,22 @@ def _array(data: bytes, dtype: Any, at: int, count: int) -> NDArray[Any]:
 
 
 def _op(row: Any) -> Op:
-    fields: dict[str, Any] = {name: row[name].tolist() for name in _OP.names or () if name != "reserved"}
-    fields |= {"code": OpCode(fields["code"]), "activation": Activation(fields["activation"])}
+    fields: dict[str, Any] = {}
+    for name in _OP.names or ():
+        value = row[name].tolist()
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    del fields["reserved"]
+    fields["code"] = OpCode(fields["code"])
+    fields["activation"] = Activation(fields["activation"])
     while fields["inputs"] and fields["inputs"][-1] == NONE:
-        fields["inputs"].pop()
-    return Op(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        fields["inputs"] = fields["inputs"][:-1]
+    return Op(**fields)
 
 
 def _tensor(data: bytes, row: Any) -> Tensor:
-    rows, width, block_rows, count = (int(row[n]) for n in ("rows", "columns", "block_rows", "count"))
+    rows, width, block_rows, count = (
+        int(row[n]) for n in ("rows", "columns", "block_rows", "count")
+    )
     if row["kind"] == 1:
         if count != rows * width:
             raise ArtifactError("plan: a dense tensor has a wrong count")
@@ -306,7 +338,9 @@ def _tensor(data: bytes, row: Any) -> Tensor:
     groups = -(-rows // block_rows)
     starts = _array(data, "<u4", int(row["starts_at"]), groups + 1)
     columns = _array(data, _column_type(width), int(row["columns_at"]), count)
-    values = _array(data, "<f4", int(row["values_at"]), count * block_rows).reshape(count, block_rows)
+    values = _array(data, "<f4", int(row["values_at"]), count * block_rows).reshape(
+        count, block_rows
+    )
     if starts[0] != 0 or starts[-1] != count or (np.diff(starts.astype(np.int64)) < 0).any():
         raise ArtifactError("plan: the starts of a tensor do not span it")
     if count and int(columns.max()) >= width:

@@ -42,7 +42,13 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
     for node in scene.order:
         if node not in taken:
             site = by_node.get(node)
-            take([linear_item(scene, node, site) or window_item(scene, node, site) or add_item(scene, node)])
+            take(
+                [
+                    linear_item(scene, node, site)
+                    or window_item(scene, node, site)
+                    or add_item(scene, node)
+                ]
+            )
     return fuse(scene, items)
 
 
@@ -84,7 +90,9 @@ def _only_reader(scene: Scene, item: Item, by_node: dict[ir.Node, Item]) -> Item
     return owner if not isinstance(owner, ir.Node) or owner in scene.order else None
 
 
-def _absorb(scene: Scene, item: Item, reader: Item | ir.Node, by_node: dict[ir.Node, Item]) -> Item | None:
+def _absorb(
+    scene: Scene, item: Item, reader: Item | ir.Node, by_node: dict[ir.Node, Item]
+) -> Item | None:
     if isinstance(reader, ir.Node):
         return _with_bias(scene, item, reader)
     if reader.code is OpCode.ACTIVATION and item.code in (*_PRODUCTS, OpCode.DEPTHWISE, OpCode.ADD):
@@ -119,7 +127,10 @@ def channel_vector(
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
     axis = 1 if kind is Kind.IMAGE else rank - 1
-    if any(size != 1 for i, size in enumerate(shape) if i != axis) or shape[axis] not in (1, channels):
+    if any(size != 1 for i, size in enumerate(shape) if i != axis) or shape[axis] not in (
+        1,
+        channels,
+    ):
         return None
     return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float32)
 
@@ -131,7 +142,9 @@ def _with_activation(item: Item, reader: Item) -> Item | None:
     return item.merged(reader.nodes, reader.output, fields=fields)
 
 
-def _with_residual(scene: Scene, item: Item, reader: Item, by_node: dict[ir.Node, Item]) -> Item | None:
+def _with_residual(
+    scene: Scene, item: Item, reader: Item, by_node: dict[ir.Node, Item]
+) -> Item | None:
     if "activation" in item.fields or len(item.inputs) > 1:
         return None
     first, second = reader.inputs

@@ -18,7 +18,9 @@ def kernel_name(pattern: Pattern | None) -> str:
     return "f32_spmm_unstructured"
 
 
-def layer_row(site: WeightSite, tried: Candidate | None, chosen: bool, expressible: bool) -> LayerRow:
+def layer_row(
+    site: WeightSite, tried: Candidate | None, chosen: bool, expressible: bool
+) -> LayerRow:
     """Return the row of one site.
 
     Parameters

@@ -73,8 +73,8 @@ def read_code(cubin: bytes) -> CodeReport:
     with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
-        listing = _run(tool, "-sass", str(path))
-        usage = _USAGE.search(_run(tool, "-res-usage", str(path)))
+        listing = _run(tool, "-sass", "-res-usage", str(path))
+    usage = _USAGE.search(listing)
     found = _INSTRUCTION.findall(listing)
     if usage is None or not found:
         raise UnsupportedTargetError(f"{tool} found no kernel in the compiled code; report this")

@@ -67,10 +67,7 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
     rows = _rows(site)
     modelled = estimate(site.shape, rows or MAX_N, limits)
     regime = f"for {rows} rows of x" if rows else f"for decoding, at most {MAX_N} rows of x"
-    times = (
-        f"modelled {regime}: {modelled.packed_seconds * 1e6:.1f} us packed, "
-        f"{modelled.dense_seconds * 1e6:.1f} us dense"
-    )
+    times = f"modelled {regime}: {modelled}"
     if modelled.packed_loses:
         reason = f"{times}; kept dense"
         return Choice(site, zeros, Code.MODELLED_SLOWER, reason, estimate=modelled)
@@ -83,7 +80,8 @@ def site_dtype(site: WeightSite) -> str:
     """Return the numpy name of the type that the site's nodes compute in."""
     stored = site.weight.const_value
     assert stored is not None
-    start = Operand(len(stored.shape), np.dtype(stored.dtype.numpy()))
+    shape = tuple(int(size) for size in stored.shape.numpy())
+    start = Operand(shape, np.dtype(stored.dtype.numpy()))
     operand = functools.reduce(lambda each, step: after(step, each), site.steps, start)
     return np.dtype(operand.dtype).name
 

@@ -26,7 +26,7 @@ from sparsec.ir.cleanup.evaluate import Array, Evaluator
 from sparsec.ir.cleanup.facts import Facts, infer_facts
 from sparsec.ir.cleanup.operators import is_pure, is_standard, opset, small_constant
 from sparsec.ir.cleanup.rewire import display_name, replace_by_constants
-from sparsec.ir.sites import matrix_layout
+from sparsec.ir.layout import matrix_layout
 
 FREE = 256
 

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as onnx_passes
 
 from sparsec.ir.cleanup.operators import graphs
 from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.cycles import bodies
 
 
 def remove_dead(model: ir.Model) -> list[str]:
@@ -52,24 +53,14 @@ def _live_nodes(graph: ir.Graph) -> set[ir.Node]:
             continue
         live.add(node)
         pending.extend(value for value in node.inputs if value is not None)
-        for body in _bodies(node):
+        for body in bodies(node):
             pending.extend(body.outputs)
     return live
 
 
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies += attribute.as_graphs()
-    return bodies
-
-
 def _detach_bodies(node: ir.Node) -> None:
     """Make the bodies of a dead node release what they captured from outside."""
-    for body in _bodies(node):
+    for body in bodies(node):
         for inner in ir.traversal.RecursiveGraphIterator(body):
             _detach(inner)
 

@@ -1,8 +1,8 @@
 """Constant targets for reshapes whose target is computed from the shape of their input.
 
-``Reshape(x, Concat(Shape(x)[0], -1))`` with x of [b, 1280, 1, 1] is ``Reshape(x, [0, 1280])``: a 0 copies a
-dimension, one -1 takes what is left. The shape arithmetic behind it becomes dead, and what a dimension is
-split into or merged from can be read off the node.
+``Reshape(x, Concat(Shape(x)[0], -1))`` with x of [b, 1280, 1, 1] is ``Reshape(x, [0, 1280])``: a
+0 copies a dimension, one -1 takes what is left. The shape arithmetic behind it becomes dead, and
+what a dimension is split into or merged from can be read off the node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sparsec.ir.cleanup.rewire import display_name, new_constant
 
 
 def fix_reshapes(model: ir.Model) -> list[str]:
-    """Replace computed targets of Reshape by constants where the inferred shapes allow it, in place.
+    """Replace computed targets of Reshape by constants where shapes allow it, in place.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def fix_reshapes(model: ir.Model) -> list[str]:
 
 
 def _target(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> np.ndarray | None:
-    """Return the constant target that turns ``before`` into ``after`` for every size of the symbols.
+    """Return the target that turns ``before`` into ``after`` for every size of the symbols.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Splitting without sequences: SplitToSequence read at constant positions is a Split.
 
-The torch exporter writes ``chunk`` and ``split`` this way. Few runtimes and no channel analysis can see
-through a sequence.
+The torch exporter writes ``chunk`` and ``split`` this way. Few runtimes and no channel analysis
+can see through a sequence.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsec.quantities import milliseconds
 from sparsec.report.html import Html, element, join, name
+from sparsec.report.reasons import SPARSE
 
 # More bars than this say less than the table below them.
 MAX_BARS = 40
@@ -33,6 +34,8 @@ def layer_chart(layers: Sequence[Layer], how: str) -> Html:
             _key("dense", f"dense, ms ({how})"),
             _key("sparse", f"sparse, ms ({how})"),
         ]
+        if any(row["code"] not in SPARSE for row in chosen):
+            legend.append(_key("unused", "sparse, slower: dense was kept"))
         shown = timed
     else:
         chosen = _largest(layers, _weights)
@@ -65,9 +68,10 @@ def _weights(row: Layer) -> int:
 
 def _times(row: Layer, longest: float) -> tuple[Html, Html, Html]:
     dense, sparse = row["dense_seconds"], row["sparse_seconds"]
+    kind = "sparse" if row["code"] in SPARSE else "unused"
     return (
         name(row["name"]),
-        element("svg", _bar("dense", dense, longest, 1, 7), _bar("sparse", sparse, longest, 9, 7)),
+        element("svg", _bar("dense", dense, longest, 1), _bar(kind, sparse, longest, 9)),
         element("span", f"{milliseconds(dense)} → {milliseconds(sparse)}", class_="number"),
     )
 
@@ -75,14 +79,14 @@ def _times(row: Layer, longest: float) -> tuple[Html, Html, Html]:
 def _zeros(row: Layer) -> tuple[Html, Html, Html]:
     return (
         name(row["name"]),
-        element("svg", _bar("rail", 1, 1, 4, 9), _bar("sparse", row["sparsity"], 1, 4, 9)),
+        element("svg", _bar("rail", 1, 1, 5), _bar("sparse", row["sparsity"], 1, 5)),
         element("span", f"{row['sparsity']:.2f}", class_="number"),
     )
 
 
-def _bar(kind: str, value: float, full: float, top: int, height: int) -> Html:
+def _bar(kind: str, value: float, full: float, top: int) -> Html:
     width = 100 * value / full if full else 0.0
-    return element("rect", class_=kind, x=0, y=top, width=f"{width:.2f}%", height=height, rx=1.5)
+    return element("rect", class_=kind, x=0, y=top, width=f"{width:.2f}%", height=7, rx=1.5)
 
 
 def _key(kind: str, meaning: str) -> Html:

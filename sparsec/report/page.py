@@ -111,7 +111,7 @@ def verdict(manifest: Manifest) -> tuple[str, str]:
     else:
         speed = latency["speedup"]
         threads = "1 thread" if latency["threads"] == 1 else f"{latency['threads']} threads"
-        words = f"x{speed:.2f} {'faster' if speed >= 1 else 'as fast'}, measured, {threads}"
+        words = f"{speed:.2f} times as fast as dense, measured, {threads}"
     missed = [goal["goal"] for goal in manifest["goals"] if goal["met"] is False]
     if missed:
         return "warn", f"goal missed: {', '.join(missed)} ({words})"
@@ -131,7 +131,7 @@ def _totals(manifest: Manifest) -> Html:
     if latency:
         dense, sparse = latency["dense_ms"], latency["sparse_ms"]
         rows.append(
-            ("latency, median", f"{dense:.3f} ms", f"{sparse:.3f} ms", change(dense, sparse))
+            ("latency, median", f"{dense:.4g} ms", f"{sparse:.4g} ms", change(dense, sparse))
         )
     else:
         rows.append(("latency", "-", "-", "not measured"))
@@ -141,7 +141,7 @@ def _totals(manifest: Manifest) -> Html:
         rows.append((metric, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"))
     for metric, value in manifest["fidelity"].items():
         if value is not None:
-            rows.append((f"{metric} with the original's outputs", "1", f"{value:.4f}", "-"))
+            rows.append((f"{metric} with original", "1", f"{value:.4f}", "-"))
     head = ("", "before", "after", "change")
     return element("div", table(head, rows, numbers=head[1:]), _timing(latency), class_="totals")
 

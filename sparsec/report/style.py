@@ -35,7 +35,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .small { font-size: .86rem; }
 .name, code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   font-size: .86em; overflow-wrap: anywhere; }
-.verdict { display: inline-block; border-radius: 999px; padding: .28rem .85rem; font-weight: 600;
+.verdict { display: inline-block; border-radius: 1rem; padding: .28rem .85rem; font-weight: 600;
   background: var(--plain-back); }
 .verdict.good { color: var(--good); background: var(--good-back); }
 .verdict.warn { color: var(--warn); background: var(--warn-back); }
@@ -54,7 +54,9 @@ tbody tr:last-child td { border-bottom: 0; }
 .totals td:nth-child(3) { font-weight: 600; }
 .layers { font-size: .84rem; }
 .layers td:nth-child(n+2):not(:last-child) { white-space: nowrap; }
+.layers td:first-child { min-width: 12rem; }
 .layers td:last-child { min-width: 15rem; }
+.layers td .name { white-space: normal; }
 .chart { display: grid; grid-template-columns: minmax(7rem, 17rem) 1fr auto; gap: .45rem .9rem;
   align-items: center; font-size: .84rem; }
 .chart .name { direction: ltr; }
@@ -63,6 +65,7 @@ tbody tr:last-child td { border-bottom: 0; }
 .rail { fill: var(--plain-back); }
 .dense { fill: var(--dense); }
 .sparse { fill: var(--sparse); }
+.unused { fill: none; stroke: var(--sparse); stroke-opacity: .7; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; margin: 0 0 .9rem; color: var(--soft);
   font-size: .84rem; }
 .legend svg { width: .75rem; height: .75rem; margin-right: .4rem; vertical-align: -.06rem; }
@@ -84,6 +87,8 @@ footer { color: var(--soft); font-size: .82rem; margin-top: 1.4rem; }
   h1 { font-size: 1.35rem; }
   .chart { grid-template-columns: 1fr auto; }
   .chart .name { grid-column: 1 / -1; margin-top: .35rem; }
+  .totals { font-size: .84rem; }
+  .totals th, .totals td { padding-right: .5rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
 }

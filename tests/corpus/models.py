@@ -247,7 +247,7 @@ def dangling_in_body() -> onnx.ModelProto:
     return model([choice], inputs=[value("x"), value("c", (), TensorProto.BOOL)])
 
 
-def duplicate_domain_cycle_of_functions() -> onnx.ModelProto:
+def recursive_functions() -> onnx.ModelProto:
     proto = model([node("F", ["x"], ["y"], "call", domain="mine")], domains={"mine": 1})
     imports = [helper.make_opsetid("mine", 1), helper.make_opsetid("", 17)]
     for name, called in (("F", "G"), ("G", "F")):
@@ -260,7 +260,9 @@ def duplicate_domain_cycle_of_functions() -> onnx.ModelProto:
 
 def pattern_unreadable() -> onnx.ModelProto:
     proto = good()
-    proto.graph.initializer[0].metadata_props.add(key="sparsec.pattern", value="7of9")
+    claimed = value("w", (4, 4))
+    claimed.metadata_props.add(key="sparsec.pattern", value="7of9")
+    proto.graph.value_info.append(claimed)
     return proto
 
 
@@ -295,7 +297,7 @@ IMPORT = (
     Case("opset-new", saved(model([node("Relu", ["x"], ["y"])], opset=999)), ("opset 999",)),
     Case("domain-undeclared",
          saved(model([node("Odd", ["x"], ["y"], "strange", domain="acme")])),
-         ("acme", "strange", "does not import")),
+         ("acme", "strange", "not imported")),
     Case("cycle", saved(cycle()), ("cycle", "first")),
     Case("self-loop", saved(self_loop()), ("cycle", "knot")),
     Case("dangling", saved(model([node("Add", ["x", "ghost"], ["y"], "adder")])),
@@ -308,6 +310,6 @@ IMPORT = (
     Case("initializer-twice", saved(initializer_twice()), ("'w'",)),
     Case("initializer-nameless", saved(nameless_initializer()), ("name",)),
     Case("input-twice", saved(same_input_twice()), ("'x'",)),
-    Case("function-recursion", saved(duplicate_domain_cycle_of_functions()), ("recurs",)),
+    Case("function-recursion", saved(recursive_functions()), ("Cyclic", "mine::F")),
     Case("pattern-unreadable", saved(pattern_unreadable()), ("'w'", "7of9")),
 )  # fmt: skip

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import pytest
@@ -17,20 +18,16 @@ TENSOR_OP = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 H200_BUDGET = 7.8
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("triton")
-
-
-def compiled(columns, sm, cache, bucket=16, bias=True, dtype="float16"):
+@functools.cache  # a second or so each, and several tests look at the same one
+def compiled(columns, sm, bucket=16, bias=True, dtype="float16"):
     variants = variants_for(columns, dtype, sm, bias)
-    return aot.compile_variant(next(v for v in variants if v.bucket == bucket), cache)
+    return aot.compile_variant(next(v for v in variants if v.bucket == bucket))
 
 
 @pytest.mark.parametrize("sm", [80, 90])
 @pytest.mark.parametrize("bucket", BUCKETS)
-def test_even_kernels_use_tensor_cores_within_the_instruction_budget(sm, bucket, cache):
-    kernel = compiled(COLUMNS["long step"], sm, cache, bucket)
+def test_even_kernels_use_tensor_cores_within_the_instruction_budget(sm, bucket):
+    kernel = compiled(COLUMNS["long step"], sm, bucket)
     code, variant = kernel.code, kernel.variant
     assert code.tensor_op == TENSOR_OP[sm]
     assert (code.stack, code.count("LDL", "STL")) == (0, 0)
@@ -40,9 +37,9 @@ def test_even_kernels_use_tensor_cores_within_the_instruction_budget(sm, bucket,
 
 
 @pytest.mark.parametrize("sm", [80, 90])
-def test_packed_weights_are_loaded_16_bytes_at_a_time(sm, cache):
-    variant = compiled(COLUMNS["long step"], sm, cache).variant
-    opcodes = compiled(COLUMNS["long step"], sm, cache).code.opcodes
+def test_packed_weights_are_loaded_16_bytes_at_a_time(sm):
+    kernel = compiled(COLUMNS["long step"], sm)
+    variant, opcodes = kernel.variant, kernel.code.opcodes
     wide = sum(n for op, n in opcodes.items() if op.startswith("LDGSTS") and op.endswith(".128"))
     threads = 32 * variant.num_warps
     stages = variant.num_stages  # two prefetches before the loop, one inside
@@ -53,21 +50,30 @@ def test_packed_weights_are_loaded_16_bytes_at_a_time(sm, cache):
 
 @pytest.mark.parametrize("sm", sorted(TENSOR_OP))
 @pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
-def test_every_reduction_compiles_for_every_architecture(sm, columns, cache):
-    kernel = compiled(columns, sm, cache, bias=False)
+def test_every_reduction_compiles_for_every_architecture(sm, columns):
+    kernel = compiled(columns, sm, bias=False)
     assert kernel.code.tensor_op == TENSOR_OP[sm]
     assert kernel.cubin.startswith(b"\x7fELF")
     assert re.search(rf"\.target sm_{sm}a?\b", kernel.ptx)
 
 
-def test_bfloat16_compiles_to_the_same_decode(cache):
-    half, brain = (compiled(384, 80, cache, dtype=dtype) for dtype in ("float16", "bfloat16"))
+def test_bfloat16_compiles_to_the_same_decode():
+    half, brain = (compiled(384, 80, dtype=dtype) for dtype in ("float16", "bfloat16"))
     assert brain.code.count("PRMT") == half.code.count("PRMT")
     assert any(op.startswith("HMMA") and op.endswith("BF16") for op in brain.code.opcodes)
 
 
-def test_launch_data_names_every_parameter_of_the_ptx_in_order(cache):
-    kernel = compiled(384, 80, cache)
+def test_a_float32_result_is_stored_without_rounding():
+    (variant, *_) = variants_for(384, "float16", 80, bias=True, out="float32")
+    kernel = aot.compile_variant(variant)
+    assert variant.name.startswith("f16f32_")
+    assert next(a for a in kernel.launch["arguments"] if a["name"] == "y")["dtype"] == "float32"
+    assert (kernel.code.count("F2FP"), compiled(384, 80).code.count("F2FP") > 0) == (0, True)
+    assert kernel.code.tensor_op == "HMMA"
+
+
+def test_launch_data_names_every_parameter_of_the_ptx_in_order():
+    kernel = compiled(384, 80)
     entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.ptx, re.DOTALL)
     declared = re.findall(r"\.param \.(u\d+)", entry[2])
     widths = {"pointer": "u64", "null_pointer": "u64", "value": "u32"}
@@ -78,14 +84,14 @@ def test_launch_data_names_every_parameter_of_the_ptx_in_order(cache):
     assert kernel.launch["threads"] == int(re.search(r"\.reqntid (\d+)", kernel.ptx)[1])
 
 
-def test_the_grid_covers_every_output(cache):
-    rows, columns, _ = compiled(384, 80, cache, bucket=32).launch["grid"]
+def test_the_grid_covers_every_output():
+    rows, columns, _ = compiled(384, 80, bucket=32).launch["grid"]
     assert (rows, columns) == ({"of": "M", "per": 64}, {"of": "N", "per": 32})
 
 
-def test_cubins_carry_no_path_of_this_machine_and_repeat(tmp_path, cache):
-    first = compiled(384, 80, cache)
-    again = compiled(384, 80, tmp_path)
+def test_cubins_carry_no_path_of_this_machine_and_repeat(tmp_path):
+    first = compiled(384, 80)
+    again = aot.compile_variant(first.variant, tmp_path)
     assert first.cubin == again.cubin
     assert str(aot.SOURCE.parent).encode() not in first.cubin
     assert str(aot.SOURCE.parent) not in first.ptx

@@ -15,7 +15,7 @@ from sparsec.backends.targets import backends, targets
 from sparsec.ir.codes import Code
 from sparsec.ir.errors import ArtifactError, PatternError, UnsupportedTargetError
 from sparsec.ir.load import load_model
-from sparsec.ir.patterns import KEY, NM, to_metadata
+from sparsec.ir.patterns import KEY, NM
 from sparsec.ir.safetensors import FILE_NAME, point_into, write_weights
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.verify import verify
@@ -59,7 +59,7 @@ def build(text=MODEL, weights=WEIGHTS, scale=0.125):
             proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, name))
     model = load_model(proto)
     for site in weight_sites(model):
-        site.weight.metadata_props[KEY] = to_metadata(NM(2, 4), site.stored_reduction_axis)
+        site.mark(NM(2, 4))
     return model
 
 
@@ -98,7 +98,7 @@ def test_every_site_has_a_row_and_2_4_layers_are_packed(lowered):
         assert (row.code, row.pattern, row.kernel) == (
             Code.MODELLED,
             "2:4",
-            "f16_matmul_nm24__sm80",
+            "f16f32_matmul_nm24__sm80",
         )
         assert row.sparsity == pytest.approx(0.5, abs=0.01)
         assert "modelled" in row.reason

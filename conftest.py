@@ -1,0 +1,14 @@
+"""Keep pytest away from modules whose optional dependencies are not installed here."""
+
+from importlib.util import find_spec
+
+from hypothesis import settings
+
+collect_ignore_glob = [
+    *([] if find_spec("triton") else ["sparsec/backends/cuda/kernels/*"]),
+    *([] if find_spec("torch") else ["sparsec/ir/fx/*", "sparsec/ir/load_torch.py"]),
+]
+
+# Examples are the same in every run: a failure is one that everybody sees.
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("fixed")

@@ -1,0 +1,60 @@
+"""What several folders of tests share: a tiny model and what it compiles to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import sparsec
+
+
+def write_mlp(path: Path, name: str = "fc") -> Path:
+    """Write a perceptron x[batch, 32] -> y[batch, 10] whose three layers take 2:4, and one does not."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (32, 64), "b0": (64,), "w1": (64, 33), "w2": (33, 64), "w3": (64, 10)}
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 6, key)
+        for key, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h0"], f"{name}0"),
+        helper.make_node("Add", ["h0", "b0"], ["h1"], "bias"),
+        helper.make_node("Relu", ["h1"], ["h2"], "relu"),
+        helper.make_node("MatMul", ["h2", "w1"], ["h3"], f"{name}1"),
+        helper.make_node("MatMul", ["h3", "w2"], ["h4"], f"{name}2"),  # K = 33
+        helper.make_node("MatMul", ["h4", "w3"], ["y"], f"{name}3"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a small perceptron. Not to be changed."""
+    return write_mlp(tmp_path_factory.mktemp("model") / "mlp.onnx")
+
+
+@pytest.fixture(scope="session")
+def compiled(mlp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the perceptron compiles to with nm24 for plain ONNX. Not to be changed."""
+    output = tmp_path_factory.mktemp("artifact") / "mlp.sparsec"
+    return sparsec.compile(mlp, passes=["nm24"], target="onnx", output=output).path
+
+
+@pytest.fixture
+def artifact(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of the compiled perceptron that a test may damage."""
+    return Path(shutil.copytree(compiled, tmp_path / "mlp.sparsec"))
