@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsec.ir.memory import release
 from sparsec.ir.run import Feeds, OrtRunner
 from sparsec.ir.sites import weight_sites
 
@@ -98,8 +99,7 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
             zero_points = value in weights and tensor.dtype.is_integer()
             array = weights[value].matrix() if zero_points else tensor.numpy()
             nonzero += int(np.count_nonzero(array))
-            if isinstance(tensor, ir.ExternalTensor):
-                tensor.release()  # its pages: a large model is never wholly in memory
+            release(tensor)  # a large model is never wholly in memory
     return params, nonzero
 
 

@@ -85,14 +85,6 @@ def load_model(
     return model
 
 
-def release(model: ir.Model) -> None:
-    """Give the pages of memory-mapped tensors back to the system; they are mapped again when read."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.release()
-
-
 def _load_onnx(path: Path) -> ir.Model:
     """Read an ONNX file; its external data is checked and mapped, not read."""
     if path.is_dir():

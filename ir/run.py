@@ -6,8 +6,6 @@ serialised, and the runtime maps the same data file.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,16 +94,6 @@ def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.Infe
         path = Path(name) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
         return open_session(str(path), options, where)
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system: what a closed session held would stay with the process.
-
-    Weights of a few megabytes come from the C library's heap, which keeps what is freed.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def in_memory_bytes(model: ir.Model) -> int:
