@@ -23,6 +23,7 @@ import onnx_ir as ir
 from sparsec.ir.canonical import canonicalise, first_line
 from sparsec.ir.check_proto import check_proto
 from sparsec.ir.errors import ModelImportError
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     import torch
@@ -82,14 +83,6 @@ def load_model(
         return _load_module(source, example_inputs, dynamic_shapes)
     canonicalise(model, name)
     return model
-
-
-def release(model: ir.Model) -> None:
-    """Give the pages of memory-mapped tensors back to the system; they are mapped again when read."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.release()
 
 
 def _load_onnx(path: Path) -> ir.Model:

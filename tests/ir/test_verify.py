@@ -137,7 +137,9 @@ def test_many_violations_are_counted_not_listed():
 def captured(order):
     """``If`` whose bodies read ``a`` of the main graph."""
     body = helper.make_graph([N("Relu", ["a"], ["b"], "inner")], "body", [], [INFO("b", 1, None)])
-    other = helper.make_graph([N("Neg", ["a"], ["b2"], "other")], "body2", [], [INFO("b2", 1, None)])
+    other = helper.make_graph(
+        [N("Neg", ["a"], ["b2"], "other")], "body2", [], [INFO("b2", 1, None)]
+    )
     nodes = {
         "abs": N("Abs", ["x"], ["a"], "abs"),
         "if": N("If", ["c"], ["y"], "if", then_branch=body, else_branch=other),
