@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsec.ir.memory import release
 from sparsec.ir.run import Feeds, OrtRunner
 from sparsec.ir.sites import weight_sites
 
@@ -99,8 +100,7 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
                 nonzero += int(np.count_nonzero(weights[value].matrix()))  # zero points are zeros
             else:
                 nonzero += int(np.count_nonzero(tensor.numpy()))
-            if isinstance(tensor, ir.ExternalTensor):
-                tensor.release()  # its pages: a large model is never wholly in memory
+            release(tensor)  # a large model is never wholly in memory
     return params, nonzero
 
 

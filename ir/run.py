@@ -6,8 +6,6 @@ serialised, and the runtime maps the same data file.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,27 +83,17 @@ def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.Infe
         If the runtime refuses the model for another reason.
     """
     if isinstance(model, Path):
-        return _open(str(model), options, str(model))
+        return open_session(str(model), options, str(model))
     where = model.graph.name or "the graph"
     folder = _common_folder(model)
     if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, folder)
-        return _open(ir.to_proto(model).SerializeToString(), options, where)
+        return open_session(ir.to_proto(model).SerializeToString(), options, where)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         path = Path(name) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
-        return _open(str(path), options, where)
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system: what a closed session held would stay with the process.
-
-    Weights of a few megabytes come from the C library's heap, which keeps what is freed.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+        return open_session(str(path), options, where)
 
 
 def in_memory_bytes(model: ir.Model) -> int:
@@ -131,7 +119,10 @@ def _common_folder(model: ir.Model) -> str | None:
     return None if len(folders) > 1 else next(iter(folders), ".")
 
 
-def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.InferenceSession:
+def open_session(
+    source: str | bytes, options: ort.SessionOptions, where: str
+) -> ort.InferenceSession:
+    """Open a serialised model; messages call it ``where``. Raises as :func:`new_session`."""
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exception types are private
