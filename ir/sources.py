@@ -58,11 +58,7 @@ def load_feeds(source: str, model: ir.Model) -> list[dict[str, NDArray[Any]]]:
         }
         feeds: Iterable[Any] = _split(arrays, model, source)
     elif ":" in source:
-        feeds = import_function(source, "--calib")()
-        if not isinstance(feeds, Iterable) or isinstance(feeds, (str, bytes, Mapping)):
-            raise CalibrationError(
-                f"{source}: needed an iterable of feeds, got {type(feeds).__name__}", where=source
-            )
+        feeds = _returned(source)
     else:
         raise CalibrationError(
             f"{source}: needed FILE.npz or module:function as a source of inputs", where=source
@@ -86,7 +82,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     key = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise CalibrationError(f"{path}: one bare array; needed an .npz with an array for each "
                                        "input, named as the input", where=str(path))  # fmt: skip
@@ -125,9 +121,10 @@ def import_function(source: str, option: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the module is the user's: anything may go wrong in it
         raise CalibrationError(
-            f"{option} {source}: cannot import {module_name!r}: {error}", where=source
+            f"{option} {source}: cannot import {module_name!r}: {type(error).__name__}: {error}",
+            where=source,
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -135,6 +132,22 @@ def import_function(source: str, option: str) -> Callable[..., Any]:
             f"{option} {source}: {module_name} has no function {attribute!r}", where=source
         )
     return function  # type: ignore[no-any-return]
+
+
+def _returned(source: str) -> list[Any]:
+    """Call the function that ``source`` names and return its feeds, not yet checked."""
+    function = import_function(source, "--calib")
+    try:
+        feeds = function()
+        if isinstance(feeds, Iterable) and not isinstance(feeds, (str, bytes, Mapping)):
+            return list(feeds)
+    except Exception as error:  # the function is the user's
+        raise CalibrationError(
+            f"--calib {source}: the function failed: {type(error).__name__}: {error}", where=source
+        ) from error
+    raise CalibrationError(
+        f"{source}: needed an iterable of feeds, got {type(feeds).__name__}", where=source
+    )
 
 
 def _split(

@@ -33,7 +33,8 @@ from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model, release
+from sparsec.ir.load import load_model
+from sparsec.ir.memory import release_all
 from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
@@ -185,7 +186,7 @@ def build_artifact(
         reference = trial.keep_reference(masked)
         del masked
         before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
-        release(source)
+        release_all(source)
 
         with staging(path, force) as stage:
             context = LowerContext(
@@ -196,7 +197,7 @@ def build_artifact(
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
-            release(reference)
+            release_all(reference)
             manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)

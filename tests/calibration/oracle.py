@@ -40,10 +40,9 @@ def rows(site: WeightSite, x: np.ndarray) -> np.ndarray:
         return x.reshape(1, -1, x.shape[-1])
     lead = site.operand_shape[:-2]
     full = np.broadcast_to(x, (*np.broadcast_shapes(x.shape[:-2], lead), *x.shape[-2:]))
-    parts = []
-    for index in product(*map(range, lead)):
-        parts.append(full[(..., *index, slice(None), slice(None))].reshape(-1, x.shape[-1]))
-    return np.array(parts)
+    matrix = (slice(None), slice(None))
+    parts = [full[(..., *index, *matrix)] for index in product(*map(range, lead))]
+    return np.array([part.reshape(-1, x.shape[-1]) for part in parts])
 
 
 def x_name(site: WeightSite) -> str:
