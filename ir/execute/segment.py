@@ -22,6 +22,7 @@ from sparsec.ir.errors import CalibrationError
 from sparsec.ir.execute.dependencies import Dependencies, bodies, members
 from sparsec.ir.execute.executor import Point
 from sparsec.ir.execute.expose import expose
+from sparsec.ir.layout import STANDARD_DOMAIN
 from sparsec.ir.run import open_session, session_options
 
 Array = NDArray[Any]
@@ -176,12 +177,11 @@ def _as_input(dependencies: Dependencies, value: ir.Value) -> Array | None:
     """
     tensor = value.const_value
     assert tensor is not None
-    if tensor.nbytes < _LARGE_BYTES or any(
-        n.domain not in ("", "ai.onnx") for n in value.consumers()
-    ):
+    standard = all(node.domain in STANDARD_DOMAIN for node in value.consumers())
+    if tensor.nbytes < _LARGE_BYTES or not standard:
         return None
     array = tensor.numpy()
-    if array.dtype.kind not in "fiub" or array.dtype.isbuiltin != 1:
+    if array.dtype.kind not in "fiub":
         return None  # bfloat16 and the like, which the runtime does not take from numpy
     return np.require(array, requirements=("C", "A"))
 
