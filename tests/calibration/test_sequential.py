@@ -129,6 +129,13 @@ def test_every_node_runs_once_at_most(name, runs):
     assert len(nodes) < len(list(model.graph))
 
 
+def test_experts_share_their_stops(runs):
+    """Four experts of two layers and a router: three segments, not nine."""
+    order, _ = visit(nets.experts(), nets.vectors(3, 8, rows=20))
+    assert len(order) == 9
+    assert len(runs) <= 3
+
+
 def test_only_a_piece_with_bodies_runs_twice(runs):
     visit(nets.branching(), nets.choices())
     nodes = [node for segment in runs for node in segment]
