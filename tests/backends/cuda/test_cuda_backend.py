@@ -11,7 +11,6 @@ from nm24_cases import nm24_matrix
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cuda.backend import CudaBackend
-from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.targets import backends, targets
 from sparsec.ir.codes import Code
 from sparsec.ir.errors import ArtifactError, PatternError, UnsupportedTargetError
@@ -176,13 +175,18 @@ def test_densified_weights_claim_their_pattern_again(lowered, tmp_path):
 def test_a_rounded_reference_computes_what_the_packed_layers_do(lowered, tmp_path):
     write(lowered, tmp_path)
     dense = CudaBackend().densify(ir.load(tmp_path / "model.onnx"), tmp_path)
-    reference = build()
-    round_layers(reference, {row.name for row in lowered.layers})
+    rows = [row.to_json() for row in lowered.layers]
+    reference = CudaBackend().reference(build(), rows)
     verify(reference)
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
     for rounded, packed in zip(run(reference, feeds), run(dense, feeds), strict=True):
         # Far below the 5e-4 of one rounding to float16: only the order of sums differs.
         assert np.abs(rounded - packed).max() <= 2e-6 * np.abs(rounded).max()
+
+
+def test_without_packed_layers_the_masked_graph_is_the_reference():
+    rows = [{"name": "w_plain", "kernel": "dense"}]
+    assert CudaBackend().reference(build(), rows) is None
 
 
 def test_nothing_is_stored_twice(lowered, tmp_path):
