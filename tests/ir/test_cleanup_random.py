@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from sparsec.ir.cleanup import (
     clean_up,
@@ -41,9 +42,23 @@ def run(proto: onnx.ModelProto, flag: bool) -> list[np.ndarray]:
     return session.run(None, {"x": X, "flag": np.array(flag)})
 
 
+def _runs(proto: onnx.ModelProto) -> bool:
+    """Whether the runtime can run a model without optimising it.
+
+    Without optimisation it frees what the branches of an If with unused outputs capture too early.
+    """
+    try:
+        return len(run(proto, True)) == len(run(proto, False))
+    except state.Fail as error:
+        if "Missing Input" not in str(error):
+            raise
+        return False
+
+
 def check(step, proto: onnx.ModelProto) -> None:
     model = load_model(proto)
     before = ir.to_proto(model)
+    assume(_runs(before))
     step(model)
     verify(model)
     after = ir.to_proto(model)

@@ -205,7 +205,7 @@ def test_an_operator_without_translation_is_one_clear_error(capfd):
 
 
 def test_an_error_of_forward_itself_is_said():
-    with pytest.raises(ModelImportError, match="Pictures: torch.export failed"):
+    with pytest.raises(ModelImportError, match=r"Pictures: torch\.export failed"):
         load_model(Pictures(), example_inputs=(torch.zeros(1, 4, 9, 9),))
 
 
