@@ -96,9 +96,10 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
             if tensor is None or not (tensor.dtype.is_floating_point() or value in weights):
                 continue
             params += tensor.size
-            zero_points = value in weights and tensor.dtype.is_integer()
-            array = weights[value].matrix() if zero_points else tensor.numpy()
-            nonzero += int(np.count_nonzero(array))
+            if value in weights and tensor.dtype.is_integer():
+                nonzero += int(np.count_nonzero(weights[value].matrix()))  # zero points are zeros
+            else:
+                nonzero += int(np.count_nonzero(tensor.numpy()))
             release(tensor)  # a large model is never wholly in memory
     return params, nonzero
 

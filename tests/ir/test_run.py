@@ -52,7 +52,7 @@ def test_data_files_of_two_folders_run(tmp_path):
 
 def test_an_unknown_operator_is_named():
     nodes = [N("Twirl", ["x"], ["y"], "t", domain="com.example")]
-    with pytest.raises(UnsupportedOpError, match="operator com.example:Twirl"):
+    with pytest.raises(UnsupportedOpError, match=r"operator com\.example:Twirl"):
         OrtRunner(model(nodes, {"x": [1]}, ["y"], domains=["com.example"]))
 
 
