@@ -47,14 +47,14 @@ def show(result: dict[str, Any], why: bool) -> None:
     for layer in result["layers"]:
         cells = [
             text(layer["name"]),
-            layer["op"],
+            text(layer["op"]),
             "x".join(map(str, layer["shape"])),
-            layer["pattern"],
+            text(layer["pattern"]),
             f"{layer['sparsity']:.3f}",
         ]
         if explained:
             cells += [_ms(layer, "dense_seconds"), _ms(layer, "sparse_seconds")]
-            cells += [text(layer["kernel"]), layer["code"], text(layer["reason"])]
+            cells += [text(layer["kernel"]), text(layer["code"]), text(layer["reason"])]
         rows.add_row(*cells)
     out.print(rows)
     for item in result["frozen"]:

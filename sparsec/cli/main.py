@@ -18,6 +18,7 @@ import click
 
 import sparsec
 from sparsec.ir.errors import SparsecError
+from sparsec.printable import printable
 
 INTERRUPTED = 130
 
@@ -109,7 +110,7 @@ def _usage(error: click.ClickException) -> str:
 def _fail(kind: str, message: str, where: str, exit_code: int, as_json: bool) -> int:
     if as_json:
         failure: dict[str, Any] = {"type": kind, "message": message, "where": where}
-        print(json.dumps({"error": failure, "exit_code": exit_code}, ensure_ascii=False))
+        print(json.dumps({"error": failure, "exit_code": exit_code}, ensure_ascii=True))
     else:
-        print(f"sparsec: {message}", file=sys.stderr)
+        print(f"sparsec: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -70,9 +70,9 @@ def kernels(entries: Sequence[Mapping[str, Any]]) -> Html:
         (
             name(entry["name"]),
             name(entry["file"]),
-            str(entry.get("sm", "-")),
-            str(entry.get("num_warps", "-")),
-            si(entry.get("shared_bytes"), "B"),
+            str(entry["sm"]),
+            str(entry["num_warps"]),
+            si(entry["shared_bytes"], "B"),
         )
         for entry in entries
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.artifact.reader import backend_of, open_artifact
+from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Runner
 from sparsec.ir.errors import ShapeError
 
@@ -98,4 +98,5 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
     """
     root = Path(path)
     manifest = open_artifact(root)
-    return Session(backend_of(manifest, root).runner(root, manifest, threads), manifest)
+    with using_graph(root):
+        return Session(backend_of(manifest, root).runner(root, manifest, threads), manifest)
