@@ -1,6 +1,6 @@
-"""The table of importable operators in the documentation: ``python -m sparsec.ir.fx.coverage FILE``.
+"""What can be imported and what cannot, as tables for the documentation.
 
-The file's text between the two marks is replaced.
+``python -m sparsec.ir.fx.coverage FILE`` replaces the text between the two marks in a file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,29 @@ from sparsec.ir.fx.support import STRUCTURAL
 
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 
+#: Operators of the default ONNX domain that are not imported, by reason.
+NOT_IMPORTED = {
+    "works on text or encoded images, which torch has no tensors of": (
+        "ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit",
+        "TfIdfVectorizer",
+    ),
+    "optional values, and bodies mapped over sequences: no exporter of networks emits them": (
+        "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceMap",
+    ),
+    "losses: give the executor a loss in torch instead": (
+        "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss",
+    ),
+    "in none of the networks that we import; runs as an ONNX Runtime leaf": (
+        "DeformConv", "MaxRoiPool", "Multinomial",
+    ),
+    "newer than opset 23": (
+        "BitCast", "CausalConvWithState", "CumProd", "LinearAttention", "SwiGLU", "TensorScatter",
+    ),
+}  # fmt: skip
+
 
 def coverage_table() -> str:
-    """Return a Markdown table: a family a row, an operator with the first opset that is imported."""
+    """Return Markdown: importable operators by family, with the first opset, and all others."""
     first: dict[ModuleType, dict[str, int]] = defaultdict(dict)
     homes = {module.__name__: module for module in FAMILIES.values()}
     for operator in registry.table():
@@ -33,6 +53,8 @@ def coverage_table() -> str:
         f"| {family} | {', '.join(_entry(*item) for item in sorted(rows[family].items()))} |"
         for family in sorted(rows)
     ]
+    lines += ["", "| not imported | why |", "|---|---|"]
+    lines += [f"| {', '.join(names)} | {reason} |" for reason, names in NOT_IMPORTED.items()]
     return "\n".join(lines)
 
 

@@ -2,10 +2,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from sparsec.ir.fx import registry
-from sparsec.ir.fx.coverage import coverage_table
+from sparsec.ir.fx.coverage import NOT_IMPORTED, coverage_table
 from sparsec.ir.fx.support import STRUCTURAL
 
 ROOT = Path(__file__).parents[3]
@@ -14,6 +15,16 @@ ROOT = Path(__file__).parents[3]
 def test_the_documented_table_is_current():
     text = (ROOT / "docs" / "fx.md").read_text(encoding="utf-8")
     assert coverage_table() in text, "run python -m sparsec.ir.fx.coverage docs/fx.md"
+
+
+def test_every_operator_of_onnx_is_accounted_for():
+    everything = {
+        s.name for s in onnx.defs.get_all_schemas() if s.domain == "" and s.since_version <= 28
+    }
+    imported = {o.name for o in registry.table() if not o.domain} | STRUCTURAL.keys()
+    left_out = {name for names in NOT_IMPORTED.values() for name in names}
+    assert everything <= imported | left_out
+    assert not imported & left_out
 
 
 def test_every_operator_has_a_test():

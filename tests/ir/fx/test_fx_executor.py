@@ -230,6 +230,12 @@ def test_an_unknown_parameter_is_named(rng):
         FxExecutor(build(CNN, rng)).gradients(feeds_of("cnn", rng), quadratic, parameters=["w4"])
 
 
+def test_a_value_without_derivative_is_named(rng):
+    executor = FxExecutor(build(ATTENTION, rng))
+    with pytest.raises(UsageError, match=r"'ids'.*int64"):
+        executor.gradients(feeds_of("attention", rng), quadratic, values=["ids"])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_an_error(rng):
     with pytest.raises(SparsecError, match="finds none"):
