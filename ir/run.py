@@ -27,10 +27,12 @@ _MAX_IN_MEMORY_BYTES = 1 << 30
 
 ort.set_default_logger_severity(4)  # what matters is raised; the rest would garble stderr
 
+# The runtime has two sentences for an operator that it lacks: unknown kernel, unknown domain.
 _MISSING = re.compile(
     r"(?:Could not find an implementation for|No Op registered for|No opset import for domain)"
     r"[^A-Za-z]*(?P<op>[\w.]+)(?:\(\d+\))?(?:.*?node with name '(?P<node>[^']*)')?"
 )
+_UNREGISTERED = re.compile(r"(?P<op>[\w.:]+)\(-?\d+\) is not a registered function/op(?P<node>)")
 
 
 def session_options(
@@ -126,7 +128,7 @@ def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.I
 
 def _explained(error: Exception, where: str) -> SparsecError:
     text = " ".join(str(error).split())
-    if match := _MISSING.search(text):
+    if match := _MISSING.search(text) or _UNREGISTERED.search(text):
         node = f" (node {match['node']!r})" if match["node"] else ""
         return UnsupportedOpError(
             f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the model "

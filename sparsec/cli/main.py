@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 import sparsec
-from sparsec.ir.errors import SparsecError
+from sparsec.ir.errors import SparsecError, did_you_mean
 from sparsec.printable import printable
 
 INTERRUPTED = 130
@@ -38,6 +38,15 @@ class _Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"unknown verb {args[0]!r}; {did_you_mean(args[0], _VERBS)}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
@@ -75,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(result) if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return _fail("UsageError", _usage(error), "", 2, as_json)
     except SparsecError as error:
@@ -85,8 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             "Interrupted", "interrupted; nothing was left behind", "", INTERRUPTED, as_json
         )
-    except BrokenPipeError:
-        # The reader of a pipe went away: the rest of the output has nowhere to go.
+    except (BrokenPipeError, SystemExit):
+        # The reader of a pipe went away (click turns that into an exit): the rest of the output
+        # has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
