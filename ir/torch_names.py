@@ -1,4 +1,4 @@
-"""Stable names for what the torch exporter numbers: outputs, dimensions, nodes and shared parameters."""
+"""Stable names for what the torch exporter numbers: outputs, dimensions, nodes, parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-# What the exporter notes on nodes and is worth keeping: the path through the modules and their classes.
+# What is worth keeping of the exporter's notes: the path through the modules and their classes.
 _NAMESPACE = "namespace"
 
 
@@ -33,7 +33,7 @@ def output_names(program: ExportedProgram) -> list[str]:
     specs = [
         spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
     ]
-    tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)  # type: ignore[arg-type]
+    tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
     names = []
     for spec, path in zip(specs, paths, strict=True):
@@ -85,7 +85,7 @@ def name_dimensions(model: ir.Model) -> None:
 
 
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
-    """Return a dimension with its symbols renamed, also inside an expression such as ``2*s7 + 1``."""
+    """Return a dimension with its symbols renamed, also inside an expression like ``2*s7 + 1``."""
     if isinstance(dim, int) or dim.value is None:
         return dim if isinstance(dim, int) else None
     return re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), str(dim.value))

@@ -24,7 +24,8 @@ from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
-from sparsec.ir.run import OrtRunner, return_memory
+from sparsec.ir.memory import return_to_system
+from sparsec.ir.run import OrtRunner
 from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
@@ -155,7 +156,7 @@ def prove(
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
     del runner  # one session at a time: each may hold the weights once more
-    return_memory()
+    return_to_system()
 
     progress("compare with the original", 0.8)
     original = OrtRunner(trial.original, optimise=False, low_memory=True)
@@ -163,7 +164,7 @@ def prove(
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
     before = None if evaluator is None else evaluator(original.run)
-    accuracy = None if evaluator is None else {"before": before, "after": after}
+    accuracy = evaluator and {"before": before, "after": after, "data": evaluator.data}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 

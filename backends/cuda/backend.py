@@ -17,7 +17,7 @@ from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot
 from sparsec.backends.cuda.densify import densify
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
-from sparsec.backends.cuda.select import Choice, choose
+from sparsec.backends.cuda.select import Choice, choose, site_dtype
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
@@ -117,11 +117,10 @@ def _variants(choice: Choice, sm: int) -> list[tuple[Variant, ...]]:
     """Return the kernels of each node of a packed site, one for every bucket of N."""
     packed = choice.packed
     assert packed is not None
-    out, columns = packed.shape
-    return [
-        variants_for(columns, packed.dtype, sm, bias=fused_bias(node, out)[0] is not None)
-        for node in choice.site.nodes
-    ]
+    outputs, columns = packed.shape
+    biased = (fused_bias(node, outputs)[0] is not None for node in choice.site.nodes)
+    out = site_dtype(choice.site)
+    return [variants_for(columns, packed.dtype, sm, bias, out) for bias in biased]
 
 
 def _row(choice: Choice, kernel: str) -> LayerRow:

@@ -161,7 +161,8 @@ class _Builder:
     def _constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> torch.fx.Node:
         provenance = Provenance.of(value)
         data = to_torch(tensor)
-        path = self._path(provenance.name if provenance else value.name or "constant")
+        name = provenance.name if provenance else value.name or "constant"
+        path = self._path(name, torch_name=provenance is not None)
         if trains(data, provenance, self._frozen(value)):
             self.attributes[path] = torch.nn.Parameter(data)
         else:
@@ -197,8 +198,12 @@ class _Builder:
         self._used_names.add(candidate)
         return candidate
 
-    def _path(self, name: str) -> str:
-        """Return a free attribute path: a dotted torch name stays as it is where it can."""
+    def _path(self, name: str, torch_name: bool) -> str:
+        """Return a free attribute path: a dotted torch name stays as it is where it can.
+
+        Other names get a prefix: torch's exporter numbers its own values ``val_3``, and would
+        confuse them with a parameter of that name.
+        """
         parts = name.split(".")
         plain = all(re.fullmatch(r"\w+", p, re.ASCII) and not hasattr(_BARE, p) for p in parts)
         taken = self.attributes
@@ -206,10 +211,10 @@ class _Builder:
         clash = (
             name in taken or prefixes & taken.keys() or any(t.startswith(f"{name}.") for t in taken)
         )
-        if plain and not clash:
+        if plain and not clash and (torch_name or len(parts) > 1):
             self._used_names.add(parts[0])
             return name
-        return self._unique(f"c_{name}")
+        return self._unique(name if name.startswith("c_") else f"c_{name}")
 
     # Nodes
 
@@ -231,7 +236,7 @@ class _Builder:
         attributes = attributes_of(node)
         if entry.wants_outputs:
             attributes["n_outputs"] = _count_outputs(node)
-        result = self._emit("call_function", entry.call, args, attributes, node)
+        result = self._emit("call_function", entry.call, args, attributes, node, entry.many)
         hosted = node.op_type in _HOST_SOURCES or (
             entry.on_host and all(a is None or self._may_be_host(a) for a in args)
         )
@@ -248,13 +253,20 @@ class _Builder:
         return not isinstance(argument, torch.fx.Node) or argument in self.hosted
 
     def _emit(
-        self, kind: str, target: Any, args: list[Any], kwargs: dict[str, Any], node: ir.Node
+        self,
+        kind: str,
+        target: Any,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        node: ir.Node,
+        many: bool,
     ) -> torch.fx.Node:
         first = next((v.name for v in node.outputs if v.name), node.name)
         result = self.fx.create_node(
             kind, target, tuple(args), kwargs, self._unique(first or node.op_type)
         )
-        result.meta["sparsec.origin"] = NodeOrigin(first or "", node.name or "", node.op_type)
+        value = "" if many else first or ""  # a tuple is no value of the graph; its parts are
+        result.meta["sparsec.origin"] = NodeOrigin(value, node.name or "", node.op_type)
         return result
 
     def _bind(self, node: ir.Node, result: torch.fx.Node, *, many: bool, hosted: bool) -> None:
@@ -275,15 +287,18 @@ class _Builder:
                 self.hosted.add(part)
             self.values[value] = part
 
-    def _module(self, node: ir.Node, module: torch.nn.Module, args: list[Any]) -> torch.fx.Node:
+    def _call_module(
+        self, node: ir.Node, module: torch.nn.Module, args: list[Any], *, many: bool, hosted: bool
+    ) -> None:
         path = self._unique(f"{node.op_type.lower()}_{node.name or ''}")
         self.attributes[path] = module
-        return self._emit("call_module", path, args, {}, node)
+        result = self._emit("call_module", path, args, {}, node, many)
+        self._bind(node, result, many=many, hosted=hosted)
 
     def _leaf(self, node: ir.Node) -> None:
         args = [self.resolve(v) for v in node.inputs]
-        result = self._module(node, OrtLeaf(node, self.context.opsets), args)
-        self._bind(node, result, many=len(node.outputs) > 1, hosted=False)
+        leaf = OrtLeaf(node, self.context.opsets)
+        self._call_module(node, leaf, args, many=len(node.outputs) > 1, hosted=False)
 
     # Control flow
 
@@ -311,7 +326,7 @@ class _Builder:
         else:
             module, captures = self._scan(node, len(args))
             args += captures
-        self._bind(node, self._module(node, module, args), many=True, hosted=True)
+        self._call_module(node, module, args, many=True, hosted=True)
 
     def _scan(self, node: ir.Node, operands: int) -> tuple[torch.nn.Module, list[Any]]:
         body, captures = self._body(node, "body")

@@ -98,7 +98,7 @@ def test_every_site_has_a_row_and_2_4_layers_are_packed(lowered):
         assert (row.code, row.pattern, row.kernel) == (
             Code.MODELLED,
             "2:4",
-            "f16_matmul_nm24__sm80",
+            "f16f32_matmul_nm24__sm80",
         )
         assert row.sparsity == pytest.approx(0.5, abs=0.01)
         assert "modelled" in row.reason
