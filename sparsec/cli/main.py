@@ -7,6 +7,7 @@ or target not supported here, 5 no gain or a goal missed, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -76,6 +77,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; no exception escapes."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name must not fail for want of a character
+            stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in args
     verbose = "-v" in args or "--verbose" in args
     try:
