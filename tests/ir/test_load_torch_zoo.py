@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from examples.zoo.real import UnavailableError, load_torch  # noqa: E402
-from sparsec.ir.cleanup import fold_batch_norm  # noqa: E402
-from sparsec.ir.load import load_model  # noqa: E402
+from examples.zoo.real import UnavailableError, load_torch
+from sparsec.ir.cleanup import fold_batch_norm
+from sparsec.ir.load import load_model
 
 pytestmark = [
     pytest.mark.zoo,
