@@ -60,15 +60,17 @@ def load_evaluator(source: str, model: ir.Model) -> Evaluator:
     CalibrationError
         If the source is missing, unknown or not what an evaluator needs.
     """
-    if source.endswith(".npz") and ":" not in Path(source).name:
-        return evaluators.get("labels")(Path(source), model)
     name, colon, rest = source.partition(":")
+    if colon and name in evaluators:
+        return evaluators.get(name)(Path(rest), model)
+    if source.endswith(".npz") and (not colon or Path(source).exists()):
+        return evaluators.get("labels")(Path(source), model)
     if not colon:
         raise CalibrationError(
             f"--eval {source}: needed FILE.npz, module:function or NAME:FILE", where=source
         )
-    if name in evaluators:
-        return evaluators.get(name)(Path(rest), model)
+    if rest.endswith(".npz"):
+        evaluators.get(name)  # raises: there is none of that name
     return _Function(import_function(source, "--eval"), source)
 
 

@@ -74,11 +74,18 @@ def _host_gather(x: hv.Host, indices: hv.Host, *, axis: int = 0) -> hv.Value:
 @op("Gather", loose=("indices",), on_host=_host_gather)
 def gather(x: Tensor, indices: hv.Value, *, axis: int = 0) -> Tensor:
     """Take the entries of one axis that an index tensor of any rank names."""
-    x = hv.to_tensor(x)
+    x, axis = hv.to_tensor(x), axis % x.ndim
     if hv.is_host(indices) and not isinstance(indices, tuple):
         return x.select(axis, indices)
     at = hv.to_tensor(indices, x.device).to(device=x.device, dtype=torch.int64)
-    return x[(slice(None),) * (axis % x.ndim) + (at,)]
+    if not torch.compiler.is_exporting():
+        return x[(slice(None),) * axis + (at,)]
+    # These become ONNX's Gather again. In torch, unlike there, they refuse negative indices.
+    if x.ndim == 2 and axis == 0:
+        return torch.embedding(x, at)
+    return x.index_select(axis, at.reshape(-1)).reshape(
+        *x.shape[:axis], *at.shape, *x.shape[axis + 1 :]
+    )
 
 
 def _from_end(indices: Tensor, length: int) -> Tensor:
@@ -95,6 +102,8 @@ def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 @op("GatherND", since=11)
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """Take the slices of x that the last axis of ``indices`` addresses."""
+    if indices.shape[-1] == 1 and batch_dims == 0:
+        return gather(x, indices.squeeze(-1))
     batch = []
     for axis in range(batch_dims):
         shape = [1] * (indices.ndim - 1)
@@ -209,10 +218,10 @@ def reverse_sequence(
 
 
 @op("TopK", since=11, host=("k",), many=True)
-def top_k(
-    x: Tensor, k: hv.Host, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, k: hv.Host, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
     """Return the k largest or smallest elements; of equals, the first come first."""
+    if torch.compiler.is_exporting():  # becomes ONNX's TopK again, which has the same rule
+        return torch.topk(x, hv.scalar(k), axis, bool(largest), bool(sorted))
     values, at = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, hv.scalar(k)), at.narrow(axis, 0, hv.scalar(k))
 

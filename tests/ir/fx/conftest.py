@@ -125,6 +125,19 @@ def check() -> Callable[..., None]:
 
 
 @pytest.fixture
+def run_one() -> Callable[..., Any]:
+    """Return a function that runs one node by the FX bridge alone and returns its first output."""
+
+    def run(op: str, *inputs: Any, opset: int, **attrs: Any) -> Any:
+        from sparsec.ir.fx import FxExecutor
+
+        model, feeds = one_node(op, inputs, opset=opset, **attrs)
+        return FxExecutor(ir.from_proto(model)).run(feeds)["y0"]
+
+    return run
+
+
+@pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Return a generator seeded by the test's own name: stable, and different for each case."""
     return np.random.default_rng(list(request.node.name.encode()))

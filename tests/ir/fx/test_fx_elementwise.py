@@ -38,7 +38,8 @@ def test_round_takes_halves_to_even(check):
         ("LeakyRelu", 6, {}), ("LeakyRelu", 16, {"alpha": 0.3}), ("Elu", 6, {"alpha": 0.7}),
         ("Celu", 12, {"alpha": 1.7}), ("Selu", 6, {}), ("Selu", 6, {"alpha": 1.5, "gamma": 0.7}),
         ("Gelu", 20, {}), ("Gelu", 20, {"approximate": "tanh"}), ("HardSigmoid", 6, {}),
-        ("HardSigmoid", 6, {"alpha": 0.3, "beta": 0.4}), ("ThresholdedRelu", 10, {"alpha": 0.6}),
+        ("HardSigmoid", 6, {"alpha": 0.3, "beta": 0.4}), ("HardSigmoid", 6, {"alpha": 1 / 6}),
+        ("ThresholdedRelu", 10, {"alpha": 0.6}),
         ("Shrink", 9, {"lambd": 0.8, "bias": 0.3}), ("Swish", 24, {"alpha": 1.3}),
     ],
 )  # fmt: skip
