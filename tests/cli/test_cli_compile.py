@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sparsec.artifact.reader import open_artifact
+from sparsec.backends.cpu.library import why_no_library
 
 NUMBER = (int, float)
 TOTALS = {"params": int, "nonzero": int, "bytes": int, "macs": int}
@@ -235,3 +236,20 @@ def test_calibration_data_is_what_is_verified_on(run: Any, mlp: Path, tmp_path: 
     np.savez(tmp_path / "c.npz", x=rng.normal(size=(5, 1, 32)).astype(np.float32))
     call = ("compile", mlp, "--pass", "nm24", "--target", "onnx", "--calib", "c.npz", "--json")
     assert run(*call).json["verify"]["samples"] == 5
+
+
+@pytest.mark.skipif(bool(why_no_library()), reason="SparseC was installed without its library")
+def test_a_target_that_can_be_timed_gives_latency(run: Any, mlp: Path, tmp_path: Path) -> None:
+    result = run("compile", mlp, "--pass", "unstructured:sparsity=0.9", "--json")
+    summary = result.json
+    conforms(summary, SHAPE)
+    conforms(summary["latency"], LATENCY)
+    assert summary["target"] == "cpu"
+    assert summary["latency"]["speedup"] == pytest.approx(
+        summary["latency"]["dense_ms"] / summary["latency"]["sparse_ms"]
+    )
+    # Whether so small a model gains is the machine's to say; that the verdict follows is ours.
+    assert result.code == summary["exit_code"]
+    assert result.code in (0, 5)
+    assert any("no gain" in note for note in summary["notes"]) == (result.code == 5)
+    assert "times as fast as dense, measured" in (tmp_path / "mlp.sparsec/report.html").read_text()
