@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sparsec.artifact.reader import open_artifact
+from sparsec.backends.cpu.library import why_no_library
 
 NUMBER = (int, float)
 TOTALS = {"params": int, "nonzero": int, "bytes": int, "macs": int}
@@ -235,3 +236,74 @@ def test_calibration_data_is_what_is_verified_on(run: Any, mlp: Path, tmp_path: 
     np.savez(tmp_path / "c.npz", x=rng.normal(size=(5, 1, 32)).astype(np.float32))
     call = ("compile", mlp, "--pass", "nm24", "--target", "onnx", "--calib", "c.npz", "--json")
     assert run(*call).json["verify"]["samples"] == 5
+
+
+@pytest.mark.skipif(bool(why_no_library()), reason="SparseC was installed without its library")
+def test_a_target_that_can_be_timed_gives_latency(run: Any, mlp: Path, tmp_path: Path) -> None:
+    result = run("compile", mlp, "--pass", "unstructured:sparsity=0.9", "--json")
+    summary = result.json
+    conforms(summary, SHAPE)
+    conforms(summary["latency"], LATENCY)
+    assert summary["target"] == "cpu"
+    assert summary["latency"]["speedup"] == pytest.approx(
+        summary["latency"]["dense_ms"] / summary["latency"]["sparse_ms"]
+    )
+    # Whether so small a model gains is the machine's to say; that the verdict follows is ours.
+    assert result.code == summary["exit_code"]
+    assert result.code in (0, 5)
+    assert any("no gain" in note for note in summary["notes"]) == (result.code == 5)
+    assert "times as fast as dense, measured" in (tmp_path / "mlp.sparsec/report.html").read_text()
+
+
+FUNCTIONS = """
+import numpy as np
+
+def direct(run):
+    return {"sum": np.float32(run({"x": np.ones((1, 32), np.float32)})["y"].sum())}
+
+def maker():
+    return direct
+
+def nothing(run):
+    return {}
+
+def broken(run):
+    raise KeyError("oops")
+
+def nan(run):
+    return {"loss": float("nan")}
+
+def text(run):
+    return {"loss": "low"}
+"""
+
+
+@pytest.mark.parametrize("name", ["direct", "maker"])
+def test_a_function_evaluates(run: Any, mlp: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "evaluation_functions.py").write_text(FUNCTIONS)
+    source = f"evaluation_functions:{name}"
+    call = ("compile", mlp, "--pass", "nm24", "--target", "onnx", "--eval", source, "--json")
+    accuracy = run(*call).json["accuracy"]
+    assert accuracy["before"]["sum"] != accuracy["after"]["sum"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "needed a dictionary of metrics"),
+        ("broken", "the function failed: KeyError: 'oops'"),
+        ("nan", "needed a finite number for 'loss', got nan"),
+        ("text", "needed a finite number for 'loss', got 'low'"),
+        ("missing", "has no function 'missing'"),
+    ],
+)
+def test_a_function_that_fails_is_explained(
+    run: Any, mlp: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "evaluation_functions.py").write_text(FUNCTIONS)
+    source = f"evaluation_functions:{name}"
+    call = ("compile", mlp, "--pass", "nm24", "--target", "onnx", "--eval", source, "--json")
+    result = run(*call)
+    assert result.code == 1
+    assert words in result.json["error"]["message"]
+    assert not list(tmp_path.glob("*.sparsec"))
