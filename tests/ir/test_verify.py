@@ -217,7 +217,9 @@ def test_missing_external_data_is_named(external):
 def test_truncated_external_data_is_named(external):
     data = external.with_name("m.data")
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(ModelImportError, match=r"'w' needs 16384 bytes, .* 'm\.data', which has 100"):
+    with pytest.raises(
+        ModelImportError, match=r"'w' needs 16384 bytes, .* 'm\.data', which has 100"
+    ):
         load_model(external)
 
 
