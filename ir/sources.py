@@ -1,12 +1,16 @@
 """Calibration sources: ``FILE.npz`` or ``module:function``, as one feed per sample.
 
-In a file, arrays are named as the inputs of the graph. An array of one more axis than its input holds one
-full feed per item; an array of the input's own rank is stacked on axis 0 and cut to the model's batch.
+Several are joined by ``+``; their samples then alternate, so that every prefix holds some of each.
+
+In a file, arrays are named as the inputs of the graph. An array of one more axis than its input
+holds one full feed per item; an array of the input's own rank is stacked on axis 0 and cut to the
+model's batch.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import zipfile
@@ -20,7 +24,8 @@ from numpy.typing import NDArray
 
 from sparsec.ir.errors import CalibrationError
 
-LABELS = "labels"
+# What a file may hold besides the inputs, for evaluators.
+LABELS, TEXT = "labels", "text"
 
 
 def load_feeds(source: str, model: ir.Model) -> list[dict[str, NDArray[Any]]]:
@@ -30,16 +35,27 @@ def load_feeds(source: str, model: ir.Model) -> list[dict[str, NDArray[Any]]]:
     ----------
     source : str
         ``FILE.npz``, or ``module:function`` of a zero-argument callable that returns an iterable of
-        feeds. The second runs the module's code.
+        feeds; the second runs the module's code. Or several, joined by ``+``.
     model : onnx_ir.Model
 
     Raises
     ------
     CalibrationError
-        If the source is missing, damaged, empty, or does not fit the inputs; file and array are named.
+        If the source is missing, damaged, empty, or does not fit the inputs; file and array are
+        named.
     """
+    if "+" in source and not Path(source).exists():
+        each = [load_feeds(part, model) for part in source.split("+")]
+        return [
+            feed for feeds in itertools.zip_longest(*each) for feed in feeds if feed is not None
+        ]
     if source.endswith(".npz"):
-        arrays = {key: value for key, value in read_npz(Path(source)).items() if key != LABELS}
+        inputs = {value.name for value in model.graph.inputs}
+        arrays = {
+            name: array
+            for name, array in read_npz(Path(source)).items()
+            if name in inputs or name not in (LABELS, TEXT)
+        }
         feeds: Iterable[Any] = _split(arrays, model, source)
     elif ":" in source:
         feeds = _returned(source)

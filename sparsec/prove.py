@@ -164,7 +164,7 @@ def prove(
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
     before = None if evaluator is None else evaluator(original.run)
-    accuracy = None if evaluator is None else {"before": before, "after": after}
+    accuracy = evaluator and {"before": before, "after": after, "data": evaluator.data}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 

@@ -13,6 +13,18 @@ from onnx import TensorProto, helper, numpy_helper
 import sparsec
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the expected side of golden files"
+    )
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be rewritten instead of compared."""
+    return bool(request.config.getoption("--update-golden"))
+
+
 def write_mlp(path: Path, name: str = "fc") -> Path:
     """Write a perceptron x[batch, 32] -> y[batch, 10] whose three layers take 2:4, and one does not."""
     rng = np.random.default_rng(0)

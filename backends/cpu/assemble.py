@@ -120,34 +120,3 @@ def _outside(region: Region, value: ir.Value, scene: Scene) -> tuple[Kind, int]:
             assert shape is not None
             return item.kind, shape[1] if item.kind is Kind.IMAGE else shape[-1]
     raise AssertionError(f"{value.name} is no input of the region")
-
-
-def insert(
-    model: ir.Model, region: Region, plan: bytes, name: str, replaced: dict[ir.Value, ir.Value]
-) -> None:
-    """Replace a region of the main graph by one node.
-
-    Parameters
-    ----------
-    replaced : dict
-        What earlier insertions put in place of a value that ``region`` may still name; extended.
-    """
-    graph = model.graph
-    weight = ir.Value(
-        name=f"{name}.plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
-    )
-    weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name=weight.name)
-    graph.initializers[weight.name or ""] = weight
-    operands = [replaced.get(value, value) for value in region.inputs]
-    outputs = [ir.Value(name=None, type=v.type, shape=v.shape) for v in region.outputs]
-    node = ir.Node(
-        DOMAIN, OP_TYPE, [weight, *operands], outputs=outputs, name=name, version=DOMAIN_VERSION
-    )
-    graph.insert_before(region.items[-1].nodes[-1], node)
-    for old, new in zip(region.outputs, outputs, strict=True):
-        label = old.name
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name, new.name = f"{label}.replaced", label
-        replaced[old] = new
-    graph.remove(region.nodes, safe=True)
-    model.opset_imports[DOMAIN] = DOMAIN_VERSION

@@ -1,172 +1,148 @@
 """Which regions to keep: only what measures faster than ONNX Runtime stays.
 
-A region of many operators and each of its layers alone are candidates. Every candidate is timed as it
-will run, as a node in ONNX Runtime, against the nodes that it replaces.
+Candidates are, for every maximal region, the region itself, the region without the dense items at its
+borders, and each of its sparse layers alone. The best set of each is then tried in the whole model,
+because a node also changes what surrounds it: ONNX Runtime keeps images in a layout of its own, and a
+node in the middle makes it convert.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from sparsec.backends.base import Feeds
-from sparsec.backends.cpu.assemble import Region, build_plan, insert
-from sparsec.backends.cpu.items import Scene
+from sparsec.backends.base import LowerContext
+from sparsec.backends.cpu.assemble import Region, region_of
+from sparsec.backends.cpu.candidate import Candidate, Measurer
+from sparsec.backends.cpu.insert import apply, moved
+from sparsec.backends.cpu.items import Item, Scene
 from sparsec.backends.cpu.measure import Contest
-from sparsec.backends.cpu.observe import observe
+from sparsec.backends.cpu.observe import observe_shapes
+from sparsec.backends.cpu.recognise import recognise
+from sparsec.backends.cpu.regions import grow_regions, trimmed
+from sparsec.ir.sites import Sites, WeightSite
 
-# A candidate must beat the nodes it replaces by this factor: less is noise, and a node more.
-MIN_GAIN = 1.02
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A region with its plan, and what it was measured at."""
-
-    region: Region
-    plan: bytes
-    dense_seconds: float
-    sparse_seconds: float
-
-    @property
-    def gains(self) -> bool:
-        """Whether the region is worth its node."""
-        return self.dense_seconds > MIN_GAIN * self.sparse_seconds
+# The compiled model must not be slower than the dense one by more than this.
+MAX_LOSS = 1.03
+_WHOLE_SECONDS = 2.0
 
 
-def boundary(region: Region) -> list[str]:
-    """Return the names of the values that the region's nodes read and do not make."""
-    made = {output for node in region.nodes for output in node.outputs}
-    read = dict.fromkeys(
-        value
-        for node in region.nodes
-        for value in node.inputs
-        if value is not None and value not in made
-    )
-    return [
-        value.name
-        for value in read
-        if value.name and value.const_value is None and not _is_constant(value)
-    ]
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """What was decided, and on what grounds.
+
+    Parameters
+    ----------
+    kept : list of Candidate
+        Disjoint regions that go into the graph.
+    layers : mapping of site name to Candidate
+        Each sparse layer alone, timed.
+    regions : mapping of site name to Candidate
+        The region of several items that was tried with the site inside.
+    expressible : set of str
+        Names of the sites that a plan could hold.
+    """
+
+    kept: list[Candidate] = dataclasses.field(default_factory=list)
+    layers: dict[str, Candidate] = dataclasses.field(default_factory=dict)
+    regions: dict[str, Candidate] = dataclasses.field(default_factory=dict)
+    expressible: set[str] = dataclasses.field(default_factory=set)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def _is_constant(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "Constant"
+def is_sparse(item: Item) -> bool:
+    """Whether an item holds a pruned weight."""
+    return item.site is not None and item.site.pattern is not None
 
 
-class Measurer:
-    """Times candidates; equal work is timed once."""
+def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
+    """Time the candidates of a graph and return the set that is fastest in the whole model."""
+    context.progress("look for regions", 0.0)
+    scene = Scene(model, observe_shapes(model, context.feeds))
+    items = recognise(scene, sites)
+    outcome = Outcome(expressible={item.site.name for item in items if item.site is not None})
+    measurer = Measurer(scene, context.feeds[0], context.threads)
 
-    def __init__(self, scene: Scene, feed: Feeds, threads: int) -> None:
-        self._scene = scene
-        self._feed = feed
-        self._threads = threads
-        self._known: dict[Any, tuple[float, float]] = {}
+    layers = [region_of([item]) for item in items if is_sparse(item)]
+    alone = _timed(measurer, layers, context, "time layers", (0.1, 0.5))
+    outcome.layers = {site.name: c for c in alone for site in sites_of(c.region)}
 
-    def measure(self, regions: Sequence[Region]) -> list[Candidate]:
-        """Return every region with its plan and times, in the given order."""
-        wanted = dict.fromkeys(name for region in regions for name in boundary(region))
-        data: dict[str, NDArray[Any]] = dict(self._feed)
-        missing = [name for name in wanted if name not in data]
-        data |= dict(observe(self._scene.model, self._feed, missing))
-        return [self._candidate(region, data) for region in regions]
+    grown = grow_regions(scene, items, is_sparse)
+    variants = [v for region in grown for v in _variants(region)]
+    wide = _timed(measurer, variants, context, "time regions", (0.5, 0.8))
+    best = [_fastest(wide, region) for region in grown]
+    outcome.regions = {
+        site.name: c for c in best if c is not None for site in sites_of(c.region)
+    }
 
-    def _candidate(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Candidate:
-        plan = build_plan(self._scene, region).to_bytes()
-        key = self._signature(region, data)
-        if key is None or key not in self._known:
-            dense = _part(self._scene.model, region)
-            sparse = region_model(self._scene.model, region, plan)
-            contest = Contest(self._threads)
-            contest.enter("dense", dense, data)
-            contest.enter("sparse", sparse, data)
-            times = contest.run()
-            found = times["dense"], times["sparse"]
-            if key is None:
-                return Candidate(region, plan, *found)
-            self._known[key] = found
-        return Candidate(region, plan, *self._known[key])
-
-    def _signature(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Any:
-        """Return what decides the time of a one-layer region; None for larger ones."""
-        if len(region.items) > 1:
-            return None
-        item = region.items[0]
-        weight = item.tensors.get("weight")
-        shapes = tuple(data[v.name or ""].shape for v in region.inputs if v.name in data)
-        kept = None if weight is None else round(np.count_nonzero(weight) / weight.size, 2)
-        pattern = str(item.site.pattern) if item.site is not None else ""
-        fields = tuple(sorted((k, v) for k, v in item.fields.items()))
-        return item.code, item.kind, item.channels, shapes, kept, pattern, fields, len(item.nodes)
+    context.progress("time the whole model", 0.8)
+    outcome.kept = _whole(model, context, outcome, alone, [c for c in best if c is not None])
+    return outcome
 
 
-def _part(model: ir.Model, region: Region) -> ir.Model:
-    """Return the nodes of a region as a model of their own."""
-    graph = ir.convenience.extract(
-        model.graph, boundary(region), [v.name or "" for v in region.outputs]
-    )
-    for value in graph.inputs:
-        if value.type is None:
-            value.type = ir.TensorType(ir.DataType.FLOAT)
-    for value in graph.outputs:
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    return ir.Model(graph, ir_version=model.ir_version)
+def sites_of(region: Region) -> Iterable[WeightSite]:
+    """Return the pruned sites of a region."""
+    return (item.site for item in region.items if item.site is not None and is_sparse(item))
 
 
-def region_model(model: ir.Model, region: Region, plan: bytes) -> ir.Model:
-    """Return a model of nothing but the region's node."""
-    inputs = [_copy(value) for value in region.inputs if value.const_value is None]
-    graph = ir.Graph(inputs, [], nodes=[], opset_imports=dict(model.opset_imports), name="region")
-    return _with_node(graph, model.ir_version, region, plan)
+def _variants(region: Region) -> list[Region]:
+    """Return the forms of a region worth timing; none if it is a single layer."""
+    short = trimmed(region, is_sparse)
+    forms = [region] if len(short.items) == len(region.items) else [region, short]
+    return [form for form in forms if len(form.items) > 1]
 
 
-def _with_node(graph: ir.Graph, ir_version: int, region: Region, plan: bytes) -> ir.Model:
-    by_name = {value.name: value for value in graph.inputs}
-    weight = ir.Value(
-        name="plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
-    )
-    weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name="plan")
-    graph.initializers["plan"] = weight
-    operands: list[ir.Value] = []
-    for value in region.inputs:
-        if value.const_value is not None:
-            copy = _copy(value)
-            copy.const_value = value.const_value
-            graph.initializers[copy.name or ""] = copy
-            operands.append(copy)
-        else:
-            operands.append(by_name[value.name])
-    outputs = [
-        ir.Value(name=v.name, type=ir.TensorType(ir.DataType.FLOAT), shape=v.shape)
-        for v in region.outputs
-    ]
-    graph.append(ir.Node("sparsec", "Region", [weight, *operands], outputs=outputs, name="region"))
-    graph.outputs.extend(outputs)
-    graph.opset_imports["sparsec"] = 1
-    return ir.Model(graph, ir_version=ir_version)
+def _timed(
+    measurer: Measurer,
+    regions: Sequence[Region],
+    context: LowerContext,
+    what: str,
+    span: tuple[float, float],
+) -> list[Candidate]:
+    found: list[Candidate] = []
+    for start in range(0, len(regions), 16):
+        context.progress(what, span[0] + (span[1] - span[0]) * start / len(regions))
+        found += measurer.measure(regions[start : start + 16])
+    return found
 
 
-def _copy(value: ir.Value) -> ir.Value:
-    return ir.Value(
-        name=value.name, type=value.type or ir.TensorType(ir.DataType.FLOAT), shape=value.shape
-    )
+def _fastest(wide: Sequence[Candidate], region: Region) -> Candidate | None:
+    """Return the form of ``region`` that saves most time, if one gains at all."""
+    inside = set(region.items)
+    forms = [c for c in wide if set(c.region.items) <= inside and c.gains]
+    return max(forms, key=lambda c: c.dense_seconds - c.sparse_seconds, default=None)
 
 
-def apply(model: ir.Model, candidates: Sequence[Candidate]) -> dict[str, bytes]:
-    """Put the candidates' nodes into the graph and return their plans by the node's name."""
-    plans: dict[str, bytes] = {}
-    replaced: dict[ir.Value, ir.Value] = {}
-    for candidate in candidates:
-        name = f"region_{len(plans)}"
-        insert(model, candidate.region, candidate.plan, name, replaced)
-        plans[name] = candidate.plan
-    model.graph.sort()
-    RemoveUnusedNodesPass()(model)
-    return plans
+def _whole(
+    model: ir.Model,
+    context: LowerContext,
+    outcome: Outcome,
+    alone: Sequence[Candidate],
+    wide: Sequence[Candidate],
+) -> list[Candidate]:
+    """Race the sets of candidates as whole models; the dense model is one of them."""
+    covered = {item for c in wide for item in c.region.items}
+    singles = [c for c in alone if c.gains]
+    around = [c for c in singles if c.region.items[0] not in covered]
+    sets: dict[str, list[Candidate]] = {"dense": []}
+    if singles:
+        sets["layers"] = singles
+    if wide:
+        sets["regions"] = [*wide, *around]
+    if len(sets) == 1:
+        return []
+    contest = Contest(context.threads)
+    for name, candidates in sets.items():
+        variant = model.clone()
+        apply(variant, moved(candidates, model, variant))
+        contest.enter(name, variant, context.feeds[0])
+    for _ in range(2):  # a loss is measured twice
+        times = contest.run(_WHOLE_SECONDS, (7, 25))
+        best = min(times, key=lambda name: times[name])
+        if best != "dense":
+            break
+    ratios = ", ".join(f"{n} {times['dense'] / t:.2f}" for n, t in times.items() if n != "dense")
+    outcome.notes.append(f"whole model against dense ONNX Runtime: {ratios}")
+    return sets[best]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sparsec.backends.cpu.choose import Candidate
+from collections.abc import Iterable
+
+from sparsec.backends.cpu.candidate import Candidate
+from sparsec.backends.cpu.choose import Outcome, sites_of
 from sparsec.ir.codes import Code
-from sparsec.ir.layers import LayerRow
+from sparsec.ir.layers import CostEntry, LayerRow
 from sparsec.ir.patterns import Block, Pattern
 from sparsec.ir.sites import WeightSite, sparsity
 
@@ -18,20 +21,8 @@ def kernel_name(pattern: Pattern | None) -> str:
     return "f32_spmm_unstructured"
 
 
-def layer_row(
-    site: WeightSite, tried: Candidate | None, chosen: bool, expressible: bool
-) -> LayerRow:
-    """Return the row of one site.
-
-    Parameters
-    ----------
-    tried : Candidate, optional
-        The layer alone against ONNX Runtime, if it was timed.
-    chosen : bool
-        Whether a region holds the layer.
-    expressible : bool
-        Whether a plan could hold it.
-    """
+def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
+    """Return the row of one site."""
     pattern = site.pattern
     zeros = sparsity(site.matrix())
     row = LayerRow(
@@ -44,24 +35,46 @@ def layer_row(
         code=Code.DENSE,
         reason="not pruned",
     )
-    if tried is not None:
-        row.dense_seconds, row.sparse_seconds = tried.dense_seconds, tried.sparse_seconds
-    if chosen:
+    if pattern is None:
+        return row
+    alone, region = outcome.layers.get(site.name), outcome.regions.get(site.name)
+    if alone is not None:
+        row.dense_seconds, row.sparse_seconds = alone.dense_seconds, alone.sparse_seconds
+    home = next((c for c in outcome.kept if site in sites_of(c.region)), None)
+    if home is not None:
         row.kernel, row.code = kernel_name(pattern), Code.MEASURED_FASTER
-        row.reason = _ratio(tried) if tried is not None else "inside a region that measures faster"
-    elif pattern is not None and tried is not None:
+        count = len(home.region.items)
+        row.reason = f"{_ratio(home)}" if count == 1 else f"in a region of {count} operators: {_ratio(home)}"
+    elif alone is not None or region is not None:
+        tried = alone if alone is not None else region
+        assert tried is not None
         row.code = Code.MEASURED_SLOWER
-        row.reason = f"{_ratio(tried)}; {_what_would_pay(pattern, zeros)}"
-    elif pattern is not None:
-        row.code = Code.SHAPE_UNSUPPORTED if expressible else Code.NO_KERNEL
+        if tried.gains:
+            row.reason = f"alone {_ratio(tried)}, but the whole model was not faster with it"
+        else:
+            row.reason = f"{_ratio(tried)}; {_what_would_pay(pattern, zeros)}"
+    else:
+        row.code = Code.SHAPE_UNSUPPORTED if site.name in outcome.expressible else Code.NO_KERNEL
         row.reason = f"no CPU kernel for this form of {site.op}"
     return row
+
+
+def cost_entries(outcome: Outcome, threads: int) -> Iterable[CostEntry]:
+    """Yield the measured times of every layer, dense and sparse."""
+    for candidate in outcome.layers.values():
+        for site in sites_of(candidate.region):
+            zeros, pattern = sparsity(site.matrix()), str(site.pattern)
+            for kernel, seconds in (
+                (DENSE_KERNEL, candidate.dense_seconds),
+                (kernel_name(site.pattern), candidate.sparse_seconds),
+            ):
+                yield CostEntry(site.op, site.shape, pattern, zeros, kernel, threads, seconds, "measured")
 
 
 def _ratio(tried: Candidate) -> str:
     ratio = tried.dense_seconds / tried.sparse_seconds
     return (
-        f"{ratio:.2f} times the speed of ONNX Runtime's dense layer "
+        f"{ratio:.2f} times the speed of ONNX Runtime's dense form "
         f"({tried.sparse_seconds * 1e3:.3f} against {tried.dense_seconds * 1e3:.3f} ms)"
     )
 

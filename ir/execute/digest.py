@@ -84,7 +84,9 @@ class Digests:
 
     def _node(self, node: ir.Node, known: Mapping[ir.Value, bytes]) -> bytes:
         parts = [b"node", node.domain.encode(), node.op_type.encode(), self._opsets]
-        parts += (b"" if v is None else known.get(v) or (v.name or "").encode() for v in node.inputs)
+        parts += (
+            b"" if v is None else known.get(v) or (v.name or "").encode() for v in node.inputs
+        )
         for name, attribute in sorted(node.attributes.items()):
             parts.append(name.encode())
             if attribute.type == ir.AttributeType.GRAPH:

@@ -58,8 +58,8 @@ class Quantiles:
     def magnitude(self) -> Quantiles:
         """Return the histogram of the absolute values."""
         half = BINS // 2
-        return Quantiles(np.concatenate([np.zeros(half, np.int64),
-                                         self.counts[half:] + self.counts[:half][::-1]]))  # fmt: skip
+        folded = self.counts[half:] + self.counts[:half][::-1]
+        return Quantiles(np.concatenate([np.zeros(half, np.int64), folded]))
 
 
 def _ordered(top: NDArray[np.uint32]) -> NDArray[np.uint32]:

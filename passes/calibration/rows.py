@@ -1,4 +1,4 @@
-"""The input of a node as rows of the reduction: what each row of its weight matrix is multiplied with.
+"""The input of a node as rows of the reduction: what each row of its weight is multiplied with.
 
 ``y = W x`` for a matrix W [out, reduction] holds for every supported operator once its input is
 seen as rows of ``reduction`` numbers: the last axis for MatMul, patches for a convolution (im2col),
@@ -189,7 +189,8 @@ def _tap(site: WeightSite, node: ir.Node) -> Tap:
     index = 0 if _derives(node.inputs[0], site.weight) else 1
     value = node.inputs[1 - index]
     graph = node.graph
-    assert value is not None and isinstance(graph, ir.Graph)
+    assert value is not None
+    assert isinstance(graph, ir.Graph)
     if value.dtype is None:  # what a node multiplies is of one type
         value.type = ir.TensorType(ir.DataType.from_numpy(site.dtype))
     groups, columns = site.layout.groups, site.shape[1]

@@ -92,7 +92,8 @@ class Statistics:
     def _extend(self, minimum: Array | None, maximum: Array | None) -> None:
         """Take further extremes into account, if any are kept."""
         if self.minimum is not None and self.maximum is not None:
-            assert minimum is not None and maximum is not None
+            assert minimum is not None
+            assert maximum is not None
             self.minimum = np.minimum(self.minimum, minimum).astype(np.float32)
             self.maximum = np.maximum(self.maximum, maximum).astype(np.float32)
 

@@ -214,7 +214,9 @@ MANIFEST = record(
             }
         ),
         "fidelity": record({"cosine": nullable(cosine), "agreement": nullable(fraction)}),
-        "accuracy": nullable(record({"before": mapping(number), "after": mapping(number)})),
+        "accuracy": nullable(
+            record({"before": mapping(number), "after": mapping(number)}, {"data": text})
+        ),
         "before": _TOTALS,
         "after": _TOTALS,
         "latency": nullable(_LATENCY),

@@ -164,3 +164,5 @@ def _show_change(out: Any, summary: dict[str, Any]) -> None:
         new = summary["accuracy"]["after"][metric]
         rows.add_row(text(metric), f"{value:.4f}", f"{new:.4f}", f"{new - value:+.4f}")
     out.print(rows)
+    if data := (summary["accuracy"] or {}).get("data"):
+        out.print(f"evaluated on {text(data)}")

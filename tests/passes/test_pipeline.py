@@ -57,6 +57,7 @@ def test_passes_run_in_order_and_report():
     assert (first["name"], first["changed"], first["skipped"]) == ("nm", ["layer"], [])
     assert first["options"] == {
         "criterion": "magnitude",
+        "order": "sequential",
         "include": [],
         "exclude": [],
         "ops": [],

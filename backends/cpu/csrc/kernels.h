@@ -88,15 +88,35 @@ struct Taps {
   int32_t count;
 };
 
-// y = clip(bias + sum over taps of weight * x) for the vectors of one channel.
+// One channel of a depthwise convolution over a padded plane: y[r * width + c] = clip(bias + sum over ky, kx
+// of weight * x[(r * row_step + ky * tap_step) + c + columns[kx]]). Whole vectors are stored: up to a
+// vector beyond the last row of y is overwritten.
 struct DepthwiseArgs {
-  Taps taps;
   const float* x;
   const float* weight;
-  float* y;                // tile 0
-  ptrdiff_t tile_stride;   // floats
-  ptrdiff_t tiles, tile_vectors;
+  float* y;
+  int32_t kernel[2];
+  int32_t stride;         // of rows; row_step = stride * line
+  int32_t dilation;       // of rows; tap_step = dilation * line
+  ptrdiff_t line;         // floats between rows of x
+  const int32_t* columns;  // [kernel[1]]
+  ptrdiff_t rows, width;  // of y
   float bias, low, high;
+};
+
+// Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
+// Lane l of vector v of phase k comes from x[columns[k] + stride * (v * lanes + l)] if bit l * stride of
+// masks[k * vectors + v] is set, else it is zero.
+struct PadArgs {
+  const float* x;          // input row 0
+  ptrdiff_t width, height;  // of the input
+  ptrdiff_t from, count;   // rows to copy; those outside the input are zero
+  float* y;
+  ptrdiff_t line;          // floats between rows of y
+  ptrdiff_t phase_line;    // floats between phases, a multiple of the lanes
+  int32_t phases, stride;
+  const int64_t* columns;
+  const uint32_t* masks;
 };
 
 // rows[t][0..width) = x[p + offsets[t]] for taps [begin, end) and the vectors of one tile.
@@ -132,6 +152,7 @@ struct KernelTable {
   void (*from_tile)(const float* src, ptrdiff_t width, ptrdiff_t channels, float* dst,
                     ptrdiff_t ld, ptrdiff_t n);
   void (*depthwise)(const DepthwiseArgs&);
+  void (*pad)(const PadArgs&);
   void (*patch)(const PatchArgs&);
   // dst[i] = src[i * stride], i < n.
   void (*copy_strided)(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n);

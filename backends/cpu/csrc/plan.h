@@ -109,6 +109,17 @@ struct Window {
   int64_t first = 0, plane_rows = 0, plane_size = 0;
 };
 
+// A channel copied into planes with zero borders, one for each column phase of the stride, so that a
+// depthwise window needs no case for the edges: column c of tap kx is plane[c + columns[kx]].
+struct Padded {
+  std::vector<int32_t> columns;
+  std::vector<int64_t> phase_columns;  // input column of element 0 of each phase
+  std::vector<uint32_t> masks;         // of each vector of each phase; see PadArgs
+  int64_t line = 0;                    // floats of a row of all phases
+  int64_t phase_line = 0;              // floats of a row of one phase
+  int64_t band = 0;                    // output rows that are done at a time
+};
+
 struct BuiltOp {
   const OpRecord* record = nullptr;
   const KernelTable* table = nullptr;
@@ -117,6 +128,7 @@ struct BuiltOp {
   std::shared_ptr<const Pack> pack;
   std::vector<float> bias;  // rounded up to 8 rows
   Window window;
+  Padded padded;
   size_t planes_at = 0;     // bytes into the arena
   int64_t channel_stride = 0;  // of the planes or the input, floats
   float low = 0, high = 0;

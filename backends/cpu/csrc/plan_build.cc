@@ -270,8 +270,53 @@ class Builder {
     const Layout& x = out_->values[op.inputs[0]];
     const Layout& y = out_->values[op.output];
     b.table = table_for(op.code == OpCode::kGlobalAveragePool ? x.tile : y.tile);
-    if (op.code == OpCode::kConv || op.code == OpCode::kDepthwise) prepare_window(b, x, y);
+    if (op.code == OpCode::kConv) prepare_window(b, x, y);
+    if (op.code == OpCode::kDepthwise) {
+      b.table = plan_.tables[0];  // it works on rows of its own, not on tiles
+      prepare_padded(b, x, y);
+    }
     if (op.code == OpCode::kLinear || op.code == OpCode::kConv) prepare_product(b, x, y);
+  }
+
+  void prepare_padded(BuiltOp& b, const Layout& x, const Layout& y) {
+    const OpRecord& op = *b.record;
+    Padded& p = b.padded;
+    const int64_t stride = op.stride[1], lanes = b.table->lanes;
+    const auto phase_of = [&](int kx) {  // column kx * dilation - pad = stride * q + phase
+      const int64_t column = int64_t{kx} * op.dilation[1] - op.pads[1];
+      const int64_t q = column >= 0 ? column / stride : -((-column + stride - 1) / stride);
+      return std::pair(column - q * stride, q);
+    };
+    int64_t first = 0, last = 0;
+    for (int kx = 0; kx < op.kernel[1]; ++kx) {
+      first = std::min(first, phase_of(kx).second);
+      last = std::max(last, phase_of(kx).second);
+    }
+    p.phase_line = round_up(round_up(y.width, lanes) + last - first, 16);
+    std::vector<int64_t> used;
+    for (int kx = 0; kx < op.kernel[1]; ++kx) {
+      const auto [phase, q] = phase_of(kx);
+      auto at = std::find(used.begin(), used.end(), phase) - used.begin();
+      if (at == static_cast<ptrdiff_t>(used.size())) {
+        used.push_back(phase);
+        p.phase_columns.push_back(phase + first * stride);
+      }
+      p.columns.push_back(static_cast<int32_t>(at * p.phase_line + q - first));
+    }
+    p.line = static_cast<int64_t>(used.size()) * p.phase_line;
+    if (stride <= 2)
+      for (int64_t column : p.phase_columns)
+        for (int64_t v = 0; v < p.phase_line; v += lanes) {
+          uint32_t mask = 0;
+          for (int64_t l = 0; l < lanes; ++l) {
+            const int64_t c = column + stride * (v + l);
+            if (c >= 0 && c < x.width) mask |= 1u << (l * stride);
+          }
+          p.masks.push_back(mask);
+        }
+    const int64_t fits = kFirstCache / 2 / (p.line * 4 * op.stride[0]);
+    p.band = std::max<int64_t>(4, fits / 4 * 4);
+    if (p.line >= (1 << 24)) fail("a depthwise window needs rows that are too long");
   }
 
   void prepare_window(BuiltOp& b, const Layout& x, const Layout& y) {

@@ -5,11 +5,22 @@
 
 #include "plan.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace sparsec {
 
+constexpr size_t kHuge = 2 << 20;
+
 AlignedBytes::AlignedBytes(size_t size) : size_(size) {
-  data_.reset(static_cast<char*>(std::aligned_alloc(kAlign, round_up(static_cast<int64_t>(size), kAlign) + kAlign)));
+  const size_t align = size < kHuge ? kAlign : kHuge;
+  data_.reset(static_cast<char*>(std::aligned_alloc(align, round_up(static_cast<int64_t>(size) + kAlign, align))));
   if (!data_) fail("out of memory: %zu bytes", size);
+#ifdef __linux__
+  // Channels lie far apart: with small pages each needs an entry of its own in the address cache.
+  if (align == kHuge) madvise(data_.get(), round_up(static_cast<int64_t>(size), align), MADV_HUGEPAGE);
+#endif
 }
 
 namespace {

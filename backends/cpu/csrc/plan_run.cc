@@ -274,31 +274,68 @@ class Run {
     });
   }
 
-  void depthwise(const BuiltOp& b) {
-    const Layout& l = in_.values[b.record->output];
-    const View in = view(b.record->inputs[0]), out = view(b.record->output);
-    const float* weights = v_.floats(v_.tensors[b.record->weight].values_at);
-    const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
-    each(v_.values[b.record->output].channels, [&](size_t c) {
-      DepthwiseArgs d{};
-      d.taps = taps(b);
-      d.x = in.base + c * in.row_stride;
-      if (!b.window.planes.empty()) {
-        float* planes = scratch(b.channel_stride);
-        split_planes(b, d.x, planes);
-        d.x = planes;
+  // Input rows [from, from + count) of one channel, split and padded.
+  void pad_rows(const BuiltOp& b, const float* x, int64_t from, int64_t count, float* padded) const {
+    const Layout& in = in_.values[b.record->inputs[0]];
+    const Padded& p = b.padded;
+    const int64_t stride = b.record->stride[1];
+    if (!p.masks.empty()) {
+      b.table->pad({x, in.width, in.height, from, count, padded, p.line, p.phase_line, static_cast<int32_t>(p.phase_columns.size()),
+                    static_cast<int32_t>(stride), p.phase_columns.data(), p.masks.data()});
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      float* line = padded + i * p.line;
+      const int64_t y = from + i;
+      if (y < 0 || y >= in.height) {
+        std::fill(line, line + p.line, 0.0f);
+        continue;
       }
-      d.weight = weights + c * b.window.taps;
+      for (size_t k = 0; k < p.phase_columns.size(); ++k, line += p.phase_line) {
+        const int64_t start = p.phase_columns[k];
+        const int64_t begin = std::min(p.phase_line, start < 0 ? (-start + stride - 1) / stride : 0);
+        const int64_t end = std::clamp<int64_t>(in.width > start ? (in.width - start + stride - 1) / stride : 0, begin, p.phase_line);
+        std::fill(line, line + begin, 0.0f);
+        const float* source = x + y * in.width + start + begin * stride;
+        b.table->copy_strided(source, stride, line + begin, end - begin);
+        std::fill(line + end, line + p.phase_line, 0.0f);
+      }
+    }
+  }
+
+  void depthwise(const BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const Layout& l = in_.values[op.output];
+    const View in = view(op.inputs[0]), out = view(op.output);
+    const float* weights = v_.floats(v_.tensors[op.weight].values_at);
+    const FinishFn finish = b.table->finish[static_cast<int>(op.activation)];
+    const int64_t reach = int64_t{op.dilation[0]} * (op.kernel[0] - 1) + 1;
+    each(v_.values[op.output].channels, [&](size_t c) {
+      const int64_t band = std::min(b.padded.band, l.height);
+      const int64_t lines = (band - 1) * op.stride[0] + reach;
+      float* padded = scratch(lines * b.padded.line + round_up(band * l.width, 16) + 64);
+      float* rows = padded + lines * b.padded.line;
+      DepthwiseArgs d{};
+      d.x = padded;
+      d.weight = weights + static_cast<int64_t>(c) * op.kernel[0] * op.kernel[1];
+      d.y = rows;
+      d.kernel[0] = op.kernel[0];
+      d.kernel[1] = op.kernel[1];
+      d.stride = op.stride[0];
+      d.dilation = op.dilation[0];
+      d.line = b.padded.line;
+      d.columns = b.padded.columns.data();
+      d.width = l.width;
       d.bias = b.bias[c];
       d.low = b.low;
       d.high = b.high;
-      d.y = out.at(0, c);
-      d.tile_stride = out.tile_stride;
-      d.tiles = l.tiles;
-      d.tile_vectors = l.tile / b.table->lanes;
-      b.table->depthwise(d);
-      if (finish)
-        for (int64_t tile = 0; tile < l.tiles; ++tile) finish(out.at(tile, c), l.tile);
+      for (int64_t r = 0; r < l.height; r += band) {
+        d.rows = std::min(band, l.height - r);
+        pad_rows(b, in.base + c * in.row_stride, r * op.stride[0] - op.pads[0], (d.rows - 1) * op.stride[0] + reach, padded);
+        b.table->depthwise(d);
+        if (finish) finish(rows, d.rows * l.width);
+        copy_columns(out, l.tile, c, r * l.width, d.rows * l.width, rows, true);
+      }
     });
   }
 

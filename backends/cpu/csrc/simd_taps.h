@@ -7,56 +7,101 @@
 namespace sparsec {
 namespace {
 
-// T: number of taps if it is known at compile time (the weights then stay in registers), else 0.
-template <class S, int T>
-void depthwise_taps(const DepthwiseArgs& d) {
-  const int taps = T ? T : d.taps.count;
-  const auto low = S::set1(d.low), high = S::set1(d.high), bias = S::set1(d.bias);
-  typename S::Vec w[T ? T : 1];
-  ptrdiff_t offset[T ? T : 1];
-  if constexpr (T > 0) {
-#pragma GCC unroll 9
-    for (int t = 0; t < T; ++t) {
-      w[t] = S::set1(d.weight[t]);
-      offset[t] = d.taps.offsets[t];
+// R rows of one vector of columns. An input row is loaded once for all output rows that it reaches; K is
+// the size of a square window without dilation, and all of its weights stay in registers.
+template <class S, int K, int Stride, int R>
+inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& d,
+                                                           const typename S::Vec* w, const float* x,
+                                                           float* y) {
+  typename S::Vec acc[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) acc[r] = S::set1(d.bias);
+#pragma GCC unroll 16
+  for (int i = 0; i < Stride * (R - 1) + K; ++i) {
+#pragma GCC unroll 5
+    for (int kx = 0; kx < K; ++kx) {
+      const auto in = S::load(x + i * d.line + d.columns[kx]);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const int ky = i - Stride * r;
+        if (ky >= 0 && ky < K) acc[r] = S::fma(w[ky * K + kx], in, acc[r]);
+      }
     }
   }
-  const uint16_t* mask = d.taps.masks;
-  const uint8_t* full = d.taps.full;
-  const float* x = d.x;
-  for (ptrdiff_t tile = 0; tile < d.tiles; ++tile) {
-    float* y = d.y + tile * d.tile_stride;
-    for (ptrdiff_t i = 0; i < d.tile_vectors; ++i, x += S::lanes, y += S::lanes) {
-      auto acc = bias;
-      if (!mask || *full) {
-        if constexpr (T > 0) {
-          auto other = S::set1(0.0f);
-#pragma GCC unroll 9
-          for (int t = 0; t < T; t += 2) acc = S::fma(w[t], S::load(x + offset[t]), acc);
-#pragma GCC unroll 9
-          for (int t = 1; t < T; t += 2) other = S::fma(w[t], S::load(x + offset[t]), other);
-          acc = S::add(acc, other);
-        } else {
-          for (int t = 0; t < taps; ++t)
-            acc = S::fma(S::set1(d.weight[t]), S::load(x + d.taps.offsets[t]), acc);
-        }
-      } else {
-        for (int t = 0; t < taps; ++t)
-          acc = S::fma(S::set1(d.weight[t]), S::load_masked(x + d.taps.offsets[t], mask[t]), acc);
-      }
-      S::store(y, S::min(high, S::max(low, acc)));
-      if (mask) {
-        mask += taps;
-        ++full;
-      }
-    }
+  const auto low = S::set1(d.low), high = S::set1(d.high);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) S::store(y + r * d.width, S::min(high, S::max(low, acc[r])));
+}
+
+// Strips from right to left: a store that spills into the next row comes before that row's own.
+template <class S, int K, int Stride>
+void depthwise_square(const DepthwiseArgs& d) {
+  constexpr int kRows = 4;
+  typename S::Vec w[K * K];
+#pragma GCC unroll 25
+  for (int t = 0; t < K * K; ++t) w[t] = S::set1(d.weight[t]);
+  const ptrdiff_t last = (d.width - 1) / S::lanes * S::lanes;
+  ptrdiff_t r = 0;
+  for (; r + kRows <= d.rows; r += kRows)
+    for (ptrdiff_t c = last; c >= 0; c -= S::lanes)
+      depthwise_block<S, K, Stride, kRows>(d, w, d.x + r * Stride * d.line + c, d.y + r * d.width + c);
+  const float* x = d.x + r * Stride * d.line;
+  float* y = d.y + r * d.width;
+  for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
+    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3>(d, w, x + c, y + c);
+    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2>(d, w, x + c, y + c);
+    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1>(d, w, x + c, y + c);
   }
 }
 
 template <class S>
+void depthwise_any(const DepthwiseArgs& d) {
+  const ptrdiff_t last = (d.width - 1) / S::lanes * S::lanes;
+  const auto low = S::set1(d.low), high = S::set1(d.high);
+  for (ptrdiff_t r = 0; r < d.rows; ++r)
+    for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
+      auto acc = S::set1(d.bias);
+      for (int ky = 0; ky < d.kernel[0]; ++ky) {
+        const float* x = d.x + (r * d.stride + ky * d.dilation) * d.line + c;
+        const float* w = d.weight + ky * d.kernel[1];
+        for (int kx = 0; kx < d.kernel[1]; ++kx)
+          acc = S::fma(S::set1(w[kx]), S::load(x + d.columns[kx]), acc);
+      }
+      S::store(d.y + r * d.width + c, S::min(high, S::max(low, acc)));
+    }
+}
+
+template <class S>
 void depthwise(const DepthwiseArgs& d) {
-  if (d.taps.count == 9) return depthwise_taps<S, 9>(d);
-  depthwise_taps<S, 0>(d);
+  const bool square = d.kernel[0] == d.kernel[1] && d.dilation == 1;
+  if (square && d.kernel[0] == 3 && d.stride == 1) return depthwise_square<S, 3, 1>(d);
+  if (square && d.kernel[0] == 3 && d.stride == 2) return depthwise_square<S, 3, 2>(d);
+  if (square && d.kernel[0] == 5 && d.stride == 1) return depthwise_square<S, 5, 1>(d);
+  if (square && d.kernel[0] == 5 && d.stride == 2) return depthwise_square<S, 5, 2>(d);
+  depthwise_any<S>(d);
+}
+
+template <class S>
+void pad(const PadArgs& a) {
+  const ptrdiff_t vectors = a.phase_line / S::lanes;
+  for (ptrdiff_t i = 0; i < a.count; ++i) {
+    float* y = a.y + i * a.line;
+    const ptrdiff_t row = a.from + i;
+    if (row < 0 || row >= a.height) {
+      for (ptrdiff_t v = 0; v < a.phases * vectors; ++v) S::store(y + v * S::lanes, S::set1(0.0f));
+      continue;
+    }
+    const float* x = a.x + row * a.width;
+    const uint32_t* mask = a.masks;
+    for (int32_t k = 0; k < a.phases; ++k, mask += vectors, y += a.phase_line) {
+      const float* p = x + a.columns[k];
+      for (ptrdiff_t v = 0; v < vectors; ++v) {
+        const ptrdiff_t at = v * S::lanes;
+        S::store(y + at, a.stride == 1 ? S::load_masked(p + at, static_cast<uint16_t>(mask[v]))
+                                       : S::load_even_masked(p + 2 * at, mask[v]));
+      }
+    }
+  }
 }
 
 template <class S>

@@ -39,6 +39,7 @@ const KernelTable kTable = {
     to_tile<Simd>,
     from_tile<Simd>,
     depthwise<Simd>,
+    pad<Simd>,
     patch<Simd>,
     copy_strided<Simd>,
 };

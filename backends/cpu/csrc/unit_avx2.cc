@@ -34,9 +34,13 @@ struct Avx2 {
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(mask), bit);
     return _mm256_maskload_ps(p, _mm256_cmpeq_epi32(set, bit));
   }
-  static Vec load_even(const float* p) {
-    const Vec s = _mm256_shuffle_ps(load(p), load(p + 8), 0x88);
+  static Vec even_of(Vec a, Vec b) {
+    const Vec s = _mm256_shuffle_ps(a, b, 0x88);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
+  }
+  static Vec load_even(const float* p) { return even_of(load(p), load(p + 8)); }
+  static Vec load_even_masked(const float* p, uint32_t mask) {
+    return even_of(load_masked(p, mask & 0xFF), load_masked(p + 8, mask >> 8));
   }
   static Vec gather(const float* x, const uint16_t* i) {
     const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(i));

@@ -30,10 +30,14 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
   }
   static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
-  static Vec load_even(const float* p) {
+  static Vec even_of(Vec a, Vec b) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(load(p), even, load(p + 16));
+    return _mm512_permutex2var_ps(a, even, b);
+  }
+  static Vec load_even(const float* p) { return even_of(load(p), load(p + 16)); }
+  static Vec load_even_masked(const float* p, uint32_t mask) {
+    return even_of(load_masked(p, mask & 0xFFFF), load_masked(p + 16, mask >> 16));
   }
   static Vec gather(const float* x, const uint16_t* i) {
     const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(i));

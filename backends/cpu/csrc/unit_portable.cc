@@ -45,6 +45,12 @@ struct Portable {
     return v;
   }
   static Vec load_even(const float* p) { return Vec{p[0], p[2], p[4], p[6]}; }
+  static Vec load_even_masked(const float* p, uint32_t mask) {
+    Vec v = set1(0.0f);
+    for (int i = 0; i < lanes; ++i)
+      if (mask >> 2 * i & 1) v[i] = p[2 * i];
+    return v;
+  }
   static Vec gather(const float* x, const uint16_t* i) {
     return Vec{x[i[0]], x[i[1]], x[i[2]], x[i[3]]};
   }
