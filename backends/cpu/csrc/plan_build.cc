@@ -292,7 +292,24 @@ class Builder {
       first = std::min(first, phase_of(kx).second);
       last = std::max(last, phase_of(kx).second);
     }
-    p.phase_line = round_up(round_up(y.width, lanes) + last - first, 16);
+    const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
+    const bool unit = op.stride[0] == 1 && stride == 1 && op.dilation[0] == 1 && op.dilation[1] == 1;
+    if (b.table->direct_depthwise && square && unit) {
+      for (int kx = 0; kx < op.kernel[1]; ++kx) p.columns.push_back(kx - op.pads[1]);
+      for (int64_t v = 0; v < y.width; v += lanes)
+        for (int kx = 0; kx < op.kernel[1]; ++kx) {
+          uint16_t mask = 0;
+          for (int64_t l = 0; l < lanes; ++l) {
+            const int64_t c = v + l + kx - op.pads[1];
+            if (v + l < y.width && c >= 0 && c < x.width) mask |= static_cast<uint16_t>(1u << l);
+          }
+          p.direct.push_back(mask);
+        }
+      p.band = std::max<int64_t>(4, kFirstCache / 2 / (y.width * 4) / 4 * 4);
+      return;
+    }
+    // Lanes beyond the last column read into the next row and are not used.
+    p.phase_line = round_up(y.width + last - first, lanes);
     std::vector<int64_t> used;
     for (int kx = 0; kx < op.kernel[1]; ++kx) {
       const auto [phase, q] = phase_of(kx);
