@@ -16,15 +16,33 @@ Shape = tuple[int, ...]
 _REDUCE = {"mul": "prod", "max": "amax", "min": "amin", "add": "sum"}
 
 
+_FAR = -(2**31)  # no axis is as long: a bound below it means the beginning
+
+
 def _slice_axis(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
+    before = (slice(None),) * (axis % x.ndim)
     if step > 0:
-        return x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
-    length = x.shape[axis]  # torch steps forwards only: mirror the axis and the bounds
+        return x[(*before, slice(_near(start), _near(end), step))]
+    # Torch steps forwards only: mirror the axis and the bounds.
+    first, last = _backward_bounds(x.shape[axis], start, end)
+    mirrored = slice(x.shape[axis] - 1 - first, x.shape[axis] - 1 - last, -step)
+    return x.flip(axis)[(*before, mirrored)]
+
+
+def _near(bound: int) -> int:
+    return 0 if isinstance(bound, int) and bound < _FAR else bound
+
+
+def _backward_bounds(length: int, start: int, end: int) -> tuple[int, int]:
+    """Cut the bounds of a backward slice to the axis: start to an element, end to one before it.
+
+    NumPy differs: there a start before the axis gives nothing, here the first element.
+    """
     start = start + length if start < 0 else start
     end = end + length if end < 0 else end
-    first = length - 1 - start if start < length else 0
-    last = length - 1 - end if end >= 0 else length
-    return _slice_axis(x.flip(axis), axis, first if first > 0 else 0, last, -step)
+    start = length - 1 if start > length - 1 else start
+    end = length - 1 if end > length - 1 else end
+    return (start if start > 0 else 0), (end if end > -1 else -1)
 
 
 def _slices(
@@ -45,6 +63,9 @@ def _host_slice(
 ) -> hv.Value:
     array = hv.to_array(x)
     for axis, start, end, step in _slices(starts, ends, axes, steps):
+        if step < 0:
+            start, end = _backward_bounds(array.shape[axis], start, end)
+            end = None if end < 0 else end
         array = array[(slice(None),) * (axis % array.ndim) + (slice(start, end, step),)]
     return hv.from_array(array)
 
