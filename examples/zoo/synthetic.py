@@ -60,7 +60,9 @@ def prune(weight: Array, sparsity: float, form: Form = "unstructured") -> Array:
         if count == 0:
             return weight
         limit = np.partition(sums.ravel(), count - 1)[count - 1]
-        return np.where(np.repeat(sums <= limit, rows, axis=0)[: weight.shape[0]], 0, weight).astype(np.float32)
+        return np.where(
+            np.repeat(sums <= limit, rows, axis=0)[: weight.shape[0]], 0, weight
+        ).astype(np.float32)
     count = round(sparsity * weight.size)
     if count == 0:
         return weight
@@ -99,7 +101,9 @@ class _Net:
             self.infos.append(info)
         return name
 
-    def conv(self, x: str, cin: int, cout: int, k: int, stride: int, *, group: int = 1, prune_it: bool) -> str:
+    def conv(
+        self, x: str, cin: int, cout: int, k: int, stride: int, *, group: int = 1, prune_it: bool
+    ) -> str:
         fan = cin // group
         w = self.rng.normal(0, math.sqrt(2 / (fan * k * k)), (cout, fan, k, k)).astype(np.float32)
         bias = self.rng.normal(0, 0.05, cout).astype(np.float32)
@@ -109,7 +113,14 @@ class _Net:
         weight = self.weight(w, w.shape, 1, prune_it)
         pads = [k // 2] * 4
         return self.op(
-            "Conv", x, weight, self.constant(bias), kernel_shape=[k, k], strides=[stride, stride], pads=pads, group=group
+            "Conv",
+            x,
+            weight,
+            self.constant(bias),
+            kernel_shape=[k, k],
+            strides=[stride, stride],
+            pads=pads,
+            group=group,
         )
 
     def relu6(self, x: str) -> str:
@@ -119,7 +130,9 @@ class _Net:
         return self.constant(np.array(value, np.float32))
 
     def linear(self, x: str, cin: int, cout: int, *, bias: bool, name: str = "MatMul") -> str:
-        w = prune(self.rng.normal(0, 0.02, (cout, cin)).astype(np.float32), self.sparsity, self.form)
+        w = prune(
+            self.rng.normal(0, 0.02, (cout, cin)).astype(np.float32), self.sparsity, self.form
+        )
         y = self.op("MatMul", x, self.weight(np.ascontiguousarray(w.T), (cin, cout), 0, True))
         if not bias:
             return y
@@ -128,7 +141,9 @@ class _Net:
     def classifier(self, x: str, channels: int, deviation: float) -> str:
         flat = self.op("Flatten", self.op("GlobalAveragePool", x))
         w = self.rng.normal(0, deviation, (1000, channels)).astype(np.float32)
-        return self.op("Gemm", flat, self.constant(w), self.constant(np.zeros(1000, np.float32)), transB=1)
+        return self.op(
+            "Gemm", flat, self.constant(w), self.constant(np.zeros(1000, np.float32)), transB=1
+        )
 
     def model(self, name: str, x: tuple[int, ...], y: tuple[int, ...]) -> onnx.ModelProto:
         self.nodes[-1].output[0] = "y"
@@ -147,7 +162,17 @@ def mobilenet_v1(sparsity: float, form: Form = "unstructured") -> onnx.ModelProt
     """MobileNetV1 1.0; every 1x1 convolution pruned."""
     net = _Net(1, sparsity, form)
     x, width = net.relu6(net.conv("x", 3, 32, 3, 2, prune_it=False)), 32
-    blocks = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+    blocks = [
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *[(512, 1)] * 5,
+        (1024, 2),
+        (1024, 1),
+    ]
     for out, stride in blocks:
         x = net.relu6(net.conv(x, width, width, 3, stride, group=width, prune_it=False))
         x, width = net.relu6(net.conv(x, width, out, 1, 1, prune_it=True)), out
@@ -159,7 +184,15 @@ def mobilenet_v2(sparsity: float, form: Form = "unstructured") -> onnx.ModelProt
     """MobileNetV2 1.0; every 1x1 convolution pruned."""
     net = _Net(2, sparsity, form)
     x, width = net.relu6(net.conv("x", 3, 32, 3, 2, prune_it=False)), 32
-    table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    table = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     for expand, out, repeat, first in table:
         for i in range(repeat):
             stride, hidden, y = first if i == 0 else 1, width * expand, x
@@ -191,7 +224,9 @@ def resnet50(sparsity: float, form: Form = "unstructured") -> onnx.ModelProto:
     return net.model("resnet50", (1, 3, 224, 224), (1, 1000))
 
 
-def bert4(sparsity: float, form: Form = "unstructured", *, batch: int = 1, tokens: int = 128) -> onnx.ModelProto:
+def bert4(
+    sparsity: float, form: Form = "unstructured", *, batch: int = 1, tokens: int = 128
+) -> onnx.ModelProto:
     """Four post-LN encoder layers of 768 features, 12 heads and 3072 hidden, of primitive operators."""
     net, d, f, heads = _Net(4, sparsity, form), 768, 3072, 12
     split = np.array([batch, tokens, heads, d // heads], np.int64)
@@ -212,17 +247,23 @@ def bert4(sparsity: float, form: Form = "unstructured", *, batch: int = 1, token
         q, k, v = (net.linear(x, d, d, bias=True) for _ in range(3))
         scores = net.op("MatMul", by_head(q, [0, 2, 1, 3]), by_head(k, [0, 2, 3, 1]))
         weights = net.op("Softmax", net.op("Div", scores, net.scalar(8.0)), axis=-1)
-        mixed = net.op("Transpose", net.op("MatMul", weights, by_head(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
+        mixed = net.op(
+            "Transpose", net.op("MatMul", weights, by_head(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3]
+        )
         flat = net.op("Reshape", mixed, net.constant(merge))
         x = norm(net.op("Add", x, net.linear(flat, d, d, bias=True)))
         h = net.linear(x, d, f, bias=True)
-        gate = net.op("Add", net.op("Erf", net.op("Div", h, net.scalar(1.4142135))), net.scalar(1.0))
+        gate = net.op(
+            "Add", net.op("Erf", net.op("Div", h, net.scalar(1.4142135))), net.scalar(1.0)
+        )
         h = net.op("Mul", net.op("Mul", h, gate), net.scalar(0.5))
         x = norm(net.op("Add", x, net.linear(h, f, d, bias=True)))
     return net.model("bert4", (batch, tokens, d), (batch, tokens, d))
 
 
-def matmul(tokens: int, cin: int, cout: int, sparsity: float, form: Form = "unstructured") -> onnx.ModelProto:
+def matmul(
+    tokens: int, cin: int, cout: int, sparsity: float, form: Form = "unstructured"
+) -> onnx.ModelProto:
     """One product ``[tokens, cin] x [cin, cout]``."""
     net = _Net(5, sparsity, form)
     net.linear("x", cin, cout, bias=False)

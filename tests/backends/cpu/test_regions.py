@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from examples.zoo.synthetic import NETWORKS, benchmark_input, bert4
 from onnx import TensorProto, helper, numpy_helper
+
+from examples.zoo.synthetic import NETWORKS, benchmark_input, bert4
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.candidate import region_model
 from sparsec.backends.cpu.choose import is_sparse
@@ -44,12 +45,15 @@ def test_a_region_never_reads_what_it_makes_through_the_outside() -> None:
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 16])], weights,
     )  # fmt: skip
-    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
     scene = scene_of(model, {"x": rng.standard_normal((8, 16)).astype(np.float32)})
     items = recognise(scene, weight_sites(model))
     regions = grow_regions(scene, items, lambda item: True)
     assert [[i.nodes[0].name for i in r.items] for r in regions] == [["A"], ["B", "C"]]
-    assert items[1].code is OpCode.LINEAR and len(items[1].inputs) == 2, "B adds the residual"
+    assert items[1].code is OpCode.LINEAR
+    assert len(items[1].inputs) == 2, "B adds the residual"
 
 
 def test_the_whole_encoder_is_one_region() -> None:
@@ -60,8 +64,9 @@ def test_the_whole_encoder_is_one_region() -> None:
     items = recognise(scene, weight_sites(model))
     (region,) = grow_regions(scene, items, is_sparse)
     codes = [item.code for item in region.items]
-    assert codes.count(OpCode.LINEAR) == 24 and codes.count(OpCode.ATTENTION) == 4
-    assert codes.count(OpCode.LAYER_NORM) == 8 and len(codes) == 36
+    counts = [codes.count(c) for c in (OpCode.LINEAR, OpCode.ATTENTION, OpCode.LAYER_NORM)]
+    assert counts == [24, 4, 8]
+    assert len(codes) == 36
     assert len(trimmed(region, is_sparse).items) == 35
     assert len([n for n in model.graph if n not in set(region.nodes)]) == 0
 
