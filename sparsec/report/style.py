@@ -59,7 +59,7 @@ tbody tr:last-child td { border-bottom: 0; }
 .layers td .name { white-space: normal; }
 .layers td:nth-last-child(2) { min-width: 10rem; }
 .kernels { font-size: .84rem; }
-.chart { display: grid; grid-template-columns: minmax(7rem, 17rem) 1fr auto; gap: .45rem .9rem;
+.chart { display: grid; grid-template-columns: minmax(7rem, 20rem) 1fr auto; gap: .45rem .9rem;
   align-items: center; font-size: .84rem; }
 .chart .name { direction: ltr; }
 .chart svg { display: block; width: 100%; height: 17px; }

@@ -174,7 +174,7 @@ class Builder {
         if (op.weight == kNone || op.code == OpCode::kDepthwise || shapes_.values[op.output].columns != columns) continue;
         const auto& t = v_.tensors[op.weight];
         const int block_rows = block_rows_of(t);
-        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width);
+        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width, t.columns);
       }
       cost *= static_cast<double>(divide_up(columns, width) * width);
       if (cost < best_cost * 0.999) {
@@ -188,7 +188,7 @@ class Builder {
   // Time per multiply-add, relative to the roof, as measured: one row at a time pays for its weight
   // load unless the tile is wide, and wide tiles overflow the first cache; blocks need chains enough
   // to cover the latency of an addition.
-  double slowness(int block_rows, int64_t tile) const {
+  double slowness(int block_rows, int64_t tile, int64_t depth) const {
     const KernelTable* table = table_for(tile);
     const int64_t width = widest(table, block_rows, 1, tile)->width;
     const double vectors = static_cast<double>(width) / table->lanes;
@@ -197,7 +197,8 @@ class Builder {
       return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / vectors) * (tile > 128 ? 1.02 : 1.0);
     }
     const double pairs = static_cast<double>(width) / 8;
-    return 1.2 * (pairs + 1.0) / pairs * (tile > 112 ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
+    const bool overflows = tile > 112 && depth * tile * 4 > 2 * kFirstCache;
+    return 1.2 * (pairs + 1.0) / pairs * (overflows ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
   }
 
   // Dense weights run as blocks without gaps.
