@@ -285,5 +285,9 @@ def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any
         "artifact": None,
         "target": target.name,
         "passes": [step.to_json() for step in steps],
+        "layers": [],
+        **dict.fromkeys(("before", "after", "verify", "fidelity", "accuracy", "latency")),
+        "goals": [],
+        "notes": ["dry run: nothing was lowered, measured or written"],
         "exit_code": 0 if any(step.result.changed for step in steps) else 5,
     }

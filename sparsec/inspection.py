@@ -38,9 +38,11 @@ def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
     ModelImportError, ArtifactError
         If the path is neither.
     """
-    if is_artifact(path):
-        return _inspect_artifact(path)
-    return _inspect_model(load_model(path))
+    result = _inspect_artifact(path) if is_artifact(path) else _inspect_model(load_model(path))
+    if groups:
+        # Pruning groups are axes that shrink together; no pass of this version shrinks one.
+        result["groups"] = []
+    return result
 
 
 def _inspect_model(model: ir.Model) -> dict[str, Any]:

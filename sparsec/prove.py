@@ -24,6 +24,7 @@ from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.ir.load import load_model
 from sparsec.ir.memory import return_to_system
 from sparsec.ir.run import OrtRunner
 from sparsec.recipe import Recipe
@@ -115,6 +116,17 @@ def densified(backend: Backend, root: Path, scratch: Path) -> Path:
     return target
 
 
+def rounded(trial: Trial, backend: Backend, manifest: Mapping[str, Any]) -> Path:
+    """Return the file of the reference, rounded where the target computes in fewer bits."""
+    model = backend.reference(load_model(trial.reference), manifest["layers"])
+    if model is None:
+        return trial.reference
+    target = trial.scratch / "rounded" / fmt.MODEL
+    target.parent.mkdir()
+    save_model(model, target)
+    return target
+
+
 def prove(
     trial: Trial,
     stage: Path,
@@ -136,7 +148,8 @@ def prove(
         If the artifact differs from the reference by more than the tolerance.
     """
     feeds = trial.samples()
-    expected = outputs_of(OrtRunner(trial.reference, optimise=False, low_memory=True), feeds)
+    reference = rounded(trial, backend, manifest)
+    expected = outputs_of(OrtRunner(reference, optimise=False, low_memory=True), feeds)
     runner, how = runnable(backend, stage, manifest, trial.scratch)
     got = outputs_of(runner, feeds)
     difference = Difference()

@@ -30,7 +30,9 @@ def apply(model: ir.Model, candidates: Sequence[Candidate]) -> dict[str, bytes]:
 def moved(candidates: Sequence[Candidate], model: ir.Model, clone: ir.Model) -> list[Candidate]:
     """Return the candidates of ``model`` in terms of a clone of it."""
     nodes = dict(zip(model.graph, clone.graph, strict=True))
-    values: dict[ir.Value, ir.Value] = dict(zip(model.graph.inputs, clone.graph.inputs, strict=True))
+    values: dict[ir.Value, ir.Value] = dict(
+        zip(model.graph.inputs, clone.graph.inputs, strict=True)
+    )
     for name, value in model.graph.initializers.items():
         values[value] = clone.graph.initializers[name]
     for old, new in nodes.items():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
 from sparsec.backends.cuda.rewrite import DOMAIN, OP, UniqueNames, data_type
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
+from sparsec.ir.patterns import KEY, NM, to_metadata
 
 
 def densify(model: ir.Model, where: str) -> None:
@@ -56,6 +57,7 @@ def _replace(
         home = vals.graph
         assert isinstance(home, ir.Graph)
         weights[vals] = names.initializer(home, f"{vals.name}.dense", dense)
+        weights[vals].metadata_props[KEY] = to_metadata(NM(2, 4), axis=0)
 
     wide = names.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
     added = [wide, names.node("MatMul", [wide.outputs[0], weights[vals]], f"{node.name}.product")]

@@ -118,14 +118,18 @@ class Rewriter:
         cast = self._names.node("Cast", [x], f"{x.name}.{dtype.name.lower()}", to=dtype)
         result = cast.outputs[0]
         result.type, result.shape = ir.TensorType(dtype), x.shape
-        producer = x.producer()
-        # Straight behind x, not before its first reader: a later site may read it earlier.
-        if producer is not None and producer.graph is graph:
-            graph.insert_after(producer, cast)
-        else:
-            graph.insert_before(graph[0], cast)
+        insert_behind(x, graph, [cast])
         self._casts[graph, x] = result
         return result
+
+
+def insert_behind(x: ir.Value, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Insert ``nodes`` straight behind ``x``, where every reader of x in ``graph`` comes later."""
+    producer = x.producer()
+    if producer is not None and producer.graph is graph:
+        graph.insert_after(producer, nodes)
+    else:
+        graph.insert_before(graph[0], nodes)
 
 
 def data_type(name: str) -> ir.DataType:

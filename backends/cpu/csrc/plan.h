@@ -118,6 +118,7 @@ struct Padded {
   int64_t line = 0;                    // floats of a row of all phases
   int64_t phase_line = 0;              // floats of a row of one phase
   int64_t band = 0;                    // output rows that are done at a time
+  std::vector<uint16_t> direct;        // masks to read the input itself; empty: it is copied
 };
 
 struct BuiltOp {

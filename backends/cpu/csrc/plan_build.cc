@@ -174,7 +174,7 @@ class Builder {
         if (op.weight == kNone || op.code == OpCode::kDepthwise || shapes_.values[op.output].columns != columns) continue;
         const auto& t = v_.tensors[op.weight];
         const int block_rows = block_rows_of(t);
-        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width);
+        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width, t.columns);
       }
       cost *= static_cast<double>(divide_up(columns, width) * width);
       if (cost < best_cost * 0.999) {
@@ -188,7 +188,7 @@ class Builder {
   // Time per multiply-add, relative to the roof, as measured: one row at a time pays for its weight
   // load unless the tile is wide, and wide tiles overflow the first cache; blocks need chains enough
   // to cover the latency of an addition.
-  double slowness(int block_rows, int64_t tile) const {
+  double slowness(int block_rows, int64_t tile, int64_t depth) const {
     const KernelTable* table = table_for(tile);
     const int64_t width = widest(table, block_rows, 1, tile)->width;
     const double vectors = static_cast<double>(width) / table->lanes;
@@ -197,7 +197,8 @@ class Builder {
       return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / vectors) * (tile > 128 ? 1.02 : 1.0);
     }
     const double pairs = static_cast<double>(width) / 8;
-    return 1.2 * (pairs + 1.0) / pairs * (tile > 112 ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
+    const bool overflows = tile > 112 && depth * tile * 4 > 2 * kFirstCache;
+    return 1.2 * (pairs + 1.0) / pairs * (overflows ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
   }
 
   // Dense weights run as blocks without gaps.
@@ -292,7 +293,24 @@ class Builder {
       first = std::min(first, phase_of(kx).second);
       last = std::max(last, phase_of(kx).second);
     }
-    p.phase_line = round_up(round_up(y.width, lanes) + last - first, 16);
+    const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
+    const bool unit = op.stride[0] == 1 && stride == 1 && op.dilation[0] == 1 && op.dilation[1] == 1;
+    if (b.table->direct_depthwise && square && unit) {
+      for (int kx = 0; kx < op.kernel[1]; ++kx) p.columns.push_back(kx - op.pads[1]);
+      for (int64_t v = 0; v < y.width; v += lanes)
+        for (int kx = 0; kx < op.kernel[1]; ++kx) {
+          uint16_t mask = 0;
+          for (int64_t l = 0; l < lanes; ++l) {
+            const int64_t c = v + l + kx - op.pads[1];
+            if (v + l < y.width && c >= 0 && c < x.width) mask |= static_cast<uint16_t>(1u << l);
+          }
+          p.direct.push_back(mask);
+        }
+      p.band = std::max<int64_t>(4, kFirstCache / 2 / (y.width * 4) / 4 * 4);
+      return;
+    }
+    // Lanes beyond the last column read into the next row and are not used.
+    p.phase_line = round_up(y.width + last - first, lanes);
     std::vector<int64_t> used;
     for (int kx = 0; kx < op.kernel[1]; ++kx) {
       const auto [phase, q] = phase_of(kx);

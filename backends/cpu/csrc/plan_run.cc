@@ -313,8 +313,8 @@ class Run {
     each(v_.values[op.output].channels, [&](size_t c) {
       const int64_t band = std::min(b.padded.band, l.height);
       const int64_t lines = (band - 1) * op.stride[0] + reach;
-      float* padded = scratch(lines * b.padded.line + round_up(band * l.width, 16) + 64);
-      float* rows = padded + lines * b.padded.line;
+      float* padded = scratch(lines * b.padded.line + round_up(band * l.width, 16) + 128);
+      float* rows = padded + lines * b.padded.line + 64;
       DepthwiseArgs d{};
       d.x = padded;
       d.weight = weights + static_cast<int64_t>(c) * op.kernel[0] * op.kernel[1];
@@ -324,6 +324,11 @@ class Run {
       d.stride = op.stride[0];
       d.dilation = op.dilation[0];
       d.line = b.padded.line;
+      if (!b.padded.direct.empty()) {
+        d.masks = b.padded.direct.data();
+        d.line = in_.values[op.inputs[0]].width;
+        d.x = in.base + c * in.row_stride;
+      }
       d.columns = b.padded.columns.data();
       d.width = l.width;
       d.bias = b.bias[c];
@@ -331,7 +336,12 @@ class Run {
       d.high = b.high;
       for (int64_t r = 0; r < l.height; r += band) {
         d.rows = std::min(band, l.height - r);
-        pad_rows(b, in.base + c * in.row_stride, r * op.stride[0] - op.pads[0], (d.rows - 1) * op.stride[0] + reach, padded);
+        if (d.masks) {
+          d.top = r - op.pads[0];
+          d.height = in_.values[op.inputs[0]].height;
+        } else {
+          pad_rows(b, in.base + c * in.row_stride, r * op.stride[0] - op.pads[0], (d.rows - 1) * op.stride[0] + reach, padded);
+        }
         b.table->depthwise(d);
         if (finish) finish(rows, d.rows * l.width);
         copy_columns(out, l.tile, c, r * l.width, d.rows * l.width, rows, true);

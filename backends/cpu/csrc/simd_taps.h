@@ -9,18 +9,22 @@ namespace {
 
 // R rows of one vector of columns. An input row is loaded once for all output rows that it reaches; K is
 // the size of a square window without dilation, and all of its weights stay in registers.
-template <class S, int K, int Stride, int R>
+template <class S, int K, int Stride, int R, bool Direct>
 inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& d,
-                                                           const typename S::Vec* w, const float* x,
-                                                           float* y) {
+                                                           const typename S::Vec* w, ptrdiff_t row,
+                                                           ptrdiff_t c) {
+  const float* x = d.x + (d.top + row * Stride) * d.line + c;
+  const uint16_t* mask = Direct ? d.masks + c / S::lanes * K : nullptr;
   typename S::Vec acc[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) acc[r] = S::set1(d.bias);
 #pragma GCC unroll 16
   for (int i = 0; i < Stride * (R - 1) + K; ++i) {
+    const bool inside = static_cast<size_t>(d.top + row * Stride + i) < static_cast<size_t>(d.height);
 #pragma GCC unroll 5
     for (int kx = 0; kx < K; ++kx) {
-      const auto in = S::load(x + i * d.line + d.columns[kx]);
+      const float* p = x + i * d.line + d.columns[kx];
+      const auto in = Direct ? S::load_masked(p, inside ? mask[kx] : 0) : S::load(p);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int ky = i - Stride * r;
@@ -29,12 +33,13 @@ inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& 
     }
   }
   const auto low = S::set1(d.low), high = S::set1(d.high);
+  float* y = d.y + row * d.width + c;
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) S::store(y + r * d.width, S::min(high, S::max(low, acc[r])));
 }
 
 // Strips from right to left: a store that spills into the next row comes before that row's own.
-template <class S, int K, int Stride>
+template <class S, int K, int Stride, bool Direct>
 void depthwise_square(const DepthwiseArgs& d) {
   constexpr int kRows = 4;
   typename S::Vec w[K * K];
@@ -44,13 +49,11 @@ void depthwise_square(const DepthwiseArgs& d) {
   ptrdiff_t r = 0;
   for (; r + kRows <= d.rows; r += kRows)
     for (ptrdiff_t c = last; c >= 0; c -= S::lanes)
-      depthwise_block<S, K, Stride, kRows>(d, w, d.x + r * Stride * d.line + c, d.y + r * d.width + c);
-  const float* x = d.x + r * Stride * d.line;
-  float* y = d.y + r * d.width;
+      depthwise_block<S, K, Stride, kRows, Direct>(d, w, r, c);
   for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
-    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3>(d, w, x + c, y + c);
-    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2>(d, w, x + c, y + c);
-    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1>(d, w, x + c, y + c);
+    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3, Direct>(d, w, r, c);
+    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2, Direct>(d, w, r, c);
+    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1, Direct>(d, w, r, c);
   }
 }
 
@@ -74,10 +77,15 @@ void depthwise_any(const DepthwiseArgs& d) {
 template <class S>
 void depthwise(const DepthwiseArgs& d) {
   const bool square = d.kernel[0] == d.kernel[1] && d.dilation == 1;
-  if (square && d.kernel[0] == 3 && d.stride == 1) return depthwise_square<S, 3, 1>(d);
-  if (square && d.kernel[0] == 3 && d.stride == 2) return depthwise_square<S, 3, 2>(d);
-  if (square && d.kernel[0] == 5 && d.stride == 1) return depthwise_square<S, 5, 1>(d);
-  if (square && d.kernel[0] == 5 && d.stride == 2) return depthwise_square<S, 5, 2>(d);
+  const int k = square ? d.kernel[0] : 0;
+  if constexpr (S::direct_depthwise) {
+    if (d.masks && k == 3) return depthwise_square<S, 3, 1, true>(d);
+    if (d.masks && k == 5) return depthwise_square<S, 5, 1, true>(d);
+  }
+  if (k == 3 && d.stride == 1) return depthwise_square<S, 3, 1, false>(d);
+  if (k == 3 && d.stride == 2) return depthwise_square<S, 3, 2, false>(d);
+  if (k == 5 && d.stride == 1) return depthwise_square<S, 5, 1, false>(d);
+  if (k == 5 && d.stride == 2) return depthwise_square<S, 5, 2, false>(d);
   depthwise_any<S>(d);
 }
 

@@ -9,6 +9,7 @@ namespace {
 struct Avx2 {
   typedef __m256 Vec;
   static constexpr int lanes = 8, square = 8;
+  static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm256_set1_ps(x); }

@@ -9,6 +9,7 @@ namespace {
 struct Avx512 {
   typedef __m512 Vec;
   static constexpr int lanes = 16, square = 8;
+  static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm512_set1_ps(x); }

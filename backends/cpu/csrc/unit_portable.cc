@@ -12,6 +12,7 @@ struct Portable {
   typedef float Loose __attribute__((vector_size(16), aligned(4), may_alias));
   typedef int32_t Int __attribute__((vector_size(16)));
   static constexpr int lanes = 4, square = 4;
+  static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
   static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
   static Vec set1(float x) { return Vec{x, x, x, x}; }
