@@ -109,7 +109,7 @@ def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 
 
 def _tensor(tensor: onnx.TensorProto, folder: Path | None, sizes: dict[Path, int]) -> Iterator[str]:
-    """The content must be there, and as large as dtype and shape say."""
+    """Yield what is wrong with a tensor: its content must be as large as dtype and shape say."""
     name = f"the tensor {tensor.name!r}"
     try:
         dtype = ir.DataType(tensor.data_type)
@@ -183,7 +183,7 @@ def _external(
         return
     if offset < 0 or length < needed or offset + length > sizes[path]:
         yield (
-            f"{name} needs {needed} bytes, {length} are given at {offset} of {location!r}, which has "
+            f"{name} needs {needed} bytes, got {length} at {offset} of {location!r}, which has "
             f"{sizes[path]}; "
             "the file is truncated or not the model's"
         )

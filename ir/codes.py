@@ -24,6 +24,7 @@ class Code(enum.StrEnum):
     DEPTHWISE = "depthwise"  # one input channel per group
     FIXED_TRANSFORM = "fixed_transform"  # a signal transform (STFT, mel) stored as a weight
     SHARED = "shared"  # the tensor has a use whose axes contradict the others
+    NOT_OBSERVABLE = "not_observable"  # its inputs cannot be looked at, which the criterion needs
     NOT_A_SITE = "not_a_site"  # an operator with weights that no pass can prune yet
 
     # What the lowering did with a layer.

@@ -1,9 +1,10 @@
 """What a graph costs: parameters, nonzero parameters, multiply-accumulates.
 
-Shapes come from shape inference with the sizes of an actual feed put in; where inference gives up (shapes
-that depend on data) the graph is run once and the shapes of the products are read off.
-Counted are Conv, ConvTranspose, Gemm and MatMul of the main graph, with constant weights or without;
-recurrent cells and the bodies of If and Loop are not.
+Shapes come from shape inference with the sizes of an actual feed put in; where inference gives up
+(shapes that depend on data) the graph is run once and the shapes of the products are read off.
+Counted are Conv, ConvTranspose, Gemm and MatMul of the main graph, their integer forms too, with
+constant weights or without; recurrent cells and the bodies of If and Loop are not. Zeros count: a
+mask saves no operation until a kernel skips it, and that is reported per layer.
 """
 
 from __future__ import annotations
@@ -17,13 +18,30 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsec.ir.memory import release
 from sparsec.ir.run import Feeds, OrtRunner
 from sparsec.ir.sites import weight_sites
 
-_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PRODUCTS = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
 _KEEP_VALUES_UP_TO = 1024  # elements: shape arithmetic needs the small tensors, and only those
 
 Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SiteCost:
+    """Work of one weight site in one run of the model.
+
+    Parameters
+    ----------
+    macs : int
+        Multiply-accumulates of all its nodes.
+    columns : int
+        N of its product [out, reduction] x [reduction, N], summed over its nodes.
+    """
+
+    macs: int
+    columns: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,14 +53,18 @@ class GraphCost:
     params : int
         Elements of all floating-point tensors, and of integer tensors that store a weight.
     nonzero : int
-        Those of them that are not zero.
+        Those of them that are not zero; behind a quantisation, that do not stand for zero.
     macs : int
         Multiply-accumulates of one run, zeros included.
+    sites : mapping of str to SiteCost
+        By site name; sites whose shapes are not known, or that lie in a body of If or Loop, are
+        absent.
     """
 
     params: int
     nonzero: int
     macs: int
+    sites: Mapping[str, SiteCost]
 
 
 def graph_cost(model: ir.Model, feeds: Feeds | None) -> GraphCost:
@@ -56,13 +78,17 @@ def graph_cost(model: ir.Model, feeds: Feeds | None) -> GraphCost:
     """
     params, nonzero = count_parameters(model)
     shapes = product_shapes(model, feeds)
-    macs = sum(_macs(node, shapes) for node in model.graph if node.op_type in _PRODUCTS)
-    return GraphCost(params, nonzero, macs)
+    macs = {node: _macs(node, shapes) for node in model.graph if node.op_type in _PRODUCTS}
+    sites = {}
+    for site in weight_sites(model):
+        if work := sum(macs.get(node, 0) for node in site.nodes):
+            sites[site.name] = SiteCost(work, work // site.size)
+    return GraphCost(params, nonzero, sum(macs.values()), sites)
 
 
 def count_parameters(model: ir.Model) -> tuple[int, int]:
     """Return the number of parameters and of nonzero ones, each tensor counted once."""
-    weights = {site.weight for site in weight_sites(model)}
+    weights = {site.weight: site for site in weight_sites(model)}
     params = nonzero = 0
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
@@ -70,9 +96,11 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
             if tensor is None or not (tensor.dtype.is_floating_point() or value in weights):
                 continue
             params += tensor.size
-            nonzero += int(np.count_nonzero(tensor.numpy()))
-            if isinstance(tensor, ir.ExternalTensor):
-                tensor.release()  # its pages: a large model is never wholly in memory
+            if value in weights and tensor.dtype.is_integer():
+                nonzero += int(np.count_nonzero(weights[value].matrix()))  # zero points are zeros
+            else:
+                nonzero += int(np.count_nonzero(tensor.numpy()))
+            release(tensor)  # a large model is never wholly in memory
     return params, nonzero
 
 
@@ -104,9 +132,11 @@ def _inferred(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shap
     graph = proto.graph
     for value in (*graph.value_info, *graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        if value.name in names and all(dim.HasField("dim_value") for dim in dims):
-            if value.type.tensor_type.HasField("shape"):
-                found[value.name] = tuple(dim.dim_value for dim in dims)
+        known = value.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") for dim in dims
+        )
+        if known and value.name in names:
+            found[value.name] = tuple(dim.dim_value for dim in dims)
     return found
 
 
@@ -157,7 +187,7 @@ def _macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
     if left is None or right is None or out is None:
         return 0
     match node.op_type:
-        case "Conv":
+        case "Conv" | "ConvInteger":
             return int(np.prod(out)) * int(np.prod(right[1:]))
         case "ConvTranspose":
             return int(np.prod(left)) * int(np.prod(right[1:]))

@@ -1,8 +1,8 @@
 """Made-up inputs that a model accepts.
 
-A model with dynamic axes or integer inputs does not say what it can be fed: a sequence may have to be
-576 samples long, a token id must lie in the vocabulary. What the graph does say is used (the table that ids
-index, masks by name); for the rest a few sizes are tried until the model runs.
+A model with dynamic axes or integer inputs does not say what it can be fed: a sequence may have to
+be 576 samples long, a token id must lie in the vocabulary. What the graph does say is used (the
+table that ids index, masks by name); for the rest a few sizes are tried until the model runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _SIZES = (
     (128, 128), (224, 224), (48, 320), (64, 160), (320, 320), (32, 32), (64, 64), (576, 576),
     (16, 16), (512, 512), (640, 640), (1280, 1280), (17280, 17280), (8, 8), (4, 4), (1, 1),
 )  # fmt: skip
-_SCALARS = (1, 16000, 0)
+_SCALARS = (1, 16000, 0)  # integers alone: a length, a sample rate, a flag
+_HIGHS = (256, 2)  # bounds of integers that index no table: bytes, flags
 _THROUGH = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
 
 
@@ -75,23 +76,19 @@ def random_feeds(
         _check(value, batch)
     runner: OrtRunner | None = None
     failure = "nothing to try"
-    # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
-    for sizes, scalar, inner in itertools.product(_SIZES, _SCALARS, (None, batch)):
-        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar)
+    for plan in _plans(inputs, batch):
         feeds = tuple(_feed(inputs, plan, np.random.default_rng((seed, i))) for i in range(samples))
         if not _needs_trial(inputs):
             return RandomFeeds(feeds, plan.sizes)
         runner = runner or OrtRunner(path or model, optimise=False, low_memory=True)
         try:
             outputs = runner.run(feeds[0])
-        except Exception as error:  # the runtime's exception types are private
-            failure = " ".join(str(error).split())[:300]
+        except CalibrationError as error:
+            failure = error.message[:300]
             continue
         if all(np.size(array) for array in outputs.values()):
             return RandomFeeds(feeds, plan.sizes)
         failure = "an output is empty"
-        if not any(_open_axes(value) for value in inputs) and not _has_scalars(inputs):
-            break
     raise CalibrationError(
         "no made-up input runs through the model; give one valid feed with --calib FILE.npz "
         f"(arrays named {', '.join(repr(value.name) for value in inputs)}). Last attempt: {failure}",
@@ -103,6 +100,7 @@ def random_feeds(
 class _Plan:
     sizes: dict[str, int]
     scalar: int
+    high: int
 
 
 def _check(value: ir.Value, batch: int) -> None:
@@ -131,10 +129,24 @@ def _open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
     assert value.shape is not None
     for axis, size in enumerate(value.shape):
         if not isinstance(size, int) or size < 0:
-            label = (
-                size.value if not isinstance(size, int) and size.value else f"{value.name}.{axis}"
-            )
-            yield axis, str(label)
+            name = None if isinstance(size, int) else size.value
+            yield axis, f"{value.name}.{axis}" if name in _NO_NAMES else str(name)
+
+
+_NO_NAMES = (None, "", "?", "-1", "None")  # what exporters write where they know no name
+
+
+def _plans(inputs: list[ir.Value], batch: int) -> Iterator[_Plan]:
+    """Yield guesses that differ, the likeliest first."""
+    scalars = _SCALARS if any(_is_scalar(value) for value in inputs) else _SCALARS[:1]
+    highs = _HIGHS if any(_is_unbounded(value) for value in inputs) else _HIGHS[:1]
+    seen: list[_Plan] = []
+    # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
+    for sizes, scalar, inner, high in itertools.product(_SIZES, scalars, (None, batch), highs):
+        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar, high)
+        if plan not in seen:
+            seen.append(plan)
+            yield plan
 
 
 def _axis_sizes(
@@ -162,8 +174,14 @@ def _needs_trial(inputs: list[ir.Value]) -> bool:
     )
 
 
-def _has_scalars(inputs: list[ir.Value]) -> bool:
-    return any(not _is_float(v.dtype) and v.shape is not None and len(v.shape) == 0 for v in inputs)
+def _is_scalar(value: ir.Value) -> bool:
+    return not _is_float(value.dtype) and value.shape is not None and len(value.shape) == 0
+
+
+def _is_unbounded(value: ir.Value) -> bool:
+    """Whether it holds integers that index no table that is known."""
+    integers = value.dtype is not None and value.dtype.is_integer()
+    return integers and not _is_scalar(value) and _bound(value) is None
 
 
 def _is_float(dtype: ir.DataType | None) -> bool:
@@ -173,18 +191,19 @@ def _is_float(dtype: ir.DataType | None) -> bool:
 def _feed(inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     feed: dict[str, NDArray[Any]] = {}
     for value in inputs:
-        assert value.shape is not None and value.dtype is not None
+        assert value.shape is not None
+        assert value.dtype is not None
         names = dict(_open_axes(value))
         shape = tuple(
             plan.sizes[names[axis]] if axis in names else int(str(size))
             for axis, size in enumerate(value.shape)
         )
-        feed[value.name or ""] = _array(value, shape, plan.scalar, rng)
+        feed[value.name or ""] = _array(value, shape, plan, rng)
     return feed
 
 
 def _array(
-    value: ir.Value, shape: tuple[int, ...], scalar: int, rng: np.random.Generator
+    value: ir.Value, shape: tuple[int, ...], plan: _Plan, rng: np.random.Generator
 ) -> NDArray[Any]:
     assert value.dtype is not None
     if value.dtype == ir.DataType.STRING:
@@ -196,16 +215,18 @@ def _array(
     if "mask" in name or dtype == np.bool_:
         return np.ones(shape, dtype)
     if not shape:
-        return np.array(scalar, dtype)
+        is_rate = name == "sr" or name.endswith("rate")
+        return np.array(16000 if is_rate else plan.scalar, dtype)
     if "token_type" in name or "segment" in name:
         return np.zeros(shape, dtype)
     if "position" in name:
         return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
-    return rng.integers(0, _bound(value), shape).astype(dtype)
+    return rng.integers(0, _bound(value) or plan.high, shape).astype(dtype)
 
 
-def _bound(value: ir.Value) -> int:
-    """Return the number of rows of the table that an integer input indexes; 2 if it indexes none."""
+def _bound(value: ir.Value) -> int | None:
+    """Return the number of rows of the smallest table that an integer input indexes, if any."""
+    bounds: list[int] = []
     pending, seen = [value], set()
     while pending:
         current = pending.pop()
@@ -217,7 +238,7 @@ def _bound(value: ir.Value) -> int:
                 axis = node.attributes.get_int("axis", 0) or 0
                 shape = table.const_value.shape if table.const_value is not None else table.shape
                 if shape is not None and isinstance(size := shape[axis], int):
-                    return max(size, 1)
+                    bounds.append(max(size, 1))
             elif node.op_type in _THROUGH and index == 0:
                 pending += node.outputs
-    return 2
+    return min(bounds, default=None)

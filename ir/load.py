@@ -23,12 +23,13 @@ import onnx_ir as ir
 from sparsec.ir.canonical import canonicalise, first_line
 from sparsec.ir.check_proto import check_proto
 from sparsec.ir.errors import ModelImportError
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     import torch
 
-# Without a handler of its own the library's complaints about a bad file would go to stderr, beside our
-# one error that says the same.
+# Without a handler of its own the library's complaints about a bad file would go to stderr, beside
+# our one error that says the same.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 _SHOWN = 20
@@ -84,19 +85,12 @@ def load_model(
     return model
 
 
-def release(model: ir.Model) -> None:
-    """Give the pages of memory-mapped tensors back to the system; they are mapped again when read."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.release()
-
-
 def _load_onnx(path: Path) -> ir.Model:
     """Read an ONNX file; its external data is checked and mapped, not read."""
     if path.is_dir():
         raise ModelImportError(
-            f"{path}: a folder, where a model file (.onnx or .pt2) was needed", where=str(path)
+            f"{path}: a folder, where a model file (.onnx or .pt2) was needed",
+            where=str(path),
         )
     try:
         data = path.read_bytes()
@@ -175,4 +169,4 @@ def _load_module(
         )
     from sparsec.ir.load_torch import model_from_module
 
-    return model_from_module(module, example_inputs, dynamic_shapes)  # type: ignore[arg-type]
+    return model_from_module(module, example_inputs, dynamic_shapes)

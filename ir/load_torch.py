@@ -1,4 +1,4 @@
-"""The torch front-end: a module or a ``.pt2`` archive becomes an ONNX graph with the module's names.
+"""The torch front-end: a module or a ``.pt2`` archive becomes a graph with the module's names.
 
 The way is ``torch.export`` and torch's own ONNX exporter, with its optimiser off: on, it renames
 folded weights, unties shared ones and folds BatchNormalization. Our exact clean-ups then remove the
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 OPSET = 20
 
 _WAY_OUT = (
-    "make forward exportable (`python -c 'import torch; help(torch.export)'`: torch.cond and torch.where "
-    "for control flow on data), or export to ONNX yourself and load the .onnx file"
+    "make forward exportable (torch.cond and torch.where in place of control flow on data, ONNX "
+    "operators in place of custom ones), or export to ONNX yourself and load the .onnx file"
 )
 
 

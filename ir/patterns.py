@@ -65,7 +65,7 @@ class NM:
                 f"{where}: {self} needs a reduction that is a multiple of {self.m}, got {cols}",
                 where=where,
             )
-        kept = np.count_nonzero(matrix.reshape(rows, cols // self.m, self.m), axis=-1)
+        kept = np.count_nonzero(matrix.reshape(rows, cols // self.m, self.m) != 0, axis=-1)
         if (full := np.argwhere(kept > self.n)).size:
             row, group = (int(i) for i in full[0])
             raise PatternError(

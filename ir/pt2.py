@@ -75,18 +75,20 @@ def check_pt2(path: Path) -> None:
         raise _refusal(path, "it holds no exported program")
     try:
         for name in names:
-            _check_record(path, name, reader)
+            _check_record(path, name, reader, names)
     except (RuntimeError, ValueError) as error:  # an unreadable record, or one that is not JSON
         raise _refusal(path, f"{name!r} is damaged ({error})") from error
 
 
-def _check_record(path: Path, name: str, reader: Any) -> None:
+def _check_record(path: Path, name: str, reader: Any, names: list[str]) -> None:
     if name.startswith("data/aotinductor/"):
         raise _refusal(path, "it holds compiled code (AOTInductor)")
     if _LEGACY_WEIGHTS.fullmatch(name):
         raise _refusal(path, f"its weights are pickled ({name})")
     if _CONFIG.fullmatch(name):
-        _check_payload(path, json.loads(reader.get_record(name)))
+        folder = name.rpartition("/")[0]
+        files = {other.removeprefix(f"{folder}/") for other in names}
+        _check_payload(path, json.loads(reader.get_record(name)), files)
     elif name.startswith("models/"):
         if name != "models/model.json":
             raise _refusal(path, f"{name!r} where models/model.json, one model, was needed")
@@ -95,8 +97,8 @@ def _check_record(path: Path, name: str, reader: Any) -> None:
         _check_pickle(path, name, reader.get_record(name))
 
 
-def _check_payload(path: Path, config: Any) -> None:
-    """Every tensor must be raw bytes, and nothing but tensors may be stored."""
+def _check_payload(path: Path, config: Any, files: set[str]) -> None:
+    """Refuse everything but tensors stored as raw bytes; ``files`` is what the archive has of them."""
     entries = config.get("config") if isinstance(config, dict) else None
     if not isinstance(entries, dict):
         raise ValueError("no table of tensors")
@@ -106,6 +108,8 @@ def _check_payload(path: Path, config: Any) -> None:
         plain = isinstance(file, str) and re.fullmatch(r"(weight|tensor)_\w+", file)
         if not raw or not plain:
             raise _refusal(path, f"{tensor!r} is pickled")
+        if file not in files:
+            raise _refusal(path, f"the data of {tensor!r} ({file}) is missing")
 
 
 def _check_program(path: Path, program: Any) -> None:
@@ -138,7 +142,7 @@ def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_pickle(path: Path, name: str, data: bytes) -> None:
-    """The sample inputs must load as plain tensors; otherwise torch would unpickle them in full."""
+    """Refuse sample inputs that are more than tensors: torch would unpickle them in full."""
     import pickle
 
     import torch
@@ -153,7 +157,7 @@ def _check_pickle(path: Path, name: str, data: bytes) -> None:
 
 def _refusal(path: Path, reason: str) -> ModelImportError:
     return ModelImportError(
-        f"{path}: not loaded: {reason}; save the program again with torch.export.save, of torch 2.11 or "
-        "newer, or export it to ONNX",
+        f"{path}: not loaded: {reason}; save the program again with torch.export.save of torch 2.11 "
+        "or newer, or export it to ONNX",
         where=str(path),
     )

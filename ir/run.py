@@ -6,11 +6,9 @@ serialised, and the runtime maps the same data file.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +16,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from sparsec.ir.errors import ModelImportError, SparsecError, UnsupportedOpError
+from sparsec.ir.errors import (
+    CalibrationError,
+    ModelImportError,
+    SparsecError,
+    UnsupportedOpError,
+)
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -27,9 +30,11 @@ _MAX_IN_MEMORY_BYTES = 1 << 30
 
 ort.set_default_logger_severity(4)  # what matters is raised; the rest would garble stderr
 
+# What the runtime says when it has no kernel, or does not know the operator at all.
 _MISSING = re.compile(
-    r"(?:Could not find an implementation for|No Op registered for|No opset import for domain)"
-    r"[^A-Za-z]*(?P<op>[\w.]+)(?:\(\d+\))?(?:.*?node with name '(?P<node>[^']*)')?"
+    r"(?:Could not find an implementation for|No Op registered for)\s+(?P<op>[\w.:]+)"
+    r"(?:\(\d+\) node with name '(?P<node>[^']*)')?"
+    r"|(?P<unknown>[\w.:]+)\(-?\d+\) is not a registered function/op"
 )
 
 
@@ -78,46 +83,46 @@ def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.Infe
         If the runtime refuses the model for another reason.
     """
     if isinstance(model, Path):
-        return _open(str(model), options, str(model))
+        return open_session(str(model), options, str(model))
     where = model.graph.name or "the graph"
     folder = _common_folder(model)
     if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, folder)
-        return _open(ir.to_proto(model).SerializeToString(), options, where)
+        return open_session(ir.to_proto(model).SerializeToString(), options, where)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         path = Path(name) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
-        return _open(str(path), options, where)
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system: what a closed session held would stay with the process.
-
-    Weights of a few megabytes come from the C library's heap, which keeps what is freed.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+        return open_session(str(path), options, where)
 
 
 def in_memory_bytes(model: ir.Model) -> int:
     """Return the size of all tensors that are not in a data file."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+    return sum(t.nbytes for t in _tensors(model) if not isinstance(t, ir.ExternalTensor))
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every initializer, those of If and Loop bodies included."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
 
 
 def _common_folder(model: ir.Model) -> str | None:
     """Return the folder that all data files lie in; None if there are several."""
     folders = {
         str(Path(tensor.base_dir).resolve())
-        for value in model.graph.initializers.values()
-        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+        for tensor in _tensors(model)
+        if isinstance(tensor, ir.ExternalTensor)
     }
     return None if len(folders) > 1 else next(iter(folders), ".")
 
 
-def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.InferenceSession:
+def open_session(
+    source: str | bytes, options: ort.SessionOptions, where: str
+) -> ort.InferenceSession:
+    """Open a serialised model; messages call it ``where``. Raises as :func:`new_session`."""
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exception types are private
@@ -127,11 +132,12 @@ def _open(source: str | bytes, options: ort.SessionOptions, where: str) -> ort.I
 def _explained(error: Exception, where: str) -> SparsecError:
     text = " ".join(str(error).split())
     if match := _MISSING.search(text):
+        operator = match["op"] or match["unknown"]
         node = f" (node {match['node']!r})" if match["node"] else ""
         return UnsupportedOpError(
-            f"{where}: ONNX Runtime has no kernel for the operator {match['op']}{node}, so the model "
+            f"{where}: ONNX Runtime has no kernel for the operator {operator}{node}, so the model "
             "cannot be run here; compile it where that operator is registered",
-            where=match["node"] or match["op"],
+            where=match["node"] or operator,
         )
     return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
 
@@ -155,5 +161,18 @@ class OrtRunner:
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """Return every output by name."""
-        return dict(zip(self._names, self.session.run(None, dict(feeds)), strict=True))
+        """Return every output by name.
+
+        Raises
+        ------
+        CalibrationError
+            If the model cannot be run on these feeds.
+        """
+        try:
+            outputs = self.session.run(None, dict(feeds))
+        except Exception as error:  # the runtime's exception types are private
+            text = " ".join(str(error).split())
+            raise CalibrationError(
+                f"the model cannot be run on these inputs: {text}; give it others with --calib"
+            ) from error
+        return dict(zip(self._names, outputs, strict=True))

@@ -67,7 +67,8 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 def point_into(model: ir.Model, path: Path, names: Iterable[str]) -> None:
     """Make initializers of the main graph external data in the safetensors file at ``path``.
 
-    ``onnx_ir.save(model, path.parent / "model.onnx")`` then writes references, no data.
+    ``onnx_ir.save(model, path.parent / "model.onnx")`` then writes references. Whatever else lies in
+    some other file, of the source perhaps, is read into the graph: it will not be there later.
     """
     entries, start = read_header(path)
     for name in names:
@@ -84,6 +85,11 @@ def point_into(model: ir.Model, path: Path, names: Iterable[str]) -> None:
             name=name,
             base_dir=path.parent,
         )
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) != path:
+                (value.const_value,) = ir.external_data.convert_tensors_from_external([tensor])
 
 
 def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
@@ -117,26 +123,25 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 
 def check_external(model: ir.Model, root: Path) -> None:
-    """Accept only external data that lies in the weights file exactly as its header says.
+    """Accept only references into the weights file that say exactly what its header says.
 
     Raises
     ------
     ArtifactError
-        If an initializer refers to another file, or to another place, size or type in this one.
+        If an initializer refers to another place, size or type in the file, or to a damaged file.
     """
     path = root / FILE_NAME
     header: tuple[dict[str, dict[str, Any]], int] | None = None
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
+            if not isinstance(tensor, ir.ExternalTensor) or str(tensor.location) != FILE_NAME:
                 continue
             header = header or read_header(path)
             entries, start = header
             entry = entries.get(name)
             begin, end = entry["data_offsets"] if entry else (0, 0)
-            claimed = (str(tensor.location), tensor.offset, tensor.length)
-            if entry is None or claimed != (FILE_NAME, start + begin, end - begin):
+            if entry is None or (tensor.offset, tensor.length) != (start + begin, end - begin):
                 raise _damaged(
                     "model.onnx", f"initializer {name!r} is not where {FILE_NAME} has it"
                 )

@@ -24,6 +24,7 @@ from sparsec.ir.codes import Code
 from sparsec.ir.errors import ShapeError
 from sparsec.ir.layout import STANDARD_DOMAIN, Layout
 from sparsec.ir.layout import matrix_layout as matrix_layout
+from sparsec.ir.memory import release
 from sparsec.ir.not_sites import NotASite, constant_values, not_a_site
 from sparsec.ir.patterns import KEY, Pattern, from_metadata, to_metadata
 
@@ -91,9 +92,7 @@ class WeightSite:
         for step in self.steps:
             array = step.forward(array)
         copy = array.astype(np.promote_types(array.dtype, np.float32))
-        if isinstance(tensor := self.weight.const_value, ir.ExternalTensor):
-            del array
-            tensor.release()  # its pages: a large model is never wholly in memory
+        release(self.weight.const_value)  # a large model is never wholly in memory
         return copy
 
     def matrix(self) -> NDArray[np.floating]:

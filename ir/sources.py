@@ -1,12 +1,16 @@
 """Calibration sources: ``FILE.npz`` or ``module:function``, as one feed per sample.
 
-In a file, arrays are named as the inputs of the graph. An array of one more axis than its input holds one
-full feed per item; an array of the input's own rank is stacked on axis 0 and cut to the model's batch.
+Several are joined by ``+``; their samples then alternate, so that every prefix holds some of each.
+
+In a file, arrays are named as the inputs of the graph. An array of one more axis than its input
+holds one full feed per item; an array of the input's own rank is stacked on axis 0 and cut to the
+model's batch.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import zipfile
@@ -20,7 +24,8 @@ from numpy.typing import NDArray
 
 from sparsec.ir.errors import CalibrationError
 
-LABELS = "labels"
+# What a file may hold besides the inputs, for evaluators.
+LABELS, TEXT = "labels", "text"
 
 
 def load_feeds(source: str, model: ir.Model) -> list[dict[str, NDArray[Any]]]:
@@ -30,23 +35,30 @@ def load_feeds(source: str, model: ir.Model) -> list[dict[str, NDArray[Any]]]:
     ----------
     source : str
         ``FILE.npz``, or ``module:function`` of a zero-argument callable that returns an iterable of
-        feeds. The second runs the module's code.
+        feeds; the second runs the module's code. Or several, joined by ``+``.
     model : onnx_ir.Model
 
     Raises
     ------
     CalibrationError
-        If the source is missing, damaged, empty, or does not fit the inputs; file and array are named.
+        If the source is missing, damaged, empty, or does not fit the inputs; file and array are
+        named.
     """
+    if "+" in source and not Path(source).exists():
+        each = [load_feeds(part, model) for part in source.split("+")]
+        return [
+            feed for feeds in itertools.zip_longest(*each) for feed in feeds if feed is not None
+        ]
     if source.endswith(".npz"):
-        arrays = {key: value for key, value in read_npz(Path(source)).items() if key != LABELS}
+        inputs = {value.name for value in model.graph.inputs}
+        arrays = {
+            name: array
+            for name, array in read_npz(Path(source)).items()
+            if name in inputs or name not in (LABELS, TEXT)
+        }
         feeds: Iterable[Any] = _split(arrays, model, source)
     elif ":" in source:
-        feeds = import_function(source, "--calib")()
-        if not isinstance(feeds, Iterable) or isinstance(feeds, (str, bytes, Mapping)):
-            raise CalibrationError(
-                f"{source}: needed an iterable of feeds, got {type(feeds).__name__}", where=source
-            )
+        feeds = _returned(source)
     else:
         raise CalibrationError(
             f"{source}: needed FILE.npz or module:function as a source of inputs", where=source
@@ -70,7 +82,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     key = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise CalibrationError(f"{path}: one bare array; needed an .npz with an array for each "
                                        "input, named as the input", where=str(path))  # fmt: skip
@@ -109,9 +121,10 @@ def import_function(source: str, option: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the module is the user's: anything may go wrong in it
         raise CalibrationError(
-            f"{option} {source}: cannot import {module_name!r}: {error}", where=source
+            f"{option} {source}: cannot import {module_name!r}: {type(error).__name__}: {error}",
+            where=source,
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -119,6 +132,22 @@ def import_function(source: str, option: str) -> Callable[..., Any]:
             f"{option} {source}: {module_name} has no function {attribute!r}", where=source
         )
     return function  # type: ignore[no-any-return]
+
+
+def _returned(source: str) -> list[Any]:
+    """Call the function that ``source`` names and return its feeds, not yet checked."""
+    function = import_function(source, "--calib")
+    try:
+        feeds = function()
+        if isinstance(feeds, Iterable) and not isinstance(feeds, (str, bytes, Mapping)):
+            return list(feeds)
+    except Exception as error:  # the function is the user's
+        raise CalibrationError(
+            f"--calib {source}: the function failed: {type(error).__name__}: {error}", where=source
+        ) from error
+    raise CalibrationError(
+        f"{source}: needed an iterable of feeds, got {type(feeds).__name__}", where=source
+    )
 
 
 def _split(

@@ -1,4 +1,4 @@
-"""Stable names for what the torch exporter numbers: outputs, dimensions, nodes and shared parameters."""
+"""Stable names for what the torch exporter numbers: outputs, dimensions, nodes, parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-# What the exporter notes on nodes and is worth keeping: the path through the modules and their classes.
+# What is worth keeping of the exporter's notes: the path through the modules and their classes.
 _NAMESPACE = "namespace"
 
 
@@ -33,7 +33,7 @@ def output_names(program: ExportedProgram) -> list[str]:
     specs = [
         spec for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
     ]
-    tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)  # type: ignore[arg-type]
+    tree = pytree.tree_unflatten(range(len(specs)), program.call_spec.out_spec)
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
     names = []
     for spec, path in zip(specs, paths, strict=True):
@@ -85,7 +85,7 @@ def name_dimensions(model: ir.Model) -> None:
 
 
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
-    """Return a dimension with its symbols renamed, also inside an expression such as ``2*s7 + 1``."""
+    """Return a dimension with its symbols renamed, also inside an expression like ``2*s7 + 1``."""
     if isinstance(dim, int) or dim.value is None:
         return dim if isinstance(dim, int) else None
     return re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), str(dim.value))
@@ -116,6 +116,7 @@ def tie_parameters(graph: ir.Graph, program: ExportedProgram) -> None:
     first_name: dict[str, str] = {}
     for name, tensor in program.state_dict.items():
         first_name[name] = canonical.setdefault(_storage(tensor), name)
+    buffers = set(program.graph_signature.buffers)
     kept: dict[str, ir.Value] = {}
     for name in list(graph.initializers):
         value = graph.initializers[name]
@@ -130,7 +131,14 @@ def tie_parameters(graph: ir.Graph, program: ExportedProgram) -> None:
             del graph.initializers[first]
         kept[first] = value
         value.name = first
-        value.metadata_props[PARAM] = json.dumps({"name": first, "transform": []})
+        value.metadata_props[PARAM] = json.dumps(
+            {
+                "name": first,
+                "kind": "buffer" if first in buffers else "parameter",
+                "shape": list(program.state_dict[first].shape),
+                "transform": [],
+            }
+        )
 
 
 def _storage(tensor: Any) -> Hashable:

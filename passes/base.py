@@ -11,8 +11,8 @@ import abc
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
@@ -20,7 +20,9 @@ from sparsec.ir.codes import Code
 from sparsec.ir.errors import PassConfigError
 from sparsec.ir.layers import CostRecord
 from sparsec.ir.sites import Sites, WeightSite
-from sparsec.passes.criteria import Criterion, criteria
+
+if TYPE_CHECKING:
+    from sparsec.passes.calibration.calibration import Calibration
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class PassContext:
     ----------
     seed : int
         Of everything random.
-    feeds : sequence of mappings
-        Calibration inputs, if there are any.
+    calibration : Calibration, optional
+        The user's data and statistics on it; None if no data was given.
     cost : CostRecord, optional
         Times of layers on the target, for passes that choose by what pays.
     progress : callable
@@ -71,19 +73,25 @@ class PassContext:
     """
 
     seed: int = 0
-    feeds: Sequence[Mapping[str, Any]] = ()
+    calibration: Calibration | None = None
     cost: CostRecord | None = None
     progress: Callable[[str, float], None] = lambda text, done: None
 
-    def criterion(self, name: str) -> Criterion:
-        """Return a registered criterion.
+    def calibrated(self, who: str) -> Calibration:
+        """Return the calibration data.
 
         Raises
         ------
         PassConfigError
-            If there is none of that name.
+            If none was given; ``who`` says what needs it.
         """
-        return criteria.get(name)
+        if self.calibration is None:
+            raise PassConfigError(
+                f"{who} needs calibration data; give --calib SOURCE (calib= in Python): FILE.npz with "
+                "the model's inputs, or module:function",
+                where=who,
+            )
+        return self.calibration
 
 
 class Pass(abc.ABC):

@@ -70,6 +70,11 @@ class BlockPass(MaskPass):
             )
 
     @property
+    def competing(self) -> bool:
+        """With one budget for all, scores compete."""
+        return self.scope == "global"
+
+    @property
     def pattern(self) -> Pattern:
         """``block:ROWSxCOLS``."""
         return Block(self.rows, self.cols)

@@ -50,6 +50,11 @@ class UnstructuredPass(MaskPass):
         check_budget(self.name, self.sparsity, self.scope)
 
     @property
+    def competing(self) -> bool:
+        """With one budget for all, scores compete."""
+        return self.scope == "global"
+
+    @property
     def pattern(self) -> Pattern:
         """``unstructured``."""
         return Unstructured()

@@ -33,11 +33,13 @@ from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model, release
+from sparsec.ir.load import load_model
+from sparsec.ir.memory import release_all
 from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
+from sparsec.passes.calibration.calibration import Calibration
 from sparsec.passes.pipeline import Pipeline, Step
 from sparsec.prove import Trial, prove
 from sparsec.recipe import Recipe
@@ -176,13 +178,15 @@ def build_artifact(
         trial = Trial(source, file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
-        steps = prune(masked, recipe, feeds, lambda text, done: progress(text, 0.1 + 0.3 * done))
+        steps = prune(
+            masked, recipe, feeds, cache, lambda text, done: progress(text, 0.1 + 0.3 * done)
+        )
         fold_batch_norm(masked)
         # From here on the weights are read from the reference on disk, not held in memory.
         reference = trial.keep_reference(masked)
         del masked
         before, after = graph_cost(source, feeds[0]), graph_cost(reference, feeds[0])
-        release(source)
+        release_all(source)
 
         with staging(path, force) as stage:
             context = LowerContext(
@@ -193,7 +197,7 @@ def build_artifact(
             )
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
-            release(reference)
+            release_all(reference)
             manifest = describe(source, file, recipe, target, steps, lowered)
 
             progress("verify", 0.7)
@@ -257,10 +261,15 @@ def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
 
 
 def prune(
-    model: ir.Model, recipe: Recipe, feeds: Sequence[Feeds], progress: Progress
+    model: ir.Model,
+    recipe: Recipe,
+    feeds: Sequence[Feeds],
+    cache: Path | None,
+    progress: Progress,
 ) -> list[Step]:
-    """Run the recipe's passes on ``model``, in place."""
-    context = PassContext(seed=recipe.seed, feeds=feeds, progress=progress)
+    """Run the recipe's passes on ``model``, in place; made-up feeds are no calibration data."""
+    calibration = None if recipe.calib is None else Calibration(feeds, cache=cache)
+    context = PassContext(seed=recipe.seed, calibration=calibration, progress=progress)
     return Pipeline(recipe.passes).run(model, context)
 
 
@@ -270,10 +279,15 @@ def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any
     source = load_model(model, **load_options)
     masked = source.clone()
     clean_up(masked)
-    steps = prune(masked, recipe, (), lambda text, done: None)
+    feeds = () if recipe.calib is None else load_feeds(recipe.calib, source)
+    steps = prune(masked, recipe, feeds, None, lambda text, done: None)
     return {
         "artifact": None,
         "target": target.name,
         "passes": [step.to_json() for step in steps],
+        "layers": [],
+        **dict.fromkeys(("before", "after", "verify", "fidelity", "accuracy", "latency")),
+        "goals": [],
+        "notes": ["dry run: nothing was lowered, measured or written"],
         "exit_code": 0 if any(step.result.changed for step in steps) else 5,
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from sparsec.artifact.reader import backend_of, open_artifact
+from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.artifact.writer import save_model
 from sparsec.ir.cleanup import clean_up
 from sparsec.ir.feeds import random_feeds
@@ -59,8 +59,13 @@ def bench_artifact(
     rows = []
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         scratch = Path(name)
-        source = against or densified(backend, path, scratch)
-        model = load_model(source)
+        with using_graph(path):
+            stock = densified(backend, path, scratch)
+            model = load_model(stock)
+            runners = {count: backend.runner(path, manifest, count) for count in threads}
+        source = against or stock
+        if against is not None:
+            model = load_model(against)
         cleaned = scratch / "cleaned" / "model.onnx"
         cleaned.parent.mkdir()
         save_model(_cleaned(model), cleaned)
@@ -69,8 +74,9 @@ def bench_artifact(
                 model, seed=manifest["recipe"]["seed"], samples=1, batch=batch
             ).feeds[0]
             for count in threads:
-                runner = backend.runner(path, manifest, count)
-                result = measure(runner, (source, cleaned), feeds, threads=count, rounds=rounds)
+                result = measure(
+                    runners[count], (source, cleaned), feeds, threads=count, rounds=rounds
+                )
                 rows.append(
                     {"threads": count, "batch": batch, **{key: result[key] for key in KEYS}}
                 )

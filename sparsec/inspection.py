@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact.graph import load_graph
-from sparsec.artifact.reader import backend_of, is_artifact, open_artifact
+from sparsec.artifact.reader import backend_of, is_artifact, open_artifact, using_graph
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import SparsecError
 from sparsec.ir.feeds import random_feeds
@@ -38,9 +38,11 @@ def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
     ModelImportError, ArtifactError
         If the path is neither.
     """
-    if is_artifact(path):
-        return _inspect_artifact(path)
-    return _inspect_model(load_model(path))
+    result = _inspect_artifact(path) if is_artifact(path) else _inspect_model(load_model(path))
+    if groups:
+        # Pruning groups are axes that shrink together; no pass of this version shrinks one.
+        result["groups"] = []
+    return result
 
 
 def _inspect_model(model: ir.Model) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def _inspect_model(model: ir.Model) -> dict[str, Any]:
 def _inspect_artifact(path: Path) -> dict[str, Any]:
     manifest = open_artifact(path)
     after = manifest["after"]
-    with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch:
+    with using_graph(path), tempfile.TemporaryDirectory(prefix="sparsec-") as scratch:
         backend = backend_of(manifest, path)
         stock = load_model(densified(backend, path, Path(scratch)))
         return {

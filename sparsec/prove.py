@@ -24,7 +24,9 @@ from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
-from sparsec.ir.run import OrtRunner, return_memory
+from sparsec.ir.load import load_model
+from sparsec.ir.memory import return_to_system
+from sparsec.ir.run import OrtRunner
 from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
@@ -114,6 +116,17 @@ def densified(backend: Backend, root: Path, scratch: Path) -> Path:
     return target
 
 
+def rounded(trial: Trial, backend: Backend, manifest: Mapping[str, Any]) -> Path:
+    """Return the file of the reference, rounded where the target computes in fewer bits."""
+    model = backend.reference(load_model(trial.reference), manifest["layers"])
+    if model is None:
+        return trial.reference
+    target = trial.scratch / "rounded" / fmt.MODEL
+    target.parent.mkdir()
+    save_model(model, target)
+    return target
+
+
 def prove(
     trial: Trial,
     stage: Path,
@@ -135,7 +148,8 @@ def prove(
         If the artifact differs from the reference by more than the tolerance.
     """
     feeds = trial.samples()
-    expected = outputs_of(OrtRunner(trial.reference, optimise=False, low_memory=True), feeds)
+    reference = rounded(trial, backend, manifest)
+    expected = outputs_of(OrtRunner(reference, optimise=False, low_memory=True), feeds)
     runner, how = runnable(backend, stage, manifest, trial.scratch)
     got = outputs_of(runner, feeds)
     difference = Difference()
@@ -155,7 +169,7 @@ def prove(
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
     del runner  # one session at a time: each may hold the weights once more
-    return_memory()
+    return_to_system()
 
     progress("compare with the original", 0.8)
     original = OrtRunner(trial.original, optimise=False, low_memory=True)
@@ -163,7 +177,7 @@ def prove(
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
     before = None if evaluator is None else evaluator(original.run)
-    accuracy = None if evaluator is None else {"before": before, "after": after}
+    accuracy = evaluator and {"before": before, "after": after, "data": evaluator.data}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
-from sparsec.artifact.reader import backend_of, open_artifact
+from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Backend, Feeds
 from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, VerifyError
@@ -50,11 +50,12 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
     check_certificates(path, manifest)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         scratch = Path(name)
-        stock = load_model(densified(backend, path, scratch))
-        check_interface(stock, manifest, path)
-        patterns = check_patterns(stock)
-        feeds = random_feeds(stock, seed=manifest["recipe"]["seed"], samples=SAMPLES).feeds
-        numerics = check_numerics(path, manifest, backend, scratch, feeds)
+        with using_graph(path):
+            stock = load_model(densified(backend, path, scratch))
+            check_interface(stock, manifest, path)
+            patterns = check_patterns(stock)
+            feeds = random_feeds(stock, seed=manifest["recipe"]["seed"], samples=SAMPLES).feeds
+            numerics = check_numerics(path, manifest, backend, scratch, feeds)
         result: dict[str, Any] = {
             "passed": True,
             "hashes": {"passed": True, "files": len(manifest["files"])},

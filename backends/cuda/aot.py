@@ -151,6 +151,7 @@ def _launch_data(variant: Variant, metadata: Any, ptx: str, code: CodeReport) ->
         "n_max": variant.bucket,
         "k_multiple": variant.step if variant.even else (16 if variant.aligned else 4),
         "dtype": variant.dtype,
+        "out": variant.out,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
         "source_sha256": hashlib.sha256(SOURCE.read_bytes()).hexdigest(),

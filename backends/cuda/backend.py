@@ -6,7 +6,7 @@ every reason says ``modelled``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot
 from sparsec.backends.cuda.densify import densify
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
-from sparsec.backends.cuda.select import Choice, choose
+from sparsec.backends.cuda.rounding import round_layers
+from sparsec.backends.cuda.select import Choice, choose, site_dtype
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
@@ -91,6 +92,14 @@ class CudaBackend(Backend):
         densify(model, str(root))
         return model
 
+    def reference(self, model: ir.Model, layers: Sequence[Mapping[str, Any]]) -> ir.Model | None:
+        """Return the masked graph with x and weights of packed layers rounded to float16."""
+        packed = {layer["name"] for layer in layers if layer["kernel"] != DENSE_KERNEL}
+        if not packed:
+            return None
+        round_layers(model, packed)
+        return model
+
     def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
         """Refuse: nothing here launches kernels yet.
 
@@ -117,11 +126,10 @@ def _variants(choice: Choice, sm: int) -> list[tuple[Variant, ...]]:
     """Return the kernels of each node of a packed site, one for every bucket of N."""
     packed = choice.packed
     assert packed is not None
-    out, columns = packed.shape
-    return [
-        variants_for(columns, packed.dtype, sm, bias=fused_bias(node, out)[0] is not None)
-        for node in choice.site.nodes
-    ]
+    outputs, columns = packed.shape
+    biased = (fused_bias(node, outputs)[0] is not None for node in choice.site.nodes)
+    out = site_dtype(choice.site)
+    return [variants_for(columns, packed.dtype, sm, bias, out) for bias in biased]
 
 
 def _row(choice: Choice, kernel: str) -> LayerRow:

@@ -1,8 +1,8 @@
 """From ``sparsec::NM24MatMul`` back to stock operators with the same arithmetic.
 
 The weight is unpacked from the packed tensors alone. x is widened to float32, multiplied in
-float32, the bias added, and the result rounded once, as the kernel does it; only the order of the
-sum differs.
+float32, the bias added, and the result rounded once to the type of y, as the kernel does it; only
+the order of the sum differs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
-from sparsec.backends.cuda.rewrite import DOMAIN, OP, UniqueNames
+from sparsec.backends.cuda.rewrite import DOMAIN, OP, UniqueNames, data_type
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
+from sparsec.ir.patterns import KEY, NM, to_metadata
 
 
 def densify(model: ir.Model, where: str) -> None:
@@ -50,41 +51,44 @@ def _replace(
     x, vals, meta, bias = (*node.inputs, None, None, None, None)[:4]
     if x is None or vals is None or meta is None:
         raise _damaged(where, node, "x, vals or meta is missing")
-    packed = _packed(node, vals, meta, where)
+    packed, out = _packed(node, vals, meta, where)
     if vals not in weights:  # several nodes may share one packed weight
         dense = np.ascontiguousarray(packed.unpack().T.astype(np.float32))
         home = vals.graph
         assert isinstance(home, ir.Graph)
         weights[vals] = names.initializer(home, f"{vals.name}.dense", dense)
+        weights[vals].metadata_props[KEY] = to_metadata(NM(2, 4), axis=0)
 
     wide = names.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
     added = [wide, names.node("MatMul", [wide.outputs[0], weights[vals]], f"{node.name}.product")]
     if bias is not None:
         added.append(names.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
-    to = ir.DataType[packed.dtype.upper()]
-    added.append(names.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
+    if out != "float32":
+        to = data_type(out)
+        added.append(names.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
     onnx_ir.convenience.replace_nodes_and_values(
         graph, node, [node], added, node.outputs, added[-1].outputs
     )
 
 
-def _packed(node: ir.Node, vals: ir.Value, meta: ir.Value, where: str) -> NM24Matrix:
-    """Return the checked packed weight of a node."""
+def _packed(node: ir.Node, vals: ir.Value, meta: ir.Value, where: str) -> tuple[NM24Matrix, str]:
+    """Return the checked packed weight of a node, and the type of its result."""
+    attributes = node.attributes
     try:
-        out, columns = node.attributes["M"].as_int(), node.attributes["K"].as_int()
-        dtype = node.attributes["dtype"].as_string()
+        rows, columns = attributes["M"].as_int(), attributes["K"].as_int()
+        dtype, out = attributes["dtype"].as_string(), attributes["out"].as_string()
     except (KeyError, TypeError) as error:
-        raise _damaged(where, node, "attributes M, K and dtype are needed") from error
-    if dtype not in DTYPES:
-        raise _damaged(where, node, f"dtype is {dtype!r}")
+        raise _damaged(where, node, "attributes M, K, dtype and out are needed") from error
+    if dtype not in DTYPES or out not in (dtype, "float32"):
+        raise _damaged(where, node, f"dtype is {dtype!r} and out {out!r}")
     packed = NM24Matrix(_array(node, vals, where), _array(node, meta, where), columns, dtype)
     try:
         packed.check()
     except (PatternError, ShapeError) as error:
         raise _damaged(where, node, error.message) from error
-    if packed.shape[0] != out:
-        raise _damaged(where, node, f"M is {out}, the weight has {packed.shape[0]} rows")
-    return packed
+    if packed.shape[0] != rows:
+        raise _damaged(where, node, f"M is {rows}, the weight has {packed.shape[0]} rows")
+    return packed, out
 
 
 def _array(node: ir.Node, value: ir.Value, where: str) -> NDArray[Any]:

@@ -44,8 +44,8 @@ def nm24_linear(
     vals, meta : int32 [M, KP / 4] and [M, KP / 32], contiguous
         W in the format ``nm24``; KP is K rounded up to 32.
     bias : float32 [M], optional
-    out : like x, [N, M], contiguous, optional
-        Written in full and returned; allocated if absent.
+    out : float32 or of the type of x [N, M], contiguous, optional
+        Written in full and returned; allocated in the type of x if absent.
     asm : bool
         Decode with inline assembly, which the interpreter and AMD GPUs cannot run.
 
@@ -67,7 +67,7 @@ def nm24_linear(
     _check("x", x, (n, k), x.dtype, x)
     _check("vals", vals, (m, padded_columns(k) // 4), torch.int32, x)
     _check("meta", meta, (m, padded_columns(k) // 32), torch.int32, x)
-    _check("out", out, (n, m), x.dtype, x)
+    _check("out", out, (n, m), torch.float32 if out.dtype == torch.float32 else x.dtype, x)
     if bias is not None:
         _check("bias", bias, (m,), torch.float32, x)
     dtype = str(x.dtype).removeprefix("torch.")

@@ -202,7 +202,7 @@ def _split_nibbles(meta: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the numpy type called ``float16`` or ``bfloat16``."""
+    """Return the numpy type with that name, ``bfloat16`` included."""
     if name == "bfloat16":
         import ml_dtypes  # comes with onnx; numpy has no bfloat16 of its own
 

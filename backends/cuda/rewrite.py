@@ -2,13 +2,13 @@
 
 ::
 
-    Y = NM24MatMul(X, vals, meta, bias?)      attributes: M, K, dtype, kernels
+    Y = NM24MatMul(X, vals, meta, bias?)      attributes: M, K, dtype, out, kernels
     X     dtype [..., K]        vals, meta    the packed weight, see nm24.py
-    bias  float32 [M]           Y             dtype [..., M]
+    bias  float32 [M]           Y             out [..., M]
 
-``dtype`` is float16 or bfloat16; the sum is kept in float32, the bias added to it, and the result
-rounded once. A float32 graph gets a Cast on either side. ``kernels`` names one compiled kernel for
-each bucket of N, smallest first.
+``dtype`` is float16 or bfloat16. The sum is kept in float32 and the bias added to it; ``out`` is
+float32, or ``dtype`` for one rounding at the end. A float32 graph gets a Cast of X and keeps the
+sum as it is. ``kernels`` names one compiled kernel for each bucket of N, smallest first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnx_ir.convenience
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.nm24 import NM24Matrix
+from sparsec.backends.cuda.nm24 import NM24Matrix, numpy_dtype
 from sparsec.backends.cuda.select import constant_bias, site_dtype
 from sparsec.ir.sites import WeightSite
 
@@ -84,40 +84,31 @@ class Rewriter:
         assert isinstance(graph, ir.Graph)
         vals = self._names.initializer(graph, f"{site.weight.name}.vals", packed.vals)
         meta = self._names.initializer(graph, f"{site.weight.name}.meta", packed.meta)
-        outer = ir.DataType.from_numpy(np.dtype(site_dtype(site)))
         for node, names in zip(site.nodes, kernels, strict=True):
-            attributes = {"K": packed.columns, "dtype": packed.dtype, "kernels": list(names)}
-            self._replace(node, [vals, meta], packed.shape[0], outer, attributes)
+            attributes = {
+                "M": packed.shape[0],
+                "K": packed.columns,
+                "dtype": packed.dtype,
+                "out": site_dtype(site),
+                "kernels": list(names),
+            }
+            self._replace(node, [vals, meta], attributes)
 
-    def _replace(
-        self,
-        node: ir.Node,
-        weight: list[ir.Value],
-        out: int,
-        outer: ir.DataType,
-        attributes: dict[str, Any],
-    ) -> None:
+    def _replace(self, node: ir.Node, weight: list[ir.Value], attributes: dict[str, Any]) -> None:
         graph, x = node.graph, node.inputs[0]
         assert isinstance(graph, ir.Graph)
         assert x is not None
-        inner = ir.DataType[attributes["dtype"].upper()]
-        bias, add = fused_bias(node, out)
-        old = (add or node).outputs[0]
-
-        inputs = [x if outer == inner else self._cast(graph, x, inner), *weight]
+        bias, add = fused_bias(node, attributes["M"])
+        if attributes["dtype"] != attributes["out"]:
+            x = self._cast(graph, x, data_type(attributes["dtype"]))
+        inputs = [x, *weight]
         if bias is not None:
             inputs.append(self._names.initializer(graph, f"{node.name}.bias", bias))
-        packed = ir.node(OP, inputs, {"M": out, **attributes}, domain=DOMAIN, name=node.name)
-        packed.outputs[0].type, packed.outputs[0].shape = ir.TensorType(inner), old.shape
-        added = [packed]
-        if outer != inner:
-            packed.outputs[0].name = self._names.fresh(f"{old.name}.{attributes['dtype']}")
-            back = self._names.node("Cast", packed.outputs, f"{node.name}.cast", to=outer)
-            back.outputs[0].type = ir.TensorType(outer)
-            added.append(back)
+        packed = ir.node(OP, inputs, attributes, domain=DOMAIN, name=node.name)
+        packed.outputs[0].type = ir.TensorType(data_type(attributes["out"]))
         replaced = [node] if add is None else [add, node]
         onnx_ir.convenience.replace_nodes_and_values(
-            graph, replaced[0], replaced, added, [old], added[-1].outputs
+            graph, replaced[0], replaced, [packed], replaced[0].outputs, packed.outputs
         )
 
     def _cast(self, graph: ir.Graph, x: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -127,14 +118,23 @@ class Rewriter:
         cast = self._names.node("Cast", [x], f"{x.name}.{dtype.name.lower()}", to=dtype)
         result = cast.outputs[0]
         result.type, result.shape = ir.TensorType(dtype), x.shape
-        producer = x.producer()
-        # Straight behind x, not before its first reader: a later site may read it earlier.
-        if producer is not None and producer.graph is graph:
-            graph.insert_after(producer, cast)
-        else:
-            graph.insert_before(graph[0], cast)
+        insert_behind(x, graph, [cast])
         self._casts[graph, x] = result
         return result
+
+
+def insert_behind(x: ir.Value, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Insert ``nodes`` straight behind ``x``, where every reader of x in ``graph`` comes later."""
+    producer = x.producer()
+    if producer is not None and producer.graph is graph:
+        graph.insert_after(producer, nodes)
+    else:
+        graph.insert_before(graph[0], nodes)
+
+
+def data_type(name: str) -> ir.DataType:
+    """Return the ONNX type with the numpy name ``name``: that of ``float32`` is FLOAT."""
+    return ir.DataType.from_numpy(numpy_dtype(name))
 
 
 def fused_bias(node: ir.Node, out: int) -> tuple[NDArray[np.float32] | None, ir.Node | None]:

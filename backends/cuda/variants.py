@@ -15,7 +15,7 @@ MAX_N = BUCKETS[-1]  # beyond, decompress once and multiply densely: the product
 
 _ROWS = 64  # what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code
 _STEPS = (128, 64)  # reduction elements a step; the longer one has more bytes in flight
-_SHORT = {"float16": "f16", "bfloat16": "bf16"}
+_SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +25,9 @@ class Variant:
     Parameters
     ----------
     dtype : str
-        ``"float16"`` or ``"bfloat16"``: x, y and the values of W.
+        ``"float16"`` or ``"bfloat16"``: x and the values of W.
+    out : str
+        Type of y: ``dtype``, or ``"float32"``, the sum as it is.
     sm : int
         Compute capability, 80 for 8.0.
     bucket : int
@@ -40,6 +42,7 @@ class Variant:
     """
 
     dtype: str
+    out: str
     sm: int
     bucket: int
     step: int
@@ -57,7 +60,7 @@ class Variant:
         ragged = "" if self.even else ("_ragged" if self.aligned else "_ragged_unaligned")
         tile = f"{self.rows}x{self.bucket}x{self.step}"
         bias = "_bias" if self.bias else ""
-        return f"{_SHORT[self.dtype]}_matmul_nm24_{tile}{ragged}{bias}__sm{self.sm}"
+        return f"{_types(self)}_matmul_nm24_{tile}{ragged}{bias}__sm{self.sm}"
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -82,21 +85,33 @@ class Variant:
             _pointer("vals", "int32", "M", "ceil(K/32)*8"),
             _pointer("meta", "int32", "M", "ceil(K/32)"),
             *bias,
-            _pointer("y", self.dtype, "N", "M"),
+            _pointer("y", self.out, "N", "M"),
             *({"name": name, "kind": "value", "dtype": "int32"} for name in ("M", "N", "K")),
         ]
 
 
-def variants_for(columns: int, dtype: str, sm: int, bias: bool) -> tuple[Variant, ...]:
-    """Return the variants a layer with K = ``columns`` needs, one for each bucket of N."""
+def variants_for(
+    columns: int, dtype: str, sm: int, bias: bool, out: str = ""
+) -> tuple[Variant, ...]:
+    """Return the variants a layer with K = ``columns`` needs, one for each bucket of N.
+
+    ``out`` is the type of y; that of x if empty.
+    """
     step = next((step for step in _STEPS if columns % step == 0), _STEPS[-1])
     even, aligned = columns % step == 0, columns % 16 == 0
-    return tuple(Variant(dtype, sm, bucket, step, even, aligned, bias) for bucket in BUCKETS)
+    return tuple(
+        Variant(dtype, out or dtype, sm, bucket, step, even, aligned, bias) for bucket in BUCKETS
+    )
 
 
 def family(variants: tuple[Variant, ...]) -> str:
     """Return the name that a layer's variants have in common, for a table of layers."""
-    return f"{_SHORT[variants[0].dtype]}_matmul_nm24__sm{variants[0].sm}"
+    return f"{_types(variants[0])}_matmul_nm24__sm{variants[0].sm}"
+
+
+def _types(variant: Variant) -> str:
+    """Return ``f16`` if all is float16, ``f16f32`` if y is float32."""
+    return _SHORT[variant.dtype] + (_SHORT[variant.out] if variant.out != variant.dtype else "")
 
 
 def _pointer(name: str, dtype: str, *shape: str) -> dict[str, Any]:

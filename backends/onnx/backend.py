@@ -9,9 +9,9 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
-from sparsec.ir.run import OrtRunner
 from sparsec.ir.codes import Code
 from sparsec.ir.layers import LayerRow
+from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import sparsity, weight_sites
 from sparsec.ir.target import Target
 

@@ -8,6 +8,7 @@ never claimed on them. Opset 13; one fp32 input ``x``, one output ``y``. The mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -213,7 +214,7 @@ class _Net:
             return prune_2_4(weight)
         return prune_magnitude(weight, self.sparsity)
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name

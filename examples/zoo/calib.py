@@ -45,8 +45,9 @@ def smollm2_kernel_docs() -> Iterator[Feed]:
     """One window of 512 tokens from each of 32 pages of the kernel documentation."""
     tokenizer = load_tokenizer(real.REAL["smollm2"].source)
     rng = np.random.default_rng(0)
-    pages = (page.read_text("utf-8", "replace") for page in rng.permutation(data.kernel_docs()))
-    long_enough = (ids for text in pages if len(ids := tokenizer.encode(text).ids) >= 512)
+    pages = data.kernel_docs()
+    texts = (pages[at].read_text("utf-8", "replace") for at in rng.permutation(len(pages)))
+    long_enough = (ids for text in texts if len(ids := tokenizer.encode(text).ids) >= 512)
     for ids in islice(long_enough, SAMPLES):
         start = int(rng.integers(0, len(ids) - 511))
         yield {"input_ids": np.array([ids[start : start + 512]])}
@@ -63,7 +64,7 @@ def opennsfw() -> Iterator[Feed]:
     """Crops of natural pictures."""
     for crop in data.crops(data.photographs(), SAMPLES, seed=0):
         bgr = np.asarray(crop, np.float32)[None, ..., ::-1]
-        yield {"input:0": np.ascontiguousarray(bgr - np.float32([104, 117, 123]))}
+        yield {"input:0": np.ascontiguousarray(bgr - np.array([104, 117, 123], np.float32))}
 
 
 def ddddocr_det() -> Iterator[Feed]:

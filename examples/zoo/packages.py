@@ -52,18 +52,24 @@ class Package:
         return cache_dir() / "packages" / f"{self.name}-{self.version}".rstrip("-")
 
     def file(self, member: str) -> Path:
-        """Return one unpacked file.
+        """Return one unpacked file or folder.
 
         Raises
         ------
         UnavailableError
-            If the package was not fetched.
+            If the package was not fetched, or fetched when less of it was wanted.
         """
         if not self.path.is_dir():
             raise UnavailableError(
                 f"{self.requirement} is not in {cache_dir()}; run: python -m examples.zoo fetch"
             )
-        return self.path / member
+        found = self.path / member
+        if not found.exists():
+            raise UnavailableError(
+                f"{self.path} has no {member}; remove that folder and run: "
+                "python -m examples.zoo fetch"
+            )
+        return found
 
 
 _ALL = (

@@ -53,7 +53,7 @@ class RealModel:
     feed: Callable[[np.random.Generator], Feed]
     notes: str
     built_here: bool = False
-    revision: int = 1
+    revision: int = 2
 
     @property
     def source(self) -> Path:

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from sparsec.ir.cleanup.dead import remove_dead
 from sparsec.ir.cleanup.evaluate import Array, Evaluator
-from sparsec.ir.cleanup.facts import Facts, infer_facts
+from sparsec.ir.cleanup.facts import Dim, Facts, infer_facts
 from sparsec.ir.cleanup.operators import is_pure, is_standard, opset, small_constant
 from sparsec.ir.cleanup.rewire import display_name, replace_by_constants
 from sparsec.ir.layout import matrix_layout
@@ -69,8 +69,7 @@ def _propagate(model: ir.Model, facts: Facts) -> Known:
 def _value(node: ir.Node, facts: Facts, known: Known, evaluate: Evaluator) -> list[Array] | None:
     """Return the outputs of ``node`` if they are constant."""
     if is_standard(node, "Shape", "Size") and node.inputs:
-        shape = facts.static_shape(node.inputs[0])
-        return None if shape is None else [_shape_result(node, shape)]
+        return _size(node, facts.shapes.get(node.inputs[0]))  # type: ignore[arg-type]
     if is_standard(node, "CastLike"):
         array, to = _constant(node.inputs[0], known), facts.dtypes.get(node.inputs[1])  # type: ignore[arg-type]
         if array is None or to is None:
@@ -85,12 +84,18 @@ def _value(node: ir.Node, facts: Facts, known: Known, evaluate: Evaluator) -> li
     return evaluate(node, arrays)
 
 
-def _shape_result(node: ir.Node, shape: tuple[int, ...]) -> Array:
-    if node.op_type == "Size":
-        return np.array(math.prod(shape), dtype=np.int64)
-    start = node.attributes.get_int("start", 0)
-    end = node.attributes.get_int("end", len(shape))
-    return np.array(shape[start:end], dtype=np.int64)
+def _size(node: ir.Node, shape: tuple[Dim, ...] | None) -> list[Array] | None:
+    """Return the result of Shape or Size if every dimension that it takes is a number."""
+    if shape is None:
+        return None
+    if node.op_type == "Shape":
+        start = node.attributes.get_int("start", 0)
+        shape = shape[start : node.attributes.get_int("end", len(shape))]
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if len(sizes) != len(shape):
+        return None
+    result = sizes if node.op_type == "Shape" else math.prod(sizes)
+    return [np.array(result, dtype=np.int64)]
 
 
 def _constant(value: ir.Value | None, known: Known) -> Array | None:

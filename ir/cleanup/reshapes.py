@@ -16,7 +16,7 @@ from sparsec.ir.cleanup.rewire import display_name, new_constant
 
 
 def fix_reshapes(model: ir.Model) -> list[str]:
-    """Replace computed targets of Reshape by constants where the inferred shapes allow it, in place.
+    """Replace computed targets of Reshape by constants where shapes allow it, in place.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def fix_reshapes(model: ir.Model) -> list[str]:
 
 
 def _target(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> np.ndarray | None:
-    """Return the constant target that turns ``before`` into ``after`` for every size of the symbols.
+    """Return the target that turns ``before`` into ``after`` for every size of the symbols.
 
     Examples
     --------

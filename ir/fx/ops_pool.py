@@ -36,6 +36,14 @@ def _overhangs(
     )
 
 
+def _torch_pads(pads: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Say whether torch's pooling takes these pads: symmetric, and at most half a window."""
+    rank = len(kernel)
+    return tuple(pads[:rank]) == tuple(pads[rank:]) and all(
+        p <= k // 2 for p, k in zip(pads[:rank], kernel, strict=True)
+    )
+
+
 @op("MaxPool", many=True)
 def max_pool(
     x: Tensor,
@@ -54,13 +62,12 @@ def max_pool(
     strides = tuple(strides) or (1,) * rank
     dilations = tuple(dilations) or (1,) * rank
     pads = same_pads(x, kernel_shape, strides, dilations, auto_pad, pads)
+    pool = _MAX[rank]
+    if n_outputs == 1 and _torch_pads(pads, kernel_shape):
+        return (pool(x, kernel_shape, strides, pads[:rank], dilations, bool(ceil_mode)),)
     over = _overhangs(x, kernel_shape, strides, dilations, pads, ceil_mode)
     begins, ends = pads[:rank], tuple(e + o for e, o in zip(pads[rank:], over, strict=True))
-    fits = all(b <= k // 2 for b, k in zip(begins, kernel_shape, strict=True))
-    pool = _MAX[rank]
     if n_outputs == 1:
-        if begins == ends and fits:
-            return (pool(x, kernel_shape, strides, begins, dilations),)
         least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
         padded = pad_spatial(x, begins + ends, least)
         return (pool(padded, kernel_shape, strides, 0, dilations),)
@@ -107,13 +114,11 @@ def average_pool(
     strides = tuple(strides) or (1,) * rank
     dilations = tuple(dilations) or (1,) * rank
     pads = same_pads(x, kernel_shape, strides, dilations, auto_pad, pads)
-    over = _overhangs(x, kernel_shape, strides, dilations, pads, ceil_mode)
-    whole = all(o == 0 for o in over)
-    fits = all(b <= k // 2 for b, k in zip(pads[:rank], kernel_shape, strict=True))
-    if whole and fits and pads[:rank] == pads[rank:] and all(d == 1 for d in dilations):
+    if _torch_pads(pads, kernel_shape) and all(d == 1 for d in dilations):
         return _AVERAGE[rank](
-            x, kernel_shape, strides, pads[:rank], count_include_pad=bool(count_include_pad)
+            x, kernel_shape, strides, pads[:rank], bool(ceil_mode), bool(count_include_pad)
         )
+    over = _overhangs(x, kernel_shape, strides, dilations, pads, ceil_mode)
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     counted = pad_spatial(ones, pads, 1.0 if count_include_pad else 0.0)
     tail = (0,) * rank + over

@@ -1,7 +1,8 @@
 """Recurrent layers: LSTM, GRU and plain RNN, all directions, with states and lengths.
 
-One loop over time steps serves every variant, as the ONNX specification writes it; gradients and
-any dtype come for free. The gates' names are those of the specification.
+The usual forms go to torch's own layers. One loop over time steps, as the ONNX specification writes
+it, serves all others: activations, peepholes, clipping, sequence lengths. The gates' names are
+those of the specification.
 """
 
 from __future__ import annotations
@@ -77,6 +78,48 @@ def _run(
     return torch.stack(outputs), state
 
 
+#: Where torch finds its gates among ONNX's: i f g o in iofc, r z n in zrh.
+_TORCH_GATES = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
+
+
+def _torch_layer(
+    kind: str,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    states: tuple[Tensor | None, ...],
+    direction: str,
+) -> tuple[Tensor, ...]:
+    """Run a layer of the usual form by torch's kernel, with the gates brought to its order."""
+    order, directions, hidden = _TORCH_GATES[kind], r.shape[0], r.shape[2]
+
+    def arranged(v: Tensor) -> Tensor:
+        return torch.cat([v[g * hidden : (g + 1) * hidden] for g in order]) if order[1:] else v
+
+    weights = []
+    for d in range(directions):
+        weights += [arranged(w[d]), arranged(r[d])]
+        weights += [] if b is None else [arranged(part) for part in b[d].chunk(2)]
+    start = [x.new_zeros((directions, x.shape[1], hidden)) if s is None else s for s in states]
+    run = getattr(torch, kind)
+    reverse = direction == "reverse"
+    y, *finals = run(
+        x.flip(0) if reverse else x,
+        start if kind == "lstm" else start[0],
+        weights,
+        b is not None,
+        1,
+        0.0,
+        False,
+        directions == 2,
+        False,
+    )
+    y = y.flip(0) if reverse else y
+    y = y.reshape(x.shape[0], x.shape[1], directions, hidden).transpose(1, 2)
+    return y, *finals
+
+
 def _layer(
     make_cell: Callable[[Tensor, Tensor | None, list[Activation]], Cell],
     x: Tensor,
@@ -147,6 +190,9 @@ def lstm(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Long short-term memory; gates in the order input, output, forget, cell."""
+    special = sequence_lens is not None or peepholes is not None or activations or input_forget
+    if not special and clip is None and not layout:
+        return _torch_layer("lstm", x, w, r, b, (initial_h, initial_c), direction)
 
     def make_cell(r: Tensor, peephole: Tensor | None, functions: list[Activation]) -> Cell:
         f, g, h = functions
@@ -193,6 +239,9 @@ def gru(
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:
     """Gated recurrent unit; gates in the order update, reset, hidden."""
+    special = sequence_lens is not None or activations or not linear_before_reset
+    if not special and clip is None and not layout:
+        return _torch_layer("gru", x, w, r, b, (initial_h,), direction)
 
     def make_cell(r: Tensor, bias: Tensor | None, functions: list[Activation]) -> Cell:
         f, g = functions
@@ -250,6 +299,9 @@ def rnn(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Plain recurrent layer."""
+    kinds = {n.lower() for n in activations} or {"tanh"}
+    if kinds in ({"tanh"}, {"relu"}) and sequence_lens is None and clip is None and not layout:
+        return _torch_layer(f"rnn_{kinds.pop()}", x, w, r, b, (initial_h,), direction)
 
     def make_cell(r: Tensor, _: Any, functions: list[Activation]) -> Cell:
         (f,) = functions

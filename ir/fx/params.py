@@ -4,7 +4,7 @@ A float constant becomes an :class:`torch.nn.Parameter`, in the layout of the gr
 training must not move it; everything else that is no small literal becomes a buffer. The importer
 of torch modules leaves the way back in the value's ``metadata_props``::
 
-    "sparsec.param": {"name": "layer.0.weight", "transform": ["transpose:1,0"]}
+    "sparsec.param": {"name": "layer.0.weight", "transform": [["transpose", [1, 0]]]}
 
 ``transform`` lists the steps from the torch tensor to the graph's. ``"shape"`` may give the torch
 shape, without which a ``reshape`` cannot be undone, and ``"kind": "buffer"`` says that torch did
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,12 +28,15 @@ from sparsec.ir.errors import ModelImportError, ShapeError
 METADATA_KEY = "sparsec.param"
 
 
+Step = tuple[str, tuple[int, ...]]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Provenance:
     """Where in a torch module a constant of the graph comes from."""
 
     name: str
-    transform: tuple[str, ...] = ()
+    transform: tuple[Step, ...] = ()
     shape: tuple[int, ...] | None = None
     kind: str = "parameter"
 
@@ -53,7 +57,7 @@ class Provenance:
             shape = fields.get("shape")
             return cls(
                 name=fields["name"],
-                transform=tuple(fields.get("transform", ())),
+                transform=tuple(_step(step) for step in fields.get("transform", ())),
                 shape=None if shape is None else tuple(int(n) for n in shape),
                 kind=fields.get("kind", "parameter"),
             )
@@ -66,15 +70,19 @@ class Provenance:
 
     def to_graph(self, tensor: Tensor) -> Tensor:
         """Bring a torch tensor to the graph's layout."""
-        for step in self.transform:
-            kind, numbers = _step(step)
+        for kind, numbers in self.transform:
             tensor = tensor.permute(numbers) if kind == "transpose" else tensor.reshape(numbers)
         return tensor
 
     def to_torch(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor of the graph back to torch's layout."""
-        for position, step in reversed(list(enumerate(self.transform))):
-            kind, numbers = _step(step)
+        """Bring a tensor of the graph back to torch's layout.
+
+        Raises
+        ------
+        ShapeError
+            If a reshape is to be undone and the torch shape is not known.
+        """
+        for position, (kind, numbers) in reversed(list(enumerate(self.transform))):
             if kind == "transpose":
                 tensor = tensor.permute(tuple(int(i) for i in np.argsort(numbers)))
             else:
@@ -89,20 +97,21 @@ class Provenance:
                 where=self.name,
             )
         shape = self.shape
-        for step in self.transform[:position]:
-            kind, numbers = _step(step)
+        for kind, numbers in self.transform[:position]:
             shape = tuple(shape[i] for i in numbers) if kind == "transpose" else numbers
         return shape
 
 
-def _step(step: str) -> tuple[str, tuple[int, ...]]:
-    kind, _, numbers = step.partition(":")
+def _step(step: str | list[Any]) -> Step:
+    """Read one step, written ``"transpose:1,0"`` or ``["transpose", [1, 0]]``."""
+    if isinstance(step, str):
+        kind, _, text = step.partition(":")
+        numbers = text.split(",")
+    else:
+        kind, numbers = step
     if kind not in ("transpose", "reshape"):
-        raise ModelImportError(
-            f"{METADATA_KEY}: needed steps 'transpose:...' or 'reshape:...', got {step!r}",
-            where=step,
-        )
-    return kind, tuple(int(n) for n in numbers.split(","))
+        raise ValueError(kind)
+    return kind, tuple(int(n) for n in numbers)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
 from sparsec.ir.errors import ArtifactError
+from sparsec.ir.verify import verify
 
 _DATA_FILES = (fmt.MODEL_DATA, fmt.WEIGHTS)
 
@@ -34,18 +35,23 @@ def load_graph(root: Path) -> ir.Model:
     try:
         model = ir.load(path)
         wrong = next(_complaints(model, root), None)
+        ir.to_proto(model)  # raises if a name is no text
     except Exception as error:  # whatever the parser makes of bytes that it was not made for
         raise ArtifactError(
             f"{path}: not a readable ONNX model: {type(error).__name__}: {error}", where=str(path)
         ) from error
     if wrong:
         raise ArtifactError(f"{path}: {wrong}", where=str(path))
+    verify(model, where=str(path), error=ArtifactError)
     return model
 
 
 def _complaints(model: ir.Model, root: Path) -> Iterator[str]:
     sizes = {name: (root / name).stat().st_size for name in _DATA_FILES if (root / name).exists()}
     for tensor in _tensors(model):
+        if any(not isinstance(size, int) or size < 0 for size in tensor.shape):
+            yield f"tensor {tensor.name!r} has the shape {tensor.shape}"
+            continue
         if not isinstance(tensor, ir.ExternalTensor):
             tensor.numpy()  # raises if the bytes do not fill the shape
             continue

@@ -23,7 +23,13 @@ from sparsec.artifact.schema import complaint
 from sparsec.artifact.writer import sha256
 from sparsec.backends.base import Backend
 from sparsec.backends.targets import backends
-from sparsec.ir.errors import ArtifactError, HashMismatchError, UnsupportedTargetError
+from sparsec.ir.errors import (
+    ArtifactError,
+    HashMismatchError,
+    ModelImportError,
+    ShapeError,
+    UnsupportedTargetError,
+)
 
 
 def is_artifact(path: Path) -> bool:
@@ -221,6 +227,21 @@ def check_hashes(root: Path, manifest: Mapping[str, Any]) -> None:
             f"{root}: altered since it was written: {', '.join(wrong)}; compile it again",
             where=str(root / wrong[0]),
         )
+
+
+@contextlib.contextmanager
+def using_graph(root: Path) -> Iterator[None]:
+    """Blame the artifact at ``root`` for a graph that passed every check and still cannot be used.
+
+    Raises
+    ------
+    ArtifactError
+    """
+    try:
+        yield
+    except (ModelImportError, ShapeError) as error:
+        path = root / fmt.MODEL
+        raise ArtifactError(f"{path}: cannot be used: {error.message}", where=str(path)) from error
 
 
 def backend_of(manifest: Mapping[str, Any], root: Path) -> Backend:

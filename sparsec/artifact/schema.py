@@ -162,6 +162,10 @@ _LATENCY = record(
         "machine": _MACHINE,
     }
 )
+_KERNEL = record(
+    {"name": text, "file": text, "sm": count, "num_warps": count, "shared_bytes": count},
+    {"dtype": text},
+)
 _RECIPE = record(
     {
         "sparsec": count,
@@ -196,7 +200,7 @@ MANIFEST = record(
         "outputs": items(_VALUE),
         "passes": items(_STEP),
         "layers": items(_LAYER),
-        "kernels": items(record({"name": text, "file": text})),
+        "kernels": items(_KERNEL),
         "certificates": items(free),
         "lowering_notes": items(text),
         "verify": record(
@@ -210,7 +214,9 @@ MANIFEST = record(
             }
         ),
         "fidelity": record({"cosine": nullable(cosine), "agreement": nullable(fraction)}),
-        "accuracy": nullable(record({"before": mapping(number), "after": mapping(number)})),
+        "accuracy": nullable(
+            record({"before": mapping(number), "after": mapping(number)}, {"data": text})
+        ),
         "before": _TOTALS,
         "after": _TOTALS,
         "latency": nullable(_LATENCY),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sparsec.cli.console import console, print_json, table
+from sparsec.cli.console import console, print_json, table, text
 from sparsec.cli.options import json_option, numbers, verbose_option
 
 
@@ -53,7 +53,9 @@ def command(
         return 0
     out = console()
     machine = result["machine"]
-    out.print(f"{machine['cpu']}, {machine['cpus']} CPUs, ONNX Runtime {machine['onnxruntime']}")
+    out.print(
+        f"{text(machine['cpu'])}, {machine['cpus']} CPUs, ONNX Runtime {machine['onnxruntime']}"
+    )
     names = ("threads", "batch", "dense ms", "sparse ms", "speed-up", "p10", "p90", "rounds")
     rows = table(*names, right=names)
     for row in result["rows"]:

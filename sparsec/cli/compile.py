@@ -94,7 +94,7 @@ def show(summary: dict[str, Any]) -> None:
             f"{k}={_option(v)}" for k, v in entry["options"].items() if v not in ([], None)
         )
         out.print(
-            f"{entry['name']}:{text(options)}  changed {len(entry['changed'])} layers, "
+            f"{text(entry['name'])}:{text(options)}  changed {len(entry['changed'])} layers, "
             f"left {len(entry['skipped'])} alone"
         )
         _show_skipped(out, entry["skipped"])
@@ -142,7 +142,8 @@ def _show_layers(out: Any, layers: list[dict[str, Any]]) -> None:
         groups.setdefault((layer["code"], layer["kernel"], layer["pattern"]), []).append(layer)
     rows = table("layers", "pattern", "kernel", "code", "reason, of the first", right=("layers",))
     for (code, kernel, pattern), members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        rows.add_row(str(len(members)), pattern, text(kernel), code, text(members[0]["reason"]))
+        cells = (str(len(members)), pattern, kernel, code, members[0]["reason"])
+        rows.add_row(*map(text, cells))
     out.print(rows)
 
 
@@ -163,3 +164,5 @@ def _show_change(out: Any, summary: dict[str, Any]) -> None:
         new = summary["accuracy"]["after"][metric]
         rows.add_row(text(metric), f"{value:.4f}", f"{new:.4f}", f"{new - value:+.4f}")
     out.print(rows)
+    if data := (summary["accuracy"] or {}).get("data"):
+        out.print(f"evaluated on {text(data)}")

@@ -51,7 +51,9 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
         bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         with bar:
             task = bar.add_task("", total=1.0)
-            yield lambda text, done: bar.update(task, description=escape(text[:48]), completed=done)
+            yield lambda text, done: bar.update(
+                task, description=escape(printable(text[:48])), completed=done
+            )
     else:
         last = [-_LINE_EVERY_SECONDS]
 
@@ -59,7 +61,7 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
             now = time.monotonic()
             if now - last[0] >= _LINE_EVERY_SECONDS:
                 last[0] = now
-                print(f"[{done:4.0%}] {text}", file=sys.stderr, flush=True)
+                print(f"[{done:4.0%}] {printable(text)}", file=sys.stderr, flush=True)
 
         yield line
 

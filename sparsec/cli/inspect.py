@@ -47,18 +47,21 @@ def show(result: dict[str, Any], why: bool) -> None:
     for layer in result["layers"]:
         cells = [
             text(layer["name"]),
-            layer["op"],
+            text(layer["op"]),
             "x".join(map(str, layer["shape"])),
-            layer["pattern"],
+            text(layer["pattern"]),
             f"{layer['sparsity']:.3f}",
         ]
         if explained:
             cells += [_ms(layer, "dense_seconds"), _ms(layer, "sparse_seconds")]
-            cells += [text(layer["kernel"]), layer["code"], text(layer["reason"])]
+            cells += [text(layer["kernel"]), text(layer["code"]), text(layer["reason"])]
         rows.add_row(*cells)
     out.print(rows)
     for item in result["frozen"]:
         out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
+    if "groups" in result:
+        count = len(result["groups"])
+        out.print(f"pruning groups: {count or 'none, as no pass of this version removes units'}")
     if why and not explained:
         out.print("a model has no kernels yet: --why is for artifacts")
 

@@ -70,13 +70,13 @@ def kernels(entries: Sequence[Mapping[str, Any]]) -> Html:
         (
             name(entry["name"]),
             name(entry["file"]),
-            str(entry.get("sm", "-")),
-            str(entry.get("num_warps", "-")),
-            si(entry.get("shared_bytes"), "B"),
+            str(entry["sm"]),
+            str(entry["num_warps"]),
+            si(entry["shared_bytes"], "B"),
         )
         for entry in entries
     ]
-    return element("div", table(head, rows, numbers=head[2:]), class_="layers")
+    return element("div", table(head, rows, numbers=head[2:]), class_="kernels")
 
 
 def environment(manifest: Mapping[str, Any]) -> Html:

@@ -19,6 +19,7 @@ SENTENCES: dict[str, str] = {
     Code.DEPTHWISE: "Each output reads a single input channel.",
     Code.FIXED_TRANSFORM: "It is a fixed signal transform, not something learned.",
     Code.SHARED: "Its tensor is also used in a way that contradicts this one.",
+    Code.NOT_OBSERVABLE: "Nothing could be recorded of what it is multiplied with.",
     Code.NOT_A_SITE: "No pass can prune this operator yet.",
     Code.DENSE: "No pass pruned it.",
     Code.PORTABLE: "The target runs stock operators only, and those gain nothing from zeros.",

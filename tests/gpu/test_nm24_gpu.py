@@ -48,10 +48,10 @@ def _as_float16_bits(bits):
     return bits.view(np.float16)
 
 
-def launch(x, vals, meta, bias=None):
+def launch(x, vals, meta, bias=None, out=None):
     from sparsec.backends.cuda.launch import nm24_linear
 
-    y = torch.full((len(x), len(vals)), torch.nan, dtype=x.dtype, device=x.device)
+    y = torch.full((len(x), len(vals)), torch.nan, dtype=out or x.dtype, device=x.device)
     return nm24_linear(x, vals, meta, bias, out=y)
 
 
@@ -59,7 +59,7 @@ def assert_close(y, x, dense, bias=None):
     exact = x.double() @ dense.T
     if bias is not None:
         exact += bias
-    unit = 2.0**-11 if x.dtype == torch.float16 else 2.0**-8
+    unit = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-17}[y.dtype]
     assert (y.double() - exact).abs().max() <= 2 * unit * exact.abs().max() + 1e-6
 
 
@@ -69,6 +69,7 @@ def test_the_kernel_agrees_with_float64(shape, n):
     x, dense, vals, meta, bias = operands(m, n, k, torch.float16, seed=n)
     assert_close(launch(x, vals, meta), x, dense)
     assert_close(launch(x, vals, meta, bias), x, dense, bias)
+    assert_close(launch(x, vals, meta, bias, torch.float32), x, dense, bias)
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.75, 0.9, 1.0])

@@ -39,7 +39,11 @@ def test_the_drawing_in_the_module_shows_every_class_with_its_code(name):
 
 def test_the_message_and_the_place_are_kept():
     error = errors.ShapeError("layer: need 4, got 3", where="layer")
-    assert (error.message, error.where, str(error)) == ("layer: need 4, got 3", "layer", error.message)
+    assert (error.message, error.where, str(error)) == (
+        "layer: need 4, got 3",
+        "layer",
+        error.message,
+    )
 
 
 def test_sparsec_re_exports_the_base():

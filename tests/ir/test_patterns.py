@@ -42,7 +42,7 @@ def test_a_full_group_is_named():
 
 
 def test_a_reduction_that_does_not_divide_is_named():
-    with pytest.raises(PatternError, match="layer: 2:4 needs a reduction .* multiple of 4, got 6"):
+    with pytest.raises(PatternError, match=r"layer: 2:4 needs a reduction .* multiple of 4, got 6"):
         NM(2, 4).check(np.zeros((1, 6), np.float32), "layer")
 
 

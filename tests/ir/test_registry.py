@@ -14,7 +14,9 @@ from sparsec.ir.registry import Registry
 def points(monkeypatch):
     """Entry points that the installed distributions are made to have."""
     found = []
-    monkeypatch.setattr(module, "entry_points", lambda group: [p for p in found if p.group == group])
+    monkeypatch.setattr(
+        module, "entry_points", lambda group: [p for p in found if p.group == group]
+    )
 
     def add(name, target, distribution, group="test.things"):
         point = EntryPoint(name, target, group)
@@ -44,7 +46,7 @@ def test_a_builtin_is_loaded_once():
 
 
 def test_an_unknown_name_gets_a_suggestion_in_the_error_asked_for():
-    with pytest.raises(UsageError, match="unknown thing 'orderd'; did you mean 'ordered'?"):
+    with pytest.raises(UsageError, match=r"unknown thing 'orderd'; did you mean 'ordered'\?"):
         things().get("orderd")
     with pytest.raises(PassConfigError):
         things(error=PassConfigError).get("orderd")

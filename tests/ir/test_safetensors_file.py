@@ -105,7 +105,6 @@ def test_onnx_runtime_reads_external_data_inside_the_file(stored):
 @pytest.mark.parametrize(
     "change",
     [
-        {"location": "other.bin"},
         {"offset": 4},
         {"length": 4},
         {"dtype": ir.DataType.INT32},

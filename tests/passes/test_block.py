@@ -56,7 +56,9 @@ def test_the_pattern_is_recorded():
 
 def grouped(out, channels):
     node = N("Conv", ["x", "w"], ["y"], "conv", group=2)
-    return model([node], {"x": [1, 2 * channels, 4, 4]}, ["y"], {"w": normal(2 * out, channels, 3, 3)})
+    return model(
+        [node], {"x": [1, 2 * channels, 4, 4]}, ["y"], {"w": normal(2 * out, channels, 3, 3)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,12 @@ def grouped(out, channels):
         (grouped(8, 3), "reduction_not_multiple"),
         (matmul(normal(7, 8)), "reduction_not_multiple"),
         (
-            model([N("MatMul", ["x", "w"], ["y"], "m")], {"x": [3, 2, 8]}, ["y"], {"w": normal(3, 8, 6)}),
+            model(
+                [N("MatMul", ["x", "w"], ["y"], "m")],
+                {"x": [3, 2, 8]},
+                ["y"],
+                {"w": normal(3, 8, 6)},
+            ),
             "rows_not_multiple",
         ),
     ],

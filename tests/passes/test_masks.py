@@ -14,7 +14,9 @@ scores = st.integers(0, 5).map(float)
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
-def test_nm_keeps_the_best_n_of_every_group_and_the_lower_index_of_ties(data, n, more, rows, groups):
+def test_nm_keeps_the_best_n_of_every_group_and_the_lower_index_of_ties(
+    data, n, more, rows, groups
+):
     m = n + more
     score = data.draw(hnp.arrays(np.float32, (rows, groups * m), elements=scores))
     mask = nm_mask(score, n, m)

@@ -53,7 +53,7 @@ def test_a_short_name_takes_options_in_a_recipe_too():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nm42", "unknown pass 'nm42'; did you mean 'nm24'?"),
+        ("nm244", "unknown pass 'nm244'; did you mean 'nm24'?"),
         ("", "unknown pass ''"),
         ("nm24:critereon=x", "unknown option 'critereon'; did you mean 'criterion'?"),
         ("nm24:criterion=magnitud", "unknown criterion 'magnitud'; did you mean 'magnitude'?"),

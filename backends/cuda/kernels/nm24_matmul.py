@@ -69,7 +69,7 @@ def nm24_matmul(
     vals,  # int32 [M, KP / 4], KP = K rounded up to 32: the two kept values of each group
     meta,  # int32 [M, KP / 32]: eight 4-bit masks
     bias,  # float32 [M], or None
-    y,  # dtype [N, M], written in full
+    y,  # dtype or float32 [N, M], written in full
     M,  # noqa: N803
     N,  # noqa: N803
     K,  # noqa: N803

@@ -10,6 +10,7 @@ Examples
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "yolo": (Yolo, CANVAS),
     "gpt": (GPT, TOKENS),
     "llama": (lambda: Llama(SMALL_LLAMA), TOKENS),
-    "moe": (lambda: moe_llama(SMALL_LLAMA), TOKENS),
+    "moe": (lambda: moe_llama(dataclasses.replace(SMALL_LLAMA, hidden=96)), TOKENS),
 }
 
 

@@ -63,6 +63,15 @@ def test_bfloat16_compiles_to_the_same_decode():
     assert any(op.startswith("HMMA") and op.endswith("BF16") for op in brain.code.opcodes)
 
 
+def test_a_float32_result_is_stored_without_rounding():
+    (variant, *_) = variants_for(384, "float16", 80, bias=True, out="float32")
+    kernel = aot.compile_variant(variant)
+    assert variant.name.startswith("f16f32_")
+    assert next(a for a in kernel.launch["arguments"] if a["name"] == "y")["dtype"] == "float32"
+    assert (kernel.code.count("F2FP"), compiled(384, 80).code.count("F2FP") > 0) == (0, True)
+    assert kernel.code.tensor_op == "HMMA"
+
+
 def test_launch_data_names_every_parameter_of_the_ptx_in_order():
     kernel = compiled(384, 80)
     entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.ptx, re.DOTALL)

@@ -1,0 +1,1 @@
+"""The registered evaluators, one a file: ``--eval NAME:FILE``."""

@@ -1,0 +1,1 @@
+"""A plug-in: nothing of SparseC names it, entry points do."""
