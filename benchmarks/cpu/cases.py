@@ -75,5 +75,7 @@ CASES: list[Case] = [
     *_row("minilm", "unstructured", s80=(2.0, 2.8), s90=(3.0, 4.2)),
     *_row("matmul_1x4096x4096", "unstructured", s80=(1.4, 1.6), s90=(3.0, 3.6), s95=(5.3, 6.0)),
     *_row("matmul_1x4096x4096", "block8", s80=(3.2, 3.5), s90=(6.5, 8.0), s95=(14.0, 16.0)),
+    *_row("matmul_128x768x3072", "unstructured", s80=(2.7, 3.7), s90=(5.0, 6.6)),
+    *_row("matmul_128x3072x768", "unstructured", s80=(2.7, 3.7), s90=(5.0, 6.6)),
     *_row("mobilenet_v1", "unstructured", s00=(0.97, 0.97), s50=(0.97, 0.97)),
 ]
