@@ -163,6 +163,19 @@ def test_a_branch_that_is_never_taken_has_no_rows():
     assert not found["else"].gram().any()
 
 
+def test_experts_count_the_tokens_that_reached_them():
+    model, feeds = nets.experts(), nets.vectors(3, 8, rows=20)
+    x = np.concatenate([feed["x"] for feed in feeds])
+    router = next(s for s in weight_sites(model) if s.name == "router").matrix()
+    chosen = (x @ router.T).argmax(axis=1)
+    found = collected(model, feeds)
+    for expert in range(4):
+        mine = x[chosen == expert].astype(np.float64)
+        equal(found[f"up{expert}"], mine[None])
+        assert found[f"down{expert}"].count == len(mine)
+    assert len({found[f"up{e}"].count for e in range(4)}) > 1
+
+
 def test_loops_count_every_iteration():
     model, feeds = nets.looping(), nets.iterations()
     found = collected(model, feeds)
