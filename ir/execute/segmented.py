@@ -127,11 +127,11 @@ class _Walk:
             self._run(points)
         self.visitor.leave(stop)
         self.position.stop += 1
-        return self.live.drop_all_but(self._needed_later())
+        return self.live.drop_all_but(self._needed_from(self.position.stop))
 
-    def _needed_later(self) -> set[ir.Value]:
-        """Return the results so far that a later stop shows or a node still to run reads."""
-        later = [point for stop in self.stops[self.position.stop :] for point in stop.points]
+    def _needed_from(self, first: int) -> set[ir.Value]:
+        """Return the values that the stops from ``first`` on show, or that they need to run."""
+        later = [point for stop in self.stops[first:] for point in stop.points]
         missing = self.dependencies.missing(later, self.position.done)
         shown = {point.value for point in later if not self.dependencies.is_inner(point)}
         return {*reads_of(self.dependencies, missing), *shown}
@@ -144,9 +144,8 @@ class _Walk:
         running = dependencies.missing(points, done)
         # A piece that is only looked into is not done: it runs again for its results.
         self.position.done = done | dependencies.storable(self._ahead(points) & running)
-        self.position.stop += 1
-        kept = {v for v in self._needed_later() if self._made_by(v, running)}
-        self.position.stop -= 1
+        later = self._needed_from(self.position.stop + 1)
+        kept = {value for value in later if self._made_by(value, running)}
         fresh = {p.value for p in outer if self._made_by(p.value, running)}
         outputs = sorted(kept | fresh, key=lambda v: (dependencies.source(v), v.index()))
         if not running:  # everything is known: inputs of the graph, or kept from before
@@ -191,9 +190,11 @@ class _Walk:
         self.visitor.observe(sample, shown)
 
     def _value(self, value: ir.Value, sample: int) -> Array:
-        """Return a value that was computed before, or an input of the graph."""
+        """Return a value that was computed before, an input of the graph, or a constant."""
         if value in self.live:
             return self.live.get(value, sample)
+        if value.const_value is not None:
+            return value.const_value.numpy()
         return self.feeds[sample][value.name or ""]
 
 
