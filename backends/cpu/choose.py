@@ -73,9 +73,7 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     variants = [v for region in grown for v in _variants(region)]
     wide = _timed(measurer, variants, context, "time regions", (0.5, 0.8))
     best = [_fastest(wide, region) for region in grown]
-    outcome.regions = {
-        site.name: c for c in best if c is not None for site in sites_of(c.region)
-    }
+    outcome.regions = {site.name: c for c in best if c is not None for site in sites_of(c.region)}
 
     context.progress("time the whole model", 0.8)
     outcome.kept = _whole(model, context, outcome, alone, [c for c in best if c is not None])

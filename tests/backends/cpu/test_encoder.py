@@ -21,7 +21,9 @@ def test_layer_norm(isa: str, channels: int) -> None:
     op = Op(OpCode.LAYER_NORM, (0, 1), 2, gain=0, bias=1, alpha=1e-5)
     plan = Plan((0, 1), (2,), (rows(channels),) * 3, (op,), (Dense(gain), Dense(shift))).to_bytes()
     for length in (1, 5, 130):
-        a, b = (rng.standard_normal((2, length, channels)).astype(np.float32) + 30 for _ in range(2))
+        a, b = (
+            rng.standard_normal((2, length, channels)).astype(np.float32) + 30 for _ in range(2)
+        )
         (y,) = LoadedPlan(plan, isa=isa).run(a, b)
         s = a.astype(np.float64) + b
         centred = s - s.mean(-1, keepdims=True)
@@ -41,7 +43,9 @@ def reference(q, k, v, heads, alpha, mask):
     return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(q.shape)
 
 
-@pytest.mark.parametrize("mask_shape", [None, (1, 1, 1, 1), (1, 0, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1)])
+@pytest.mark.parametrize(
+    "mask_shape", [None, (1, 1, 1, 1), (1, 0, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1)]
+)
 def test_attention(isa: str, mask_shape) -> None:
     """Masks are whole or 1 (here 0) along batch, heads and queries."""
     rng = np.random.default_rng(1)
@@ -51,12 +55,16 @@ def test_attention(isa: str, mask_shape) -> None:
     values = (rows(channels),) * 4 + ((Value(Kind.RAW, 0, 4),) if masked else ())
     plan = Plan((0, 1, 2, 4) if masked else (0, 1, 2), (3,), values, (op,), ()).to_bytes()
     for batch, length in ((1, 1), (2, 7), (3, 33), (1, 130)):
-        q, k, v = (rng.standard_normal((batch, length, channels)).astype(np.float32) for _ in range(3))
+        q, k, v = (
+            rng.standard_normal((batch, length, channels)).astype(np.float32) for _ in range(3)
+        )
         mask = None
         if masked:
             full = (batch, heads, length, length)
             shape = [n if whole else 1 for n, whole in zip(full, mask_shape, strict=True)]
-            mask = np.where(rng.random(shape) < 0.3, np.float32(-3e38), np.float32(0.5)).astype(np.float32)
+            mask = np.where(rng.random(shape) < 0.3, np.float32(-3e38), np.float32(0.5)).astype(
+                np.float32
+            )
             mask[..., 0] = 0
         (y,) = LoadedPlan(plan, isa=isa).run(*([q, k, v] if mask is None else [q, k, v, mask]))
         assert np.abs(y - reference(q, k, v, heads, 0.3, mask)).max() < 1e-5

@@ -44,7 +44,9 @@ def test_a_region_never_reads_what_it_makes_through_the_outside() -> None:
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 16])], weights,
     )  # fmt: skip
-    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
     scene = scene_of(model, {"x": rng.standard_normal((8, 16)).astype(np.float32)})
     items = recognise(scene, weight_sites(model))
     regions = grow_regions(scene, items, lambda item: True)

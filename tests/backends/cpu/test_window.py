@@ -29,7 +29,9 @@ WINDOWS = [
 def windows(x, kernel, stride, pads, dilation, fill=0.0):
     """float64 [B, C, H, W] -> [B, C, H', W', kh, kw]."""
     top, left, bottom, right = pads
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    padded = np.pad(
+        x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill
+    )
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     view = sliding_window_view(padded, reach, axis=(2, 3))
     return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
@@ -71,7 +73,9 @@ def test_depthwise(isa: str, window) -> None:
     for size in ((7, 7), (14, 17), (33, 12), (56, 56)):
         weight = rng.standard_normal((5, kernel[0] * kernel[1])).astype(np.float32)
         bias = rng.standard_normal((1, 5)).astype(np.float32)
-        plan = one_op(OpCode.DEPTHWISE, 5, 5, window, (Dense(weight), Dense(bias)), weight=0, bias=1)
+        plan = one_op(
+            OpCode.DEPTHWISE, 5, 5, window, (Dense(weight), Dense(bias)), weight=0, bias=1
+        )
         x = rng.standard_normal((2, 5, *size)).astype(np.float32)
         (y,) = LoadedPlan(plan, isa=isa).run(x)
         patches = windows(x, *window)
@@ -106,11 +110,15 @@ def test_average_and_channel_chain(isa: str) -> None:
     same = ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     for size in ((7, 7), (20, 28), (112, 112)):
         x = rng.standard_normal((1, 8, *size)).astype(np.float32)
-        a = np.einsum("bchwij,ocij->bohw", windows(x, *same), first.reshape(8, 8, 3, 3).astype(np.float64))
+        a = np.einsum(
+            "bchwij,ocij->bohw", windows(x, *same), first.reshape(8, 8, 3, 3).astype(np.float64)
+        )
         a = np.maximum(a, 0)
         b = np.einsum("bchw,oc->bohw", a, second.astype(np.float64)) + x
         c = np.maximum(a + b, 0)
-        d = np.einsum("bchwij,cij->bchw", windows(c, *same), depthwise.reshape(8, 3, 3).astype(np.float64))
+        d = np.einsum(
+            "bchwij,cij->bchw", windows(c, *same), depthwise.reshape(8, 3, 3).astype(np.float64)
+        )
         for threads in (1, 3):
             got_c, got_d = LoadedPlan(plan, isa=isa, threads=threads).run(x)
             assert_close(got_c, c, 100.0)
