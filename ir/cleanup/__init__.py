@@ -17,6 +17,7 @@ from sparsec.ir.cleanup.identities import eliminate_identities
 from sparsec.ir.cleanup.padding import fold_padding
 from sparsec.ir.cleanup.reshapes import fix_reshapes
 from sparsec.ir.cleanup.sequences import replace_sequences
+from sparsec.ir.cleanup.sizes import fold_sizes
 from sparsec.ir.cleanup.views import fold_views
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fold_padding",
+    "fold_sizes",
     "fold_views",
     "merge_duplicates",
     "remove_dead",
@@ -53,6 +55,7 @@ def clean_up(model: ir.Model) -> list[str]:
         for step in (
             eliminate_identities,
             fold_constants,
+            fold_sizes,
             fix_reshapes,
             fold_views,
             fold_padding,
