@@ -190,9 +190,13 @@ def _exchangeable(lattice: Lattice, roots: Labels, order: Labels) -> bool:
                 continue
             have = lattice.atoms.leaves(axis.atoms)
             wanted = np.where(have >= 0, becomes[np.maximum(have, 0)], have)
-            if not np.array_equal(*(rows[np.lexsort(rows.T[::-1])] for rows in (have, wanted))):
+            if not np.array_equal(_sorted(have), _sorted(wanted)):
                 return False
     return True
+
+
+def _sorted(rows: Labels) -> Labels:
+    return rows[np.lexsort(rows.T[::-1])]
 
 
 def alike(lattice: Lattice, units: Labels) -> list[Labels]:

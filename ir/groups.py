@@ -22,7 +22,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.ir.atoms import Labels
+from sparsec.ir.cleanup import clean_up
 from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.cleanup.sizes import fold_sizes
 from sparsec.ir.lattice import Lattice, build_lattice
 
 _SLOTS = 64  # factors of one axis; a power of two
@@ -152,6 +154,15 @@ class Groups:
         return head if largest is None else f"{head} | most coupled: {largest}"
 
 
+def prepare(model: ir.Model) -> None:
+    """Clean ``model`` up in place so that as few groups as possible are frozen.
+
+    A width that a graph reads off a value at run time, to scale by it, would freeze that width.
+    """
+    if fold_sizes(model):
+        clean_up(model)
+
+
 def find_groups(model: ir.Model) -> Groups:
     """Return the pruning groups of ``model``, which is not changed.
 
@@ -176,11 +187,8 @@ def find_groups(model: ir.Model) -> Groups:
     kinds = _kinds(lattice)
     made: list[Group] = []
     for key in order:
-        nodes = tuple(
-            lattice.makers[i][0]
-            for i in dict.fromkeys(signatures[key] // _SLOTS)
-            if i < len(lattice.makers)
-        )
+        numbers = dict.fromkeys(signatures[key][signatures[key] < marked] // _SLOTS)
+        nodes = tuple(lattice.makers[number][0] for number in numbers)
         base = display_name(nodes[0])
         names[base] += 1
         units = np.array(classes[key])

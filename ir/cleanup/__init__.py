@@ -17,7 +17,6 @@ from sparsec.ir.cleanup.identities import eliminate_identities
 from sparsec.ir.cleanup.padding import fold_padding
 from sparsec.ir.cleanup.reshapes import fix_reshapes
 from sparsec.ir.cleanup.sequences import replace_sequences
-from sparsec.ir.cleanup.sizes import fold_sizes
 from sparsec.ir.cleanup.views import fold_views
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fold_padding",
-    "fold_sizes",
     "fold_views",
     "merge_duplicates",
     "remove_dead",
@@ -55,7 +53,6 @@ def clean_up(model: ir.Model) -> list[str]:
         for step in (
             eliminate_identities,
             fold_constants,
-            fold_sizes,
             fix_reshapes,
             fold_views,
             fold_padding,
