@@ -112,6 +112,21 @@ class Backend(abc.ABC):
             As read from the artifact at ``root``; it may be changed.
         """
 
+    def reference(self, model: ir.Model, layers: Sequence[Mapping[str, Any]]) -> ir.Model | None:
+        """Return what the lowered graph is compared with; None if that is the masked graph itself.
+
+        A backend that computes in fewer bits rounds the masked graph at the same places here. Then
+        the comparison finds a wrong lowering, and the fidelity shows what rounding costs.
+
+        Parameters
+        ----------
+        model : onnx_ir.Model
+            The masked graph; it may be changed.
+        layers : sequence of mapping
+            The layer table of the manifest.
+        """
+        return None
+
     @abc.abstractmethod
     def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
         """Return what runs the artifact at ``root`` on this machine.

@@ -71,6 +71,20 @@ def describe(node: ir.Node) -> str:
     return f"{node.op_type} {name!r}"
 
 
+def _names_are_text(model: ir.Model) -> Iterator[str]:
+    # Protobuf hands out a field that is no UTF-8 as bytes, and refuses to take it back.
+    named: list[object] = []
+    for graph in _graphs(model):
+        named += (graph.name, graph.doc_string, *graph.initializers)
+        named += (value.name for value in graph.inputs)
+    for node in _nodes(model):
+        named += (node.name, node.op_type, node.domain, node.doc_string, *node.attributes)
+        named += (value.name for value in node.outputs)
+    for name in named:
+        if isinstance(name, bytes):
+            yield f"the name {name!r} is not UTF-8"
+
+
 def _has_outputs(model: ir.Model) -> Iterator[str]:
     if not model.graph.outputs:
         yield "the graph has no outputs"
@@ -179,6 +193,7 @@ def _patterns(model: ir.Model) -> Iterator[str]:
 
 
 CHECKS: dict[str, Callable[[ir.Model], Iterable[str]]] = {
+    "names-are-text": _names_are_text,
     "has-outputs": _has_outputs,
     "opset": _opset,
     "domains-imported": _domains,

@@ -70,8 +70,10 @@ class NMPass(MaskPass):
     def misfit(self, site: WeightSite) -> tuple[Code, str] | None:
         """Refuse what is no multiple of m: groups must not straddle two kernel positions."""
         if site.layout.run % self.m:
-            what = "input channels per group" if site.op == "Conv" else "reduction"
-            reason = f"its {what} of {site.layout.run} is not a multiple of {self.m}"
+            run = site.layout.run
+            reason = f"its reduction of {run} is not a multiple of {self.m}"
+            if site.op == "Conv":
+                reason = f"its {run} input channels per group are not a multiple of {self.m}"
             return Code.REDUCTION_NOT_MULTIPLE, reason
         return None
 

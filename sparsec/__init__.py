@@ -7,6 +7,7 @@ torch nor triton. Errors are re-exported from :mod:`sparsec.ir.errors`.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from sparsec.runtime.session import load as load
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reports its use to its vendor unless told otherwise before it is imported. SparseC
+# sends nothing anywhere, nor does what it runs.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "compile": "sparsec.api",

@@ -24,6 +24,7 @@ from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
 from sparsec.evaluate import load_evaluator
 from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.ir.load import load_model
 from sparsec.ir.memory import return_to_system
 from sparsec.ir.run import OrtRunner
 from sparsec.recipe import Recipe
@@ -49,6 +50,11 @@ class Trial:
     source_file: Path | None
     scratch: Path
     feeds: Sequence[Feeds]
+
+    @property
+    def where(self) -> str:
+        """What messages call the model: its file, or nothing where it is none."""
+        return str(self.source_file or "")
 
     @property
     def dense(self) -> Path:
@@ -115,6 +121,17 @@ def densified(backend: Backend, root: Path, scratch: Path) -> Path:
     return target
 
 
+def rounded(trial: Trial, backend: Backend, manifest: Mapping[str, Any]) -> Path:
+    """Return the file of the reference, rounded where the target computes in fewer bits."""
+    model = backend.reference(load_model(trial.reference), manifest["layers"])
+    if model is None:
+        return trial.reference
+    target = trial.scratch / "rounded" / fmt.MODEL
+    target.parent.mkdir()
+    save_model(model, target)
+    return target
+
+
 def prove(
     trial: Trial,
     stage: Path,
@@ -136,7 +153,10 @@ def prove(
         If the artifact differs from the reference by more than the tolerance.
     """
     feeds = trial.samples()
-    expected = outputs_of(OrtRunner(trial.reference, optimise=False, low_memory=True), feeds)
+    reference = rounded(trial, backend, manifest)
+    dense = OrtRunner(reference, optimise=False, low_memory=True, where=trial.where)
+    expected = outputs_of(dense, feeds)
+    del dense  # one session at a time: each may hold the weights once more
     runner, how = runnable(backend, stage, manifest, trial.scratch)
     got = outputs_of(runner, feeds)
     difference = Difference()
@@ -155,11 +175,11 @@ def prove(
     if evaluator is not None:
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
-    del runner  # one session at a time: each may hold the weights once more
+    del runner
     return_to_system()
 
     progress("compare with the original", 0.8)
-    original = OrtRunner(trial.original, optimise=False, low_memory=True)
+    original = OrtRunner(trial.original, optimise=False, low_memory=True, where=trial.where)
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,12 @@ def write_mlp(path: Path, name: str = "fc") -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """The function that writes the small perceptron, for tests that want another one."""
+    return write_mlp
 
 
 @pytest.fixture(scope="session")

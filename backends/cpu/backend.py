@@ -63,7 +63,11 @@ class CpuBackend(Backend):
         return densify_model(model)
 
     def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
-        """Run the artifact in stock ONNX Runtime with the library that lies in it."""
+        """Run the artifact in stock ONNX Runtime with the installed library.
+
+        The one that lies in the artifact is for others: it is native code, and loading it would be
+        running whatever the artifact's author put there.
+        """
         folder = root / "lib"
         library = folder / platform_tag() / FILE_NAME
         if folder.is_dir() and not library.is_file():
@@ -72,5 +76,10 @@ class CpuBackend(Backend):
                 f"{root}: the artifact holds kernels for {there}, this machine is {platform_tag()}; "
                 "compile it here", where=str(root),
             )  # fmt: skip
-        libraries = [library] if library.is_file() else []
+        if not library.is_file():
+            return OrtRunner(root / "model.onnx", threads=threads)
+        if reason := why_no_library():
+            raise UnsupportedTargetError(f"{root}: {reason}", where=str(root))
+        installed = library_path()
+        libraries = [installed] if installed else []
         return OrtRunner(root / "model.onnx", threads=threads, libraries=libraries)

@@ -46,7 +46,9 @@ def trimmed(region: Region, wanted: Callable[[Item], bool]) -> Region:
             item
             for item in items
             if not wanted(item)
-            and (item.output not in read or not any(v in made for v in item.inputs if v is not None))
+            and (
+                item.output not in read or not any(v in made for v in item.inputs if v is not None)
+            )
         ]
         if not border:
             return region_of(items)

@@ -44,7 +44,9 @@ def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
     if home is not None:
         row.kernel, row.code = kernel_name(pattern), Code.MEASURED_FASTER
         count = len(home.region.items)
-        row.reason = f"{_ratio(home)}" if count == 1 else f"in a region of {count} operators: {_ratio(home)}"
+        row.reason = (
+            f"{_ratio(home)}" if count == 1 else f"in a region of {count} operators: {_ratio(home)}"
+        )
     elif alone is not None or region is not None:
         tried = alone if alone is not None else region
         assert tried is not None
@@ -68,7 +70,9 @@ def cost_entries(outcome: Outcome, threads: int) -> Iterable[CostEntry]:
                 (DENSE_KERNEL, candidate.dense_seconds),
                 (kernel_name(site.pattern), candidate.sparse_seconds),
             ):
-                yield CostEntry(site.op, site.shape, pattern, zeros, kernel, threads, seconds, "measured")
+                yield CostEntry(
+                    site.op, site.shape, pattern, zeros, kernel, threads, seconds, "measured"
+                )
 
 
 def _ratio(tried: Candidate) -> str:
@@ -83,5 +87,8 @@ def _what_would_pay(pattern: Pattern, zeros: float) -> str:
     if isinstance(pattern, Block):
         return "a higher sparsity would pay"
     if zeros < 0.6:
-        return "unstructured zeros pay from a sparsity of about 0.6 to 0.7 on; block:rows=4,cols=1 pays earlier"
+        return (
+            "unstructured zeros pay from a sparsity of about 0.6 to 0.7 on; "
+            "block:rows=4,cols=1 pays earlier"
+        )
     return "block:rows=4,cols=1 would pay at this sparsity"

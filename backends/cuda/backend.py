@@ -6,7 +6,7 @@ every reason says ``modelled``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot
 from sparsec.backends.cuda.densify import densify
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
+from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
 from sparsec.ir.errors import UnsupportedTargetError
@@ -89,6 +90,14 @@ class CudaBackend(Backend):
         """
         check_external(model, root)
         densify(model, str(root))
+        return model
+
+    def reference(self, model: ir.Model, layers: Sequence[Mapping[str, Any]]) -> ir.Model | None:
+        """Return the masked graph with x and weights of packed layers rounded to float16."""
+        packed = {layer["name"] for layer in layers if layer["kernel"] != DENSE_KERNEL}
+        if not packed:
+            return None
+        round_layers(model, packed)
         return model
 
     def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:

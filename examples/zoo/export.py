@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import warnings
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
-OPSET = 20
+from sparsec.ir.load import load_model
+
 MAX_INLINE_BYTES = 1 << 28  # a larger model keeps its weights in a file beside it
 
 
@@ -36,33 +37,32 @@ class TorchModel:
     outputs: tuple[str, ...]
     dynamic_shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """The dynamic axes of all arguments; torch wants those of ``*args`` in a tuple of their own."""
+        each = tuple(self.dynamic_shapes.get(name) for name in self.args)
+        kinds = [p.kind for p in inspect.signature(self.module.forward).parameters.values()]
+        if inspect.Parameter.VAR_POSITIONAL not in kinds:
+            return each
+        named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return (*each[:named], each[named:])
+
 
 def export(model: TorchModel, path: Path) -> None:
-    """Write ``model`` as an ONNX file of opset 20.
+    """Write ``model`` as an ONNX file, through the importer that users of torch modules go through.
 
-    The exporter's optimiser stays off: it would rename folded weights, untie shared ones and fold
-    BatchNorm, and the parameter names would no longer be those of the module. Weights of more than
-    256 MiB go to a file beside ``path``.
+    Weights of more than 256 MiB go to a file beside ``path``.
     """
-    # The exporter logs one warning for each torchvision operator when torchvision is absent.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter trips over deprecations of its own dependencies; none is ours to act on.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model.module,
-            # Copies: one tensor given for two inputs would silently make them one in the graph.
-            args=tuple(value.clone() for value in model.args.values()),
-            dynamo=True,
-            optimize=False,
-            opset_version=OPSET,
-            dynamic_shapes=tuple(model.dynamic_shapes.get(name) for name in model.args),
-            input_names=list(model.args),
-            output_names=list(model.outputs),
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
+    graph = load_model(
+        model.module,
+        # Copies: one tensor given for two inputs would silently make them one in the graph.
+        example_inputs=tuple(value.clone() for value in model.args.values()),
+        dynamic_shapes=model.axes,
+    )
+    for value, name in zip(graph.graph.inputs, model.args, strict=True):
+        value.name = name
+    for value, name in zip(graph.graph.outputs, model.outputs, strict=True):
+        value.name = name
     weights = model.module.state_dict().values()
     size = sum(each.numel() * each.element_size() for each in weights)
-    program.save(path, external_data=size > MAX_INLINE_BYTES)
+    ir.save(graph, path, external_data=f"{path.name}.data" if size > MAX_INLINE_BYTES else None)

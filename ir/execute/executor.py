@@ -36,9 +36,9 @@ class Point:
     graph: ir.Graph
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Stop:
-    """Points that are shown together."""
+    """Points that are shown together; two stops may have the same points."""
 
     points: tuple[Point, ...]
 

@@ -143,7 +143,7 @@ class FxExecutor:
         Raises
         ------
         UsageError
-            As in :meth:`run`, or for an unknown parameter.
+            As in :meth:`run`, for an unknown parameter, or for a value without derivative.
         UnsupportedOpError
             If the way back leads through an operator that ran in ONNX Runtime.
         """
@@ -152,11 +152,18 @@ class FxExecutor:
         _check_names("parameter", chosen, named)
         with torch.enable_grad(), self._on_device():
             tensors = self._tensors(feeds)
-            for name, tensor in tensors.items():
-                tensor.requires_grad_(name in values and tensor.is_floating_point())
+            for tensor in tensors.values():
+                tensor.requires_grad_(bool(values) and tensor.is_floating_point())
             wanted = dict.fromkeys((*self.outputs, *values))
             found = self._forward(tensors, tuple(wanted))
             found.update({name: tensors[name] for name in values if name in tensors})
+            for name in values:
+                if not found[name].requires_grad:
+                    raise UsageError(
+                        f"value {name!r}: needed one that real numbers lead to, got one of type "
+                        f"{found[name].dtype} that does not change with them",
+                        where=name,
+                    )
             result = loss(found)
             sources = [named[n] for n in chosen] + [found[n] for n in values]
             got = torch.autograd.grad(result, sources, allow_unused=True)

@@ -9,9 +9,7 @@ modules (:mod:`sparsec.ir.fx.control`).
 from __future__ import annotations
 
 import dataclasses
-import keyword
 import operator
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +22,7 @@ from sparsec.ir.fx import host as hv
 from sparsec.ir.fx import operators as _operators  # noqa: F401  (fills the registry)
 from sparsec.ir.fx.constants import attributes_of, constant_of, small_literal
 from sparsec.ir.fx.dtypes import TORCH_DTYPES, to_torch
+from sparsec.ir.fx.names import Names, identifier
 from sparsec.ir.fx.ort_leaf import OrtLeaf
 from sparsec.ir.fx.params import Origin, Provenance, trains
 from sparsec.ir.fx.support import check_support, domain_of, opset_of
@@ -93,7 +92,7 @@ class _Builder:
         self.attributes: dict[str, Any] = {}  # attribute path -> parameter, buffer or module
         self.origins: dict[str, Origin] = {}
         self.hosted: set[torch.fx.Node] = set()  # nodes whose value may be a host value
-        self._used_names: set[str] = set()
+        self.names = Names()
         self._last_placeholder: torch.fx.Node | None = None
 
     def build(self) -> torch.fx.GraphModule:
@@ -119,7 +118,7 @@ class _Builder:
         return module.eval()
 
     def _class_name(self) -> str:
-        return _identifier(self.source.name or "") or "Graph"
+        return identifier(self.source.name or "") or "Graph"
 
     # Values
 
@@ -152,7 +151,7 @@ class _Builder:
             if self._last_placeholder is not None
             else self.fx.inserting_before()
         ):
-            node = self.fx.placeholder(self._unique(value.name or "input"))
+            node = self.fx.placeholder(self.names.unique(value.name or "input"))
         node.meta["sparsec.origin"] = NodeOrigin(value.name or "", "", "")
         self._last_placeholder = node
         self.values[value] = node
@@ -162,7 +161,7 @@ class _Builder:
         provenance = Provenance.of(value)
         data = to_torch(tensor)
         name = provenance.name if provenance else value.name or "constant"
-        path = self._path(name, torch_name=provenance is not None)
+        path = self.names.path(name, torch_name=provenance is not None)
         if trains(data, provenance, self._frozen(value)):
             self.attributes[path] = torch.nn.Parameter(data)
         else:
@@ -187,35 +186,6 @@ class _Builder:
             return value
         return self.fx.call_function(hv.to_tensor, (value,))
 
-    # Names
-
-    def _unique(self, name: str) -> str:
-        base = _identifier(name) or "v"
-        candidate, count = base, 0
-        while candidate in self._used_names:
-            count += 1
-            candidate = f"{base}_{count}"
-        self._used_names.add(candidate)
-        return candidate
-
-    def _path(self, name: str, torch_name: bool) -> str:
-        """Return a free attribute path: a dotted torch name stays as it is where it can.
-
-        Other names get a prefix: torch's exporter numbers its own values ``val_3``, and would
-        confuse them with a parameter of that name.
-        """
-        parts = name.split(".")
-        plain = all(re.fullmatch(r"\w+", p, re.ASCII) and not hasattr(_BARE, p) for p in parts)
-        taken = self.attributes
-        prefixes = {".".join(parts[:i]) for i in range(1, len(parts))}
-        clash = (
-            name in taken or prefixes & taken.keys() or any(t.startswith(f"{name}.") for t in taken)
-        )
-        if plain and not clash and (torch_name or len(parts) > 1):
-            self._used_names.add(parts[0])
-            return name
-        return self._unique(name if name.startswith("c_") else f"c_{name}")
-
     # Nodes
 
     def _import(self, node: ir.Node) -> None:
@@ -235,7 +205,7 @@ class _Builder:
             args.pop()
         attributes = attributes_of(node)
         if entry.wants_outputs:
-            attributes["n_outputs"] = _count_outputs(node)
+            attributes["n_outputs"] = len(node.outputs)
         result = self._emit("call_function", entry.call, args, attributes, node, entry.many)
         hosted = node.op_type in _HOST_SOURCES or (
             entry.on_host and all(a is None or self._may_be_host(a) for a in args)
@@ -263,7 +233,7 @@ class _Builder:
     ) -> torch.fx.Node:
         first = next((v.name for v in node.outputs if v.name), node.name)
         result = self.fx.create_node(
-            kind, target, tuple(args), kwargs, self._unique(first or node.op_type)
+            kind, target, tuple(args), kwargs, self.names.unique(first or node.op_type)
         )
         value = "" if many else first or ""  # a tuple is no value of the graph; its parts are
         result.meta["sparsec.origin"] = NodeOrigin(value, node.name or "", node.op_type)
@@ -280,7 +250,7 @@ class _Builder:
                     "call_function",
                     operator.getitem,
                     (result, index),
-                    name=self._unique(value.name),
+                    name=self.names.unique(value.name),
                 )
                 part.meta["sparsec.origin"] = NodeOrigin(value.name, node.name or "", node.op_type)
             if hosted:
@@ -290,7 +260,7 @@ class _Builder:
     def _call_module(
         self, node: ir.Node, module: torch.nn.Module, args: list[Any], *, many: bool, hosted: bool
     ) -> None:
-        path = self._unique(f"{node.op_type.lower()}_{node.name or ''}")
+        path = self.names.unique(f"{node.op_type.lower()}_{node.name or ''}")
         self.attributes[path] = module
         result = self._emit("call_module", path, args, {}, node, many)
         self._bind(node, result, many=many, hosted=hosted)
@@ -346,7 +316,6 @@ class _Builder:
 
 
 _CONTROL = {"Constant", "If", "Loop", "Scan"}
-_BARE = torch.nn.Module()
 
 
 def _stacked(value: ir.Value, axis: int = 0, backward: bool = False) -> control.Stacked:
@@ -354,19 +323,6 @@ def _stacked(value: ir.Value, axis: int = 0, backward: bool = False) -> control.
     dims = value.shape.dims if value.shape is not None else ()
     shape = tuple(d if isinstance(d, int) else 0 for d in dims)
     return control.Stacked(dtype, shape, axis, backward)
-
-
-def _count_outputs(node: ir.Node) -> int:
-    named = [i for i, v in enumerate(node.outputs) if v.name]
-    return named[-1] + 1 if named else 0
-
-
-def _identifier(name: str) -> str:
-    """Return a Python identifier that resembles a name; the empty string if nothing is left."""
-    word = re.sub(r"[^A-Za-z0-9_]", "_", name).strip("_")
-    if not word:
-        return ""
-    return f"_{word}" if word[0].isdigit() or keyword.iskeyword(word) else word
 
 
 def node_origins(gm: torch.fx.GraphModule) -> Iterator[tuple[torch.fx.Node, NodeOrigin]]:

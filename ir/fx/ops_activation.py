@@ -70,6 +70,8 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
 @op("HardSigmoid")
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     """Alpha x + beta, cut to [0, 1]."""
+    if beta == 0.5 and abs(alpha - 1 / 6) < 1e-7:  # torch's own, and ONNX's again when exported
+        return F.hardsigmoid(x)
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 

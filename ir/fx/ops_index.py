@@ -16,15 +16,33 @@ Shape = tuple[int, ...]
 _REDUCE = {"mul": "prod", "max": "amax", "min": "amin", "add": "sum"}
 
 
+_FAR = -(2**31)  # no axis is as long: a bound below it means the beginning
+
+
 def _slice_axis(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
+    before = (slice(None),) * (axis % x.ndim)
     if step > 0:
-        return x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
-    length = x.shape[axis]  # torch steps forwards only: mirror the axis and the bounds
+        return x[(*before, slice(_near(start), _near(end), step))]
+    # Torch steps forwards only: mirror the axis and the bounds.
+    first, last = _backward_bounds(x.shape[axis], start, end)
+    mirrored = slice(x.shape[axis] - 1 - first, x.shape[axis] - 1 - last, -step)
+    return x.flip(axis)[(*before, mirrored)]
+
+
+def _near(bound: int) -> int:
+    return 0 if isinstance(bound, int) and bound < _FAR else bound
+
+
+def _backward_bounds(length: int, start: int, end: int) -> tuple[int, int]:
+    """Cut the bounds of a backward slice to the axis: start to an element, end to one before it.
+
+    NumPy differs: there a start before the axis gives nothing, here the first element.
+    """
     start = start + length if start < 0 else start
     end = end + length if end < 0 else end
-    first = length - 1 - start if start < length else 0
-    last = length - 1 - end if end >= 0 else length
-    return _slice_axis(x.flip(axis), axis, first if first > 0 else 0, last, -step)
+    start = length - 1 if start > length - 1 else start
+    end = length - 1 if end > length - 1 else end
+    return (start if start > 0 else 0), (end if end > -1 else -1)
 
 
 def _slices(
@@ -45,6 +63,9 @@ def _host_slice(
 ) -> hv.Value:
     array = hv.to_array(x)
     for axis, start, end, step in _slices(starts, ends, axes, steps):
+        if step < 0:
+            start, end = _backward_bounds(array.shape[axis], start, end)
+            end = None if end < 0 else end
         array = array[(slice(None),) * (axis % array.ndim) + (slice(start, end, step),)]
     return hv.from_array(array)
 
@@ -74,11 +95,18 @@ def _host_gather(x: hv.Host, indices: hv.Host, *, axis: int = 0) -> hv.Value:
 @op("Gather", loose=("indices",), on_host=_host_gather)
 def gather(x: Tensor, indices: hv.Value, *, axis: int = 0) -> Tensor:
     """Take the entries of one axis that an index tensor of any rank names."""
-    x = hv.to_tensor(x)
+    x, axis = hv.to_tensor(x), axis % x.ndim
     if hv.is_host(indices) and not isinstance(indices, tuple):
         return x.select(axis, indices)
     at = hv.to_tensor(indices, x.device).to(device=x.device, dtype=torch.int64)
-    return x[(slice(None),) * (axis % x.ndim) + (at,)]
+    if not torch.compiler.is_exporting():
+        return x[(slice(None),) * axis + (at,)]
+    # These become ONNX's Gather again. In torch, unlike there, they refuse negative indices.
+    if x.ndim == 2 and axis == 0:
+        return torch.embedding(x, at)
+    return x.index_select(axis, at.reshape(-1)).reshape(
+        *x.shape[:axis], *at.shape, *x.shape[axis + 1 :]
+    )
 
 
 def _from_end(indices: Tensor, length: int) -> Tensor:
@@ -95,6 +123,8 @@ def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 @op("GatherND", since=11)
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """Take the slices of x that the last axis of ``indices`` addresses."""
+    if indices.shape[-1] == 1 and batch_dims == 0:
+        return gather(x, indices.squeeze(-1))
     batch = []
     for axis in range(batch_dims):
         shape = [1] * (indices.ndim - 1)
@@ -209,10 +239,10 @@ def reverse_sequence(
 
 
 @op("TopK", since=11, host=("k",), many=True)
-def top_k(
-    x: Tensor, k: hv.Host, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, k: hv.Host, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Any:
     """Return the k largest or smallest elements; of equals, the first come first."""
+    if torch.compiler.is_exporting():  # becomes ONNX's TopK again, which has the same rule
+        return torch.topk(x, hv.scalar(k), axis, bool(largest), bool(sorted))
     values, at = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, hv.scalar(k)), at.narrow(axis, 0, hv.scalar(k))
 

@@ -57,6 +57,8 @@ class Operator:
         Whether the function returns a tuple of outputs.
     refuse : callable, optional
         Given the node's attributes, says why the function cannot serve it, or None.
+    home : str
+        Module that defines the function.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Operator:
     on_host: bool
     many: bool
     refuse: Callable[[Mapping[str, Any]], str | None] | None
-    doc: str
+    home: str
 
     @property
     def wants_outputs(self) -> bool:
@@ -156,7 +158,7 @@ def op(
             on_host=on_host is not None,
             many=many,
             refuse=refuse,
-            doc=(function.__doc__ or "").strip().partition("\n")[0],
+            home=function.__module__,
         )
         versions = _OPERATORS.setdefault((domain, name), [])
         if any(o.since == since for o in versions):

@@ -34,7 +34,10 @@ class StatisticsStore:
     def get(self, key: bytes) -> Statistics | None:
         """Return the statistics of ``key``; None if they are not there, or damaged."""
         try:
-            with np.load(self.path(key), allow_pickle=False) as archive:
+            with (
+                self.path(key).open("rb") as stream,
+                np.load(stream, allow_pickle=False) as archive,
+            ):
                 return Statistics.from_arrays({name: archive[name] for name in archive.files})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None

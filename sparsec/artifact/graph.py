@@ -35,6 +35,7 @@ def load_graph(root: Path) -> ir.Model:
     try:
         model = ir.load(path)
         wrong = next(_complaints(model, root), None)
+        ir.to_proto(model)  # raises if a name is no text
     except Exception as error:  # whatever the parser makes of bytes that it was not made for
         raise ArtifactError(
             f"{path}: not a readable ONNX model: {type(error).__name__}: {error}", where=str(path)

@@ -61,6 +61,9 @@ def show(result: dict[str, Any], why: bool) -> None:
         show_groups(result["groups"])
     for item in result["frozen"]:
         out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
+    if "groups" in result:
+        count = len(result["groups"])
+        out.print(f"pruning groups: {count or 'none, as no pass of this version removes units'}")
     if why and not explained:
         out.print("a model has no kernels yet: --why is for artifacts")
 

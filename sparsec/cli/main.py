@@ -7,6 +7,7 @@ or target not supported here, 5 no gain or a goal missed, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import click
 
 import sparsec
-from sparsec.ir.errors import SparsecError
+from sparsec.ir.errors import SparsecError, did_you_mean
 from sparsec.printable import printable
 
 INTERRUPTED = 130
@@ -38,6 +39,15 @@ class _Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"unknown verb {args[0]!r}; {did_you_mean(args[0], _VERBS)}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
@@ -67,6 +77,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; no exception escapes."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name must not fail for want of a character
+            stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in args
     verbose = "-v" in args or "--verbose" in args
     try:
@@ -74,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         return error.exit_code
     except click.ClickException as error:
         return _fail("UsageError", _usage(error), "", 2, as_json)
@@ -85,8 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             "Interrupted", "interrupted; nothing was left behind", "", INTERRUPTED, as_json
         )
-    except BrokenPipeError:
-        # The reader of a pipe went away: the rest of the output has nowhere to go.
+    except (BrokenPipeError, SystemExit):
+        # The reader of a pipe went away (click turns that into an exit): the rest of the output
+        # has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:

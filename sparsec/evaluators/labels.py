@@ -52,16 +52,15 @@ class LabelAccuracy:
                     where=self.output,
                 )
             truth = self.truth[done : done + len(scores)]
-            if len(truth) < len(scores):
-                break
-            ranked = np.argsort(-scores, axis=-1, kind="stable")[:, :5] == truth[:, None]
-            first += int(np.count_nonzero(ranked[:, 0]))
-            among += int(np.count_nonzero(ranked))
             done += len(scores)
+            if len(truth) == len(scores):
+                hits = np.argsort(-scores, axis=-1, kind="stable")[:, :5] == truth[:, None]
+                first += int(np.count_nonzero(hits[:, 0]))
+                among += int(np.count_nonzero(hits))
         if done != len(self.truth):
             raise CalibrationError(
-                f"{self.path}: {len(self.truth)} labels do not fit the results of the "
-                f"{len(self.feeds)} feeds; one label is needed for each row of {self.output!r}",
+                f"{self.path}: {len(self.truth)} labels do not fit {done} results; one label is "
+                f"needed for each row of {self.output!r}",
                 where=str(self.path),
             )
         return {"top1": first / done, "top5": among / done}

@@ -35,7 +35,7 @@ def layer_chart(layers: Sequence[Layer], how: str) -> Html:
             _key("sparse", f"sparse, ms ({how})"),
         ]
         if any(row["code"] not in SPARSE for row in chosen):
-            legend.append(_key("unused", "sparse, slower: dense was kept"))
+            legend.append(_key("unused", "sparse, not used: dense was kept"))
         shown = timed
     else:
         chosen = _largest(layers, _weights)

@@ -76,7 +76,7 @@ def kernels(entries: Sequence[Mapping[str, Any]]) -> Html:
         )
         for entry in entries
     ]
-    return element("div", table(head, rows, numbers=head[2:]), class_="layers")
+    return element("div", table(head, rows, numbers=head[2:]), class_="kernels")
 
 
 def environment(manifest: Mapping[str, Any]) -> Html:

@@ -57,7 +57,9 @@ tbody tr:last-child td { border-bottom: 0; }
 .layers td:first-child { min-width: 12rem; }
 .layers td:last-child { min-width: 15rem; }
 .layers td .name { white-space: normal; }
-.chart { display: grid; grid-template-columns: minmax(7rem, 17rem) 1fr auto; gap: .45rem .9rem;
+.layers td:nth-last-child(2) { min-width: 10rem; }
+.kernels { font-size: .84rem; }
+.chart { display: grid; grid-template-columns: minmax(7rem, 20rem) 1fr auto; gap: .45rem .9rem;
   align-items: center; font-size: .84rem; }
 .chart .name { direction: ltr; }
 .chart svg { display: block; width: 100%; height: 17px; }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Runner
-from sparsec.ir.errors import ShapeError
+from sparsec.ir.errors import CalibrationError, ShapeError
 
 
 class Session:
@@ -47,10 +47,14 @@ class Session:
         Raises
         ------
         ShapeError
-            If an input is missing, unknown, or of another dtype or rank.
+            If an input is missing, unknown, or of another dtype or shape than the model takes.
         """
         self._check(feeds)
-        return self._runner.run(feeds)
+        try:
+            return self._runner.run(feeds)
+        except CalibrationError as error:
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise ShapeError(f"the model cannot be run on these inputs: {cause}") from error
 
     def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         names = [entry["name"] for entry in self.inputs]

@@ -114,6 +114,18 @@ def graph_bytes(data: bytes) -> Callable[[Path], None]:
     return damage
 
 
+def graph_bytes_replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
+    """Replace bytes of the graph by as many others, and make every hash right again."""
+
+    def damage(root: Path) -> None:
+        data = (root / "model.onnx").read_bytes()
+        assert old in data
+        (root / "model.onnx").write_bytes(data.replace(old, new))
+        rehash(root)
+
+    return damage
+
+
 def external(key: str, value: str) -> Callable[[Path], None]:
     """Change where the first large tensor of the graph lies."""
 
@@ -292,6 +304,7 @@ CASES = [
     Case("graph-inline-shape", graph(_inline_dims), "not a readable", G),
     Case("graph-garbage", graph_bytes(b"\xff" * 99), "not a readable", G),
     Case("graph-empty", graph_bytes(b""), "no outputs", G),
+    Case("graph-name", graph_bytes_replaced(b"fc0", b"\xff\xfe0"), "not a readable", G),
     Case("data-cut", _short_data, "no such thing", G),
     Case("backend", put("backend", value="vulkan"), "'vulkan', which is not installed", M),
 ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import textwrap
 import venv
 from importlib.metadata import version
@@ -77,10 +76,10 @@ def test_stock_runtime_alone_runs_the_artifact(tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((7, 1024)).astype(np.float32)
     np.savez(tmp_path / "in.npz", x=x)
     subprocess.run(
-        [python, "-I", "-c", textwrap.dedent(PROGRAM), artifact.path, tmp_path / "in.npz", tmp_path / "out.npz"],
+        [python, "-I", "-c", textwrap.dedent(PROGRAM), artifact.path, "in.npz", "out.npz"],
         check=True,
         cwd=tmp_path,
         env={"PATH": ""},
-    )  # fmt: skip
+    )
     expected = artifact.session().run({"x": x})["y"]
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["y"], expected)

@@ -191,7 +191,7 @@ STEPS = (
 
 @st.composite
 def graphs(draw: Draw) -> onnx.ModelProto:
-    """Draw a model of inputs x [2, 6] (dimensions named or not) and flag, and up to three outputs."""
+    """Draw a model of inputs x [2, 6] (dimensions named or not) and flag, and a few outputs."""
     opset = draw(st.integers(9, 21))
     builder = Builder(draw, opset, symbolic=draw(st.booleans()))
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=7)):

@@ -439,7 +439,7 @@ class TestSequences:
     @pytest.mark.parametrize(
         "line",
         [
-            "s = SplitToSequence <axis: int = 0> (x, three) l = SequenceLength (s) y = Cast <to: int = 1> (l)",
+            "s = SplitToSequence (x, three) l = SequenceLength (s) y = Cast <to: int = 1> (l)",
             "s = SplitToSequence (x) y = SequenceAt (s, zero)",
             "s = SplitToSequence <axis: int = 1> (x, three) y = SequenceAt (s, minus)",
         ],

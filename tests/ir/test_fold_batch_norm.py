@@ -31,8 +31,8 @@ def build(op: str, weight: tuple[int, ...], channels: int, shape: tuple[int, ...
     if bias is not None:
         inits.append(stored("b", random(*bias)))
         inputs.append("b")
-    inits += [stored("gamma", random(channels)), stored("beta", random(channels)),
-              stored("mean", random(channels)), stored("var", np.abs(random(channels)) + dtype(0.1))]  # fmt: skip
+    inits += [stored(name, random(channels)) for name in ("gamma", "beta", "mean")]
+    inits.append(stored("var", np.abs(random(channels)) + dtype(0.1)))
     nodes = [
         node(op, inputs, ["z"], "layer", **attributes),
         node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_an_operator_without_translation_is_one_clear_error(capfd):
 
 
 def test_an_error_of_forward_itself_is_said():
-    with pytest.raises(ModelImportError, match="Pictures: torch.export failed"):
+    with pytest.raises(ModelImportError, match=r"Pictures: torch\.export failed"):
         load_model(Pictures(), example_inputs=(torch.zeros(1, 4, 9, 9),))
 
 
@@ -233,3 +234,24 @@ def test_a_saved_program_is_the_same_model(tied, tmp_path):
     from_file = ir.to_proto(load_model(tmp_path / "m.pt2"))
     from_module = ir.to_proto(load_model(tied, example_inputs=inputs))
     assert from_file.graph == from_module.graph
+
+
+@pytest.mark.slow
+def test_weights_of_3_gb_meet_no_limit_and_are_not_copied():
+    class Big(nn.Module):
+        def __init__(self):
+            super().__init__()
+            # One stored number each: the size is that of the description, not of this machine's memory.
+            self.w = nn.ParameterList(
+                nn.Parameter(torch.zeros(1).expand(20000, 20000)) for _ in range(2)
+            )
+
+        def forward(self, x):
+            for w in self.w:
+                x = torch.relu(nn.functional.linear(x, w))
+            return x
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = load_model(Big(), example_inputs=(torch.zeros(1, 20000),))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+    assert sum(v.const_value.nbytes for v in model.graph.initializers.values()) > 3e9

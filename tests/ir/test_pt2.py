@@ -100,7 +100,7 @@ def test_a_pickle_that_calls_itself_pt2(tmp_path):
 
 
 def test_a_torchscript_archive(tmp_path):
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.save(torch.jit.script(Small()), tmp_path / "m.pt2")
     with pytest.raises(ModelImportError, match="TorchScript"):
         load_model(tmp_path / "m.pt2")

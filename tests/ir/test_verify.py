@@ -74,6 +74,10 @@ def unreadable_pattern(graph):
     graph.graph.initializers["w"].metadata_props["sparsec.pattern"] = "4:2@0"
 
 
+def name_of_bytes(graph):
+    next(iter(graph.graph)).name = b"\xff"
+
+
 BROKEN = [
     ("has-outputs", no_outputs, "the graph has no outputs"),
     ("opset", old_opset, "opset 3 is not supported: needed 7 to"),
@@ -85,6 +89,7 @@ BROKEN = [
     ("inputs-produced", dangling_output, "the graph output 'nowhere'"),
     ("topological-order", wrong_order, "Relu 'second' reads 'a' before it is produced"),
     ("acyclic", cycle, "a cycle: "),
+    ("names-are-text", name_of_bytes, "is not UTF-8"),
     ("unique-names", two_values_of_one_name, "two values are called 'x'"),
     ("initializers-valued", initializer_without_value, "the initializer 'w' has no value"),
     ("patterns-readable", unreadable_pattern, "the initializer 'w': N:M needs 0 < n < m"),
@@ -217,7 +222,9 @@ def test_missing_external_data_is_named(external):
 def test_truncated_external_data_is_named(external):
     data = external.with_name("m.data")
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(ModelImportError, match=r"'w' needs 16384 bytes, .* 'm\.data', which has 100"):
+    with pytest.raises(
+        ModelImportError, match=r"'w' needs 16384 bytes, .* 'm\.data', which has 100"
+    ):
         load_model(external)
 
 

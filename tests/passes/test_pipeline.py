@@ -55,15 +55,8 @@ def test_passes_run_in_order_and_report():
     steps = Pipeline.parse(["nm24", "unstructured:sparsity=0.9"]).run(graph, PassContext())
     first, second = (step.to_json() for step in steps)
     assert (first["name"], first["changed"], first["skipped"]) == ("nm", ["layer"], [])
-    assert first["options"] == {
-        "criterion": "magnitude",
-        "order": "sequential",
-        "include": [],
-        "exclude": [],
-        "ops": [],
-        "n": 2,
-        "m": 4,
-    }
+    assert (first["options"]["n"], first["options"]["m"]) == (2, 4)
+    assert first["options"]["include"] == []
     (skip,) = second["skipped"]
     assert skip == {
         "site": "layer",

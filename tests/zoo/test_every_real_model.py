@@ -1,4 +1,4 @@
-"""Every real model: imported, pruned to 2:4, written for two targets, verified; nothing silent, nothing broken."""
+"""Every real model: imported, pruned to 2:4, written for two targets and verified."""
 
 from __future__ import annotations
 

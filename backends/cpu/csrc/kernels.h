@@ -102,6 +102,10 @@ struct DepthwiseArgs {
   const int32_t* columns;  // [kernel[1]]
   ptrdiff_t rows, width;  // of y
   float bias, low, high;
+  // Without a padded copy (direct_depthwise, stride 1): x is the input itself, row 0 of the window lies at
+  // input row `top`, and bit l of masks[vector * kernel[1] + kx] says that lane l reads inside the row.
+  const uint16_t* masks;
+  ptrdiff_t top, height;
 };
 
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
@@ -131,6 +135,7 @@ struct PatchArgs {
 struct KernelTable {
   const char* isa;
   int lanes;  // floats of a vector
+  bool direct_depthwise;  // masked loads cost nothing: depthwise may read the input itself
   const SpmmKernel* spmm;
   int spmm_count;
   const GemvKernel* gemv;

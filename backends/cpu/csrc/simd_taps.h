@@ -9,18 +9,22 @@ namespace {
 
 // R rows of one vector of columns. An input row is loaded once for all output rows that it reaches; K is
 // the size of a square window without dilation, and all of its weights stay in registers.
-template <class S, int K, int Stride, int R>
+template <class S, int K, int Stride, int R, bool Direct>
 inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& d,
-                                                           const typename S::Vec* w, const float* x,
-                                                           float* y) {
+                                                           const typename S::Vec* w, ptrdiff_t row,
+                                                           ptrdiff_t c) {
+  const float* x = d.x + (d.top + row * Stride) * d.line + c;
+  const uint16_t* mask = Direct ? d.masks + c / S::lanes * K : nullptr;
   typename S::Vec acc[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) acc[r] = S::set1(d.bias);
 #pragma GCC unroll 16
   for (int i = 0; i < Stride * (R - 1) + K; ++i) {
+    const bool inside = static_cast<size_t>(d.top + row * Stride + i) < static_cast<size_t>(d.height);
 #pragma GCC unroll 5
     for (int kx = 0; kx < K; ++kx) {
-      const auto in = S::load(x + i * d.line + d.columns[kx]);
+      const float* p = x + i * d.line + d.columns[kx];
+      const auto in = Direct ? S::load_masked(p, inside ? mask[kx] : 0) : S::load(p);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int ky = i - Stride * r;
@@ -29,12 +33,13 @@ inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& 
     }
   }
   const auto low = S::set1(d.low), high = S::set1(d.high);
+  float* y = d.y + row * d.width + c;
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) S::store(y + r * d.width, S::min(high, S::max(low, acc[r])));
 }
 
 // Strips from right to left: a store that spills into the next row comes before that row's own.
-template <class S, int K, int Stride>
+template <class S, int K, int Stride, bool Direct>
 void depthwise_square(const DepthwiseArgs& d) {
   constexpr int kRows = 4;
   typename S::Vec w[K * K];
@@ -44,13 +49,11 @@ void depthwise_square(const DepthwiseArgs& d) {
   ptrdiff_t r = 0;
   for (; r + kRows <= d.rows; r += kRows)
     for (ptrdiff_t c = last; c >= 0; c -= S::lanes)
-      depthwise_block<S, K, Stride, kRows>(d, w, d.x + r * Stride * d.line + c, d.y + r * d.width + c);
-  const float* x = d.x + r * Stride * d.line;
-  float* y = d.y + r * d.width;
+      depthwise_block<S, K, Stride, kRows, Direct>(d, w, r, c);
   for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
-    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3>(d, w, x + c, y + c);
-    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2>(d, w, x + c, y + c);
-    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1>(d, w, x + c, y + c);
+    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3, Direct>(d, w, r, c);
+    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2, Direct>(d, w, r, c);
+    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1, Direct>(d, w, r, c);
   }
 }
 
@@ -74,16 +77,49 @@ void depthwise_any(const DepthwiseArgs& d) {
 template <class S>
 void depthwise(const DepthwiseArgs& d) {
   const bool square = d.kernel[0] == d.kernel[1] && d.dilation == 1;
-  if (square && d.kernel[0] == 3 && d.stride == 1) return depthwise_square<S, 3, 1>(d);
-  if (square && d.kernel[0] == 3 && d.stride == 2) return depthwise_square<S, 3, 2>(d);
-  if (square && d.kernel[0] == 5 && d.stride == 1) return depthwise_square<S, 5, 1>(d);
-  if (square && d.kernel[0] == 5 && d.stride == 2) return depthwise_square<S, 5, 2>(d);
+  const int k = square ? d.kernel[0] : 0;
+  if constexpr (S::direct_depthwise) {
+    if (d.masks && k == 3) return depthwise_square<S, 3, 1, true>(d);
+    if (d.masks && k == 5) return depthwise_square<S, 5, 1, true>(d);
+  }
+  if (k == 3 && d.stride == 1) return depthwise_square<S, 3, 1, false>(d);
+  if (k == 3 && d.stride == 2) return depthwise_square<S, 3, 2, false>(d);
+  if (k == 5 && d.stride == 1) return depthwise_square<S, 5, 1, false>(d);
+  if (k == 5 && d.stride == 2) return depthwise_square<S, 5, 2, false>(d);
   depthwise_any<S>(d);
+}
+
+// One row for stride 2 with both phases, `low` the one that starts a column earlier: each input is loaded
+// once and dealt out.
+template <class S>
+void deal_row(const PadArgs& a, const float* x, float* y, int low) {
+  const ptrdiff_t vectors = a.phase_line / S::lanes;
+  const uint32_t* even = a.masks + low * vectors;
+  const uint32_t* odd = a.masks + (1 - low) * vectors;
+  constexpr uint32_t kOne = (1u << S::lanes) - 1, kBoth = static_cast<uint32_t>((1ull << 2 * S::lanes) - 1);
+  float* y_even = y + low * a.phase_line;
+  float* y_odd = y + (1 - low) * a.phase_line;
+  const float* p = x + a.columns[low];
+  for (ptrdiff_t v = 0; v < vectors; ++v, p += 2 * S::lanes) {
+    const uint32_t mask = even[v] | odd[v] << 1;
+    typename S::Vec first, second;
+    if (mask == kBoth) {
+      first = S::load(p);
+      second = S::load(p + S::lanes);
+    } else {
+      first = S::load_masked(p, static_cast<uint16_t>(mask & kOne));
+      second = S::load_masked(p + S::lanes, static_cast<uint16_t>(mask >> S::lanes));
+    }
+    S::store(y_even + v * S::lanes, S::even_of(first, second));
+    S::store(y_odd + v * S::lanes, S::odd_of(first, second));
+  }
 }
 
 template <class S>
 void pad(const PadArgs& a) {
   const ptrdiff_t vectors = a.phase_line / S::lanes;
+  const ptrdiff_t apart = a.phases == 2 ? a.columns[1] - a.columns[0] : 0;
+  const bool deal = a.stride == 2 && (apart == 1 || apart == -1);
   for (ptrdiff_t i = 0; i < a.count; ++i) {
     float* y = a.y + i * a.line;
     const ptrdiff_t row = a.from + i;
@@ -92,6 +128,10 @@ void pad(const PadArgs& a) {
       continue;
     }
     const float* x = a.x + row * a.width;
+    if (deal) {
+      deal_row<S>(a, x, y, apart == 1 ? 0 : 1);
+      continue;
+    }
     const uint32_t* mask = a.masks;
     for (int32_t k = 0; k < a.phases; ++k, mask += vectors, y += a.phase_line) {
       const float* p = x + a.columns[k];

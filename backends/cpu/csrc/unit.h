@@ -25,6 +25,7 @@ const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
 const KernelTable kTable = {
     SPARSEC_NAME(SPARSEC_ISA),
     Simd::lanes,
+    Simd::direct_depthwise,
     kSpmm,
     static_cast<int>(sizeof kSpmm / sizeof kSpmm[0]),
     kGemv,

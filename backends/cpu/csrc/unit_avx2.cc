@@ -9,6 +9,7 @@ namespace {
 struct Avx2 {
   typedef __m256 Vec;
   static constexpr int lanes = 8, square = 8;
+  static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm256_set1_ps(x); }
@@ -36,6 +37,10 @@ struct Avx2 {
   }
   static Vec even_of(Vec a, Vec b) {
     const Vec s = _mm256_shuffle_ps(a, b, 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
+  }
+  static Vec odd_of(Vec a, Vec b) {
+    const Vec s = _mm256_shuffle_ps(a, b, 0xDD);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
   }
   static Vec load_even(const float* p) { return even_of(load(p), load(p + 8)); }

@@ -9,6 +9,7 @@ namespace {
 struct Avx512 {
   typedef __m512 Vec;
   static constexpr int lanes = 16, square = 8;
+  static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm512_set1_ps(x); }
@@ -34,6 +35,11 @@ struct Avx512 {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, even, b);
+  }
+  static Vec odd_of(Vec a, Vec b) {
+    const __m512i odd =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, odd, b);
   }
   static Vec load_even(const float* p) { return even_of(load(p), load(p + 16)); }
   static Vec load_even_masked(const float* p, uint32_t mask) {

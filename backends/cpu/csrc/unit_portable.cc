@@ -12,6 +12,7 @@ struct Portable {
   typedef float Loose __attribute__((vector_size(16), aligned(4), may_alias));
   typedef int32_t Int __attribute__((vector_size(16)));
   static constexpr int lanes = 4, square = 4;
+  static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
   static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
   static Vec set1(float x) { return Vec{x, x, x, x}; }
@@ -44,6 +45,8 @@ struct Portable {
       if (mask >> i & 1) v[i] = p[i];
     return v;
   }
+  static Vec even_of(Vec a, Vec b) { return Vec{a[0], a[2], b[0], b[2]}; }
+  static Vec odd_of(Vec a, Vec b) { return Vec{a[1], a[3], b[1], b[3]}; }
   static Vec load_even(const float* p) { return Vec{p[0], p[2], p[4], p[6]}; }
   static Vec load_even_masked(const float* p, uint32_t mask) {
     Vec v = set1(0.0f);

@@ -201,3 +201,26 @@ def test_det(check, rng):
 def test_dropout_does_nothing(opset, check, rng):
     check("Dropout", f32(rng, 3, 4), opset=opset)
     check("Dropout", f32(rng, 3, 4), opset=opset, n_outputs=2) if opset > 9 else None
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attrs"),
+    [
+        ("MatMul", [(2, 3, 4), (4, 5)], {}),
+        ("Gemm", [(3, 4), (4, 5), (5,)], {"alpha": 0.5}),
+        ("Softmax", [(3, 4)], {}),
+        ("LayerNormalization", [(3, 4), (4,), (4,)], {}),
+        ("BatchNormalization", [(2, 3, 4), (3,), (3,), (3,), (3,)], {}),
+        ("ReduceMean", [(3, 4)], {"axes": [1]}),
+        ("Einsum", [(2, 3), (3, 4)], {"equation": "ij,jk->ik"}),
+        ("Pad", [(2, 3)], None),
+        ("Where", [(2, 3), (2, 3)], None),
+    ],
+)
+def test_float64_against_float64(op, shapes, attrs, check, rng):
+    operands = [rng.uniform(0.5, 2, s) for s in shapes]
+    if op == "Pad":
+        operands.append(np.array([1, 0, 0, 2]))
+    if op == "Where":
+        operands.insert(0, operands[0] < 1)
+    check(op, *operands, opset=17, rtol=1e-10, atol=1e-10, **(attrs or {}))

@@ -1,0 +1,1 @@
+"""The CPU backend against ONNX Runtime, on networks that anyone can rebuild."""
