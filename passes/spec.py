@@ -24,6 +24,7 @@ passes: Registry[type[Pass]] = Registry(
         "nm": "sparsec.passes.nm:NMPass",
         "unstructured": "sparsec.passes.unstructured:UnstructuredPass",
         "block": "sparsec.passes.block:BlockPass",
+        "channel": "sparsec.passes.channel.channel:ChannelPass",
         "fold-constants": "sparsec.passes.cleanup.fold_constants:FoldConstantsPass",
         "fold-bn": "sparsec.passes.cleanup.fold_bn:FoldBatchNormPass",
         "identities": "sparsec.passes.cleanup.identities:IdentitiesPass",

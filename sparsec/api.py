@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from sparsec.artifact import Artifact
 from sparsec.artifact import format as fmt
+from sparsec.artifact.certificates import write_certificates
 from sparsec.artifact.writer import (
     check_output,
     staging,
@@ -170,7 +171,7 @@ def build_artifact(
     progress: Progress,
 ) -> Artifact:
     """Prune, lower, prove, measure and write; ``source`` is left as it is."""
-    feeds = calibration_feeds(source, recipe)
+    feeds = calibration_feeds(source, recipe, str(file or ""))
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
@@ -198,7 +199,9 @@ def build_artifact(
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
             release_all(reference)
-            manifest = describe(source, file, recipe, target, steps, lowered)
+            found = [made for step in steps for made in step.result.certificates]
+            entries = write_certificates(stage, found)
+            manifest = describe(source, file, recipe, target, steps, lowered, entries)
 
             progress("verify", 0.7)
             manifest |= prove(trial, stage, manifest, backend, recipe, progress)
@@ -253,11 +256,11 @@ def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
     raise UsageError("a model that is no file has no name of its own: give output=PATH")
 
 
-def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
+def calibration_feeds(source: ir.Model, recipe: Recipe, where: str) -> Sequence[Feeds]:
     """Return inputs to verify and time with: the user's, or random ones that the model accepts."""
     if recipe.calib is not None:
         return list(load_feeds(recipe.calib, source))
-    return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES).feeds
+    return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES, where=where).feeds
 
 
 def prune(

@@ -143,7 +143,7 @@ def gained(
     )
     if lowered and latency["speedup"] >= MIN_SPEEDUP:
         return True
-    return any(after[key] <= (1 - MIN_SHRINK) * before[key] for key in ("bytes", "macs"))
+    return any(before[key] - after[key] > MIN_SHRINK * before[key] for key in ("bytes", "macs"))
 
 
 def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from sparsec.artifact import format as fmt
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Backend, Feeds
 from sparsec.compare import Difference, Fidelity
-from sparsec.ir.errors import ArtifactError, VerifyError
+from sparsec.ir.errors import ArtifactError, PatternError, VerifyError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
 from sparsec.ir.run import OrtRunner
-from sparsec.ir.sites import weight_sites
+from sparsec.ir.sites import sparsity, weight_sites
 from sparsec.prove import densified, outputs_of, runnable, verification_json
+from sparsec.recertify import replay_all
 
 SAMPLES = 2
 
@@ -43,17 +44,17 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
     ArtifactError
         If the artifact is damaged (HashMismatchError if a file was altered).
     VerifyError
-        If it does not compute what its own packed weights say.
+        If a layer is not what the manifest says, or the artifact does not compute what its own
+        packed weights say.
     """
     manifest = open_artifact(path)
     backend = backend_of(manifest, path)
-    check_certificates(path, manifest)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         scratch = Path(name)
         with using_graph(path):
             stock = load_model(densified(backend, path, scratch))
             check_interface(stock, manifest, path)
-            patterns = check_patterns(stock)
+            patterns = check_layers(stock, manifest, path)
             feeds = random_feeds(stock, seed=manifest["recipe"]["seed"], samples=SAMPLES).feeds
             numerics = check_numerics(path, manifest, backend, scratch, feeds)
         result: dict[str, Any] = {
@@ -61,31 +62,11 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
             "hashes": {"passed": True, "files": len(manifest["files"])},
             "graph": {"passed": True, "nodes": stock.graph.num_nodes(), "patterns": patterns},
             "numerics": numerics,
-            "certificates": {
-                "replayed": 0,
-                "failed": 0,
-                "with": "random" if model is None else "model",
-            },
+            "certificates": replay_all(path, manifest, stock, model),
         }
         if model is not None:
             result["fidelity"] = compare_with_source(path, manifest, backend, model, scratch, feeds)
     return result
-
-
-def check_certificates(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse certificates: no pass of this version removes structure, so none can be replayed.
-
-    Raises
-    ------
-    VerifyError
-        Rather than claim what was not checked.
-    """
-    if count := len(manifest["certificates"]):
-        raise VerifyError(
-            f"{path}: holds {count} certificates, which this version of SparseC cannot replay; "
-            f"verify it with the one that wrote it ({manifest['sparsec']}) or a newer one",
-            where=str(path / fmt.MANIFEST),
-        )
 
 
 def check_interface(stock: ir.Model, manifest: dict[str, Any], path: Path) -> None:
@@ -105,19 +86,45 @@ def check_interface(stock: ir.Model, manifest: dict[str, Any], path: Path) -> No
             )
 
 
-def check_patterns(stock: ir.Model) -> int:
-    """Check that every weight follows the pattern it claims; return how many claim one.
+def check_layers(stock: ir.Model, manifest: Mapping[str, Any], path: Path) -> int:
+    """Check every weight against its row of the layer table; return how many follow a pattern.
+
+    A weight must have the shape, the pattern and the sparsity that its row claims, and its zeros
+    must lie as the pattern says. Every row needs a weight, and every weight a row.
 
     Raises
     ------
-    PatternError
+    VerifyError
+        Naming the layer and the claim that does not hold.
     """
+    rows = {row["name"]: row for row in manifest["layers"]}
     count = 0
     for site in weight_sites(stock):
-        if (pattern := site.pattern) is not None:
-            pattern.check(site.matrix(), site.name)
+        row = rows.pop(site.name, None) or rows.pop(site.weight.name or "", None)
+        if row is None:
+            raise _broken(path, site.name, "the manifest has no row for this weight")
+        matrix, pattern = site.matrix(), site.pattern
+        found = {
+            "shape": list(site.shape),
+            "pattern": "dense" if pattern is None else str(pattern),
+            "sparsity": sparsity(matrix),
+        }
+        for key, value in found.items():
+            if value != row[key]:
+                raise _broken(path, row["name"], f"the manifest says {key} {row[key]}, got {value}")
+        if pattern is not None:
+            try:
+                pattern.check(matrix, site.name)
+            except PatternError as error:
+                raise _broken(path, row["name"], error.message) from error
             count += 1
+    for name in rows:
+        raise _broken(path, name, "the manifest has a row for it, the graph no weight")
     return count
+
+
+def _broken(path: Path, layer: str, what: str) -> VerifyError:
+    return VerifyError(f"{path}: layer {layer!r}: {what}", where=layer)
 
 
 def check_numerics(

@@ -26,9 +26,11 @@ COMMON = (
     "isa",
     "ort_op",
     "plan_build",
+    "plan_cache",
     "plan_check",
     "plan_pack",
     "plan_run",
+    "plan_shapes",
     "pool",
     "unit_portable",
 )

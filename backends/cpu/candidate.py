@@ -15,6 +15,7 @@ from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Regio
 from sparsec.backends.cpu.items import Scene
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.observe import observe
+from sparsec.ir.names import unused
 
 # A candidate must beat the nodes it replaces by this factor: less is noise, and a node more.
 MIN_GAIN = 1.02
@@ -124,11 +125,10 @@ def region_model(model: ir.Model, region: Region, plan: bytes) -> ir.Model:
 
 def _with_node(graph: ir.Graph, ir_version: int, region: Region, plan: bytes) -> ir.Model:
     by_name = {value.name: value for value in graph.inputs}
-    weight = ir.Value(
-        name="plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
-    )
-    weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name="plan")
-    graph.initializers["plan"] = weight
+    name = unused("plan", {value.name for value in (*region.inputs, *region.outputs)})
+    weight = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)]))
+    weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name=name)
+    graph.initializers[name] = weight
     operands: list[ir.Value] = []
     for value in region.inputs:
         if value.const_value is not None:

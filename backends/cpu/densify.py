@@ -1,6 +1,7 @@
 """Region nodes as stock operators again, from the bytes of their plans alone.
 
 This is the oracle that lowering is verified against, so it shares nothing with lowering but the format.
+Weight sites come back under their names and with the patterns they claim, as the nodes note them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.backends.cpu.assemble import DOMAIN, OP_TYPE
+from sparsec.backends.cpu.labels import Label, read_labels
 from sparsec.backends.cpu.pack import unpack
 from sparsec.backends.cpu.plan import NONE, Activation, Kind, Op, OpCode, Plan, Tensor, Value
 from sparsec.ir.errors import ArtifactError
+from sparsec.ir.names import UniqueNames
+from sparsec.ir.patterns import KEY, to_metadata
 
 
 def densify_model(model: ir.Model) -> ir.Model:
@@ -27,6 +31,7 @@ def densify_model(model: ir.Model) -> ir.Model:
         If a plan is damaged or does not fit its node.
     """
     graph = model.graph
+    names = UniqueNames(model)
     for node in [n for n in graph if n.domain == DOMAIN and n.op_type == OP_TYPE]:
         weight = node.inputs[0]
         if weight is None or weight.const_value is None:
@@ -34,22 +39,24 @@ def densify_model(model: ir.Model) -> ir.Model:
                 f"{node.name}: the plan of a Region node must be stored in the model"
             )
         plan = Plan.from_bytes(weight.const_value.numpy().tobytes())
-        _replace(model, node, plan)
+        _replace(model, node, plan, names)
         if not weight.uses():
             del graph.initializers[weight.name or ""]
     model.opset_imports.pop(DOMAIN, None)
     return model
 
 
-def _replace(model: ir.Model, node: ir.Node, plan: Plan) -> None:
+def _replace(model: ir.Model, node: ir.Node, plan: Plan, names: UniqueNames) -> None:
     if len(node.inputs) - 1 != len(plan.inputs) or len(node.outputs) != len(plan.outputs):
         raise ArtifactError(f"{node.name}: the node has other inputs or outputs than its plan")
-    writer = _Writer(model, node.name or "region")
+    labels = read_labels(node, plan)
+    writer = _Writer(model, node.name or "region", names)
     values: dict[int, ir.Value] = {}
     for index, value in zip(plan.inputs, node.inputs[1:], strict=True):
         assert value is not None
         values[index] = value
-    for op in plan.ops:
+    for index, op in enumerate(plan.ops):
+        writer.label = labels.get(index)
         values[op.output] = _op(writer, plan, op, values)
     model.graph.insert_before(node, writer.nodes)
     for index, old in zip(plan.outputs, node.outputs, strict=True):
@@ -61,31 +68,50 @@ def _replace(model: ir.Model, node: ir.Node, plan: Plan) -> None:
 
 
 class _Writer:
-    """Makes nodes and initializers with names that nothing else has."""
+    """Makes nodes and initializers with names that nothing else has.
 
-    def __init__(self, model: ir.Model, prefix: str) -> None:
+    ``label`` is that of the operator at hand, if it stands for a weight site.
+    """
+
+    def __init__(self, model: ir.Model, prefix: str, names: UniqueNames) -> None:
         self.graph = model.graph
         self.opset = model.opset_imports.get("", 17)
-        self.prefix = prefix
         self.nodes: list[ir.Node] = []
-        self._count = 0
-
-    def name(self) -> str:
-        self._count += 1
-        return f"{self.prefix}.dense.{self._count}"
+        self.label: Label | None = None
+        self._base = f"{prefix}.dense"
+        self._names = names
 
     def constant(self, array: Any, dtype: Any = np.float32) -> ir.Value:
-        name = self.name()
+        return self._initializer(self._names.value(self._base), array, dtype)
+
+    def weight(self, array: np.ndarray, reduction_axis: int) -> ir.Value:
+        """Store the weight of the site at hand under its name, marked with its pattern."""
+        if self.label is None:
+            return self.constant(array)
+        value = self._initializer(self._names.value(self.label.name), array, np.float32)
+        if self.label.pattern is not None:
+            value.metadata_props[KEY] = to_metadata(self.label.pattern, reduction_axis)
+        return value
+
+    def product(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Add the operator that reads the weight; it has the name of the site at hand."""
+        y = self.add(op_type, *inputs, **attributes)
+        node = y.producer()
+        if self.label is not None and node is not None:
+            node.name = self._names.node(self.label.name)
+        return y
+
+    def _initializer(self, name: str, array: Any, dtype: Any) -> ir.Value:
         value = ir.Value(name=name)
         value.const_value = ir.tensor(np.asarray(array, dtype), name=name)
         self.graph.initializers[name] = value
         return value
 
     def add(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        name = self.name()
+        name = self._names.node(self._base)
         converted = ir.convenience.convert_attributes(attributes)
         node = ir.Node("", op_type, list(inputs), converted, num_outputs=1, name=name)
-        node.outputs[0].name = f"{name}.y"
+        node.outputs[0].name = self._names.value(f"{name}.y")
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -122,7 +148,7 @@ _Inputs = Sequence[ir.Value | None]
 def _linear(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     if _value(plan, op.inputs[0]).kind is Kind.IMAGE:
         return _conv(w, plan, op, inputs)
-    y = w.add("MatMul", inputs[0], w.constant(_needed(plan, op.weight).T.copy()))
+    y = w.product("MatMul", inputs[0], w.weight(_needed(plan, op.weight).T.copy(), 0))
     bias = _tensor(plan, op.bias)
     return y if bias is None else w.add("Add", y, w.constant(bias.reshape(-1)))
 
@@ -136,10 +162,10 @@ def _conv(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     channels = _value(plan, op.inputs[0]).channels
     weight = _needed(plan, op.weight).reshape(-1, 1 if depthwise else channels, *op.kernel)
     bias = _tensor(plan, op.bias)
-    return w.add(
+    return w.product(
         "Conv",
         inputs[0],
-        w.constant(weight),
+        w.weight(weight, 1),
         *([] if bias is None else [w.constant(bias.reshape(-1))]),
         kernel_shape=list(op.kernel),
         strides=list(op.stride),

@@ -12,15 +12,18 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region
 from sparsec.backends.cpu.candidate import Candidate
 from sparsec.backends.cpu.items import Item
+from sparsec.backends.cpu.labels import write_labels
+from sparsec.ir.names import UniqueNames
 
 
 def apply(model: ir.Model, candidates: Sequence[Candidate]) -> dict[str, bytes]:
     """Put the candidates' nodes into the graph and return their plans by the node's name."""
     plans: dict[str, bytes] = {}
     replaced: dict[ir.Value, ir.Value] = {}
+    names = UniqueNames(model)
     for candidate in candidates:
-        name = f"region_{len(plans)}"
-        insert(model, candidate.region, candidate.plan, name, replaced)
+        name = names.node(f"region_{len(plans)}")
+        insert(model, candidate.region, candidate.plan, name, names.value(f"{name}.plan"), replaced)
         plans[name] = candidate.plan
     model.graph.sort()
     RemoveUnusedNodesPass()(model)
@@ -52,26 +55,34 @@ def moved(candidates: Sequence[Candidate], model: ir.Model, clone: ir.Model) -> 
 
 
 def insert(
-    model: ir.Model, region: Region, plan: bytes, name: str, replaced: dict[ir.Value, ir.Value]
+    model: ir.Model,
+    region: Region,
+    plan: bytes,
+    name: str,
+    plan_name: str,
+    replaced: dict[ir.Value, ir.Value],
 ) -> None:
     """Replace a region of the main graph by one node.
 
     Parameters
     ----------
+    name, plan_name : str
+        Of the node and of the initializer that holds its plan.
     replaced : dict
         What earlier insertions put in place of a value that ``region`` may still name; extended.
     """
     graph = model.graph
     weight = ir.Value(
-        name=f"{name}.plan", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
+        name=plan_name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(plan)])
     )
     weight.const_value = ir.tensor(np.frombuffer(plan, np.uint8), name=weight.name)
-    graph.initializers[weight.name or ""] = weight
+    graph.initializers[plan_name] = weight
     operands = [replaced.get(value, value) for value in region.inputs]
     outputs = [ir.Value(name=None, type=v.type, shape=v.shape) for v in region.outputs]
     node = ir.Node(
         DOMAIN, OP_TYPE, [weight, *operands], outputs=outputs, name=name, version=DOMAIN_VERSION
     )
+    write_labels(node, region.items)
     graph.insert_before(region.items[-1].nodes[-1], node)
     for old, new in zip(region.outputs, outputs, strict=True):
         label = old.name

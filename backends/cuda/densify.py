@@ -1,6 +1,7 @@
 """From ``sparsec::NM24MatMul`` back to stock operators with the same arithmetic.
 
-The weight is unpacked from the packed tensors alone. x is widened to float32, multiplied in
+The weight is unpacked from the packed tensors alone, under the name of its site; the product keeps
+the name of its node. x is widened to float32, multiplied in
 float32, the bias added, and the result rounded once to the type of y, as the kernel does it; only
 the order of the sum differs.
 """
@@ -16,7 +17,7 @@ import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
-from sparsec.backends.cuda.rewrite import DOMAIN, OP, UniqueNames, data_type
+from sparsec.backends.cuda.rewrite import DOMAIN, OP, SITE, Maker, data_type
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
 from sparsec.ir.patterns import KEY, NM, to_metadata
 
@@ -34,18 +35,16 @@ def densify(model: ir.Model, where: str) -> None:
     ArtifactError
         If a node has not the inputs, attributes and packed data that it needs.
     """
-    names = UniqueNames(model)
+    make = Maker(model)
     weights: dict[ir.Value, ir.Value] = {}
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if (node.domain, node.op_type) == (DOMAIN, OP):
-            _replace(node, names, weights, where)
+            _replace(node, make, weights, where)
     onnx_passes.RemoveUnusedNodesPass()(model)  # takes the packed tensors away
     model.opset_imports.pop(DOMAIN, None)
 
 
-def _replace(
-    node: ir.Node, names: UniqueNames, weights: dict[ir.Value, ir.Value], where: str
-) -> None:
+def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], where: str) -> None:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     x, vals, meta, bias = (*node.inputs, None, None, None, None)[:4]
@@ -56,16 +55,18 @@ def _replace(
         dense = np.ascontiguousarray(packed.unpack().T.astype(np.float32))
         home = vals.graph
         assert isinstance(home, ir.Graph)
-        weights[vals] = names.initializer(home, f"{vals.name}.dense", dense)
+        name = node.metadata_props.get(SITE) or f"{vals.name}.dense"
+        weights[vals] = make.initializer(home, name, dense)
         weights[vals].metadata_props[KEY] = to_metadata(NM(2, 4), axis=0)
 
-    wide = names.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
-    added = [wide, names.node("MatMul", [wide.outputs[0], weights[vals]], f"{node.name}.product")]
+    make.names.free_node(node.name)  # the product takes it over, and with it the site's name
+    wide = make.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
+    added = [wide, make.node("MatMul", [wide.outputs[0], weights[vals]], node.name or "product")]
     if bias is not None:
-        added.append(names.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
+        added.append(make.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
     if out != "float32":
         to = data_type(out)
-        added.append(names.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
+        added.append(make.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
     onnx_ir.convenience.replace_nodes_and_values(
         graph, node, [node], added, node.outputs, added[-1].outputs
     )

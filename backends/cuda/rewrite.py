@@ -23,44 +23,31 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cuda.nm24 import NM24Matrix, numpy_dtype
 from sparsec.backends.cuda.select import constant_bias, site_dtype
+from sparsec.ir.names import UniqueNames
 from sparsec.ir.sites import WeightSite
 
 DOMAIN = "sparsec"
 OP = "NM24MatMul"
+SITE = "sparsec.site"  # metadata of the node: the name of the site whose weight it holds
 
 
-class UniqueNames:
-    """Names for new nodes and values of one model."""
+class Maker:
+    """Makes nodes and initializers of one model under names that nothing has yet."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._taken: set[str | None] = set()
-        for graph in model.graphs():
-            self._taken.update(value.name for value in graph.inputs)
-            self._taken.update(graph.initializers)
-            for node in graph:
-                self._taken.add(node.name)
-                self._taken.update(value.name for value in node.outputs)
-
-    def fresh(self, base: str) -> str:
-        """Return ``base``, or ``base`` with a number, as a name that nothing has yet."""
-        name, count = base, 0
-        while name in self._taken:
-            count += 1
-            name = f"{base}_{count}"
-        self._taken.add(name)
-        return name
+        self.names = UniqueNames(model)
 
     def node(
         self, op: str, inputs: Sequence[ir.Value], base: str, **attributes: ir.DataType
     ) -> ir.Node:
-        """Return a stock node with one output; both get one fresh name."""
-        node = ir.node(op, inputs, attributes, name=self.fresh(base))
-        node.outputs[0].name = node.name
+        """Return a stock node with one output, both called ``base`` or nearly so."""
+        node = ir.node(op, inputs, attributes, name=self.names.node(base))
+        node.outputs[0].name = self.names.value(base)
         return node
 
     def initializer(self, graph: ir.Graph, base: str, array: NDArray[Any]) -> ir.Value:
         """Store ``array`` in ``graph`` under a fresh name."""
-        tensor = ir.tensor(array, name=self.fresh(base))
+        tensor = ir.tensor(array, name=self.names.value(base))
         value = ir.Value(
             name=tensor.name,
             shape=ir.Shape(array.shape),
@@ -75,15 +62,15 @@ class Rewriter:
     """Replaces nodes of one model, in place; nodes that read one value share its cast."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._names = UniqueNames(model)
+        self._make = Maker(model)
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
 
     def pack(self, site: WeightSite, packed: NM24Matrix, kernels: Sequence[Sequence[str]]) -> None:
         """Replace the nodes of ``site``; ``kernels`` holds, for each, its kernels by bucket."""
         graph = site.weight.graph
         assert isinstance(graph, ir.Graph)
-        vals = self._names.initializer(graph, f"{site.weight.name}.vals", packed.vals)
-        meta = self._names.initializer(graph, f"{site.weight.name}.meta", packed.meta)
+        vals = self._make.initializer(graph, f"{site.weight.name}.vals", packed.vals)
+        meta = self._make.initializer(graph, f"{site.weight.name}.meta", packed.meta)
         for node, names in zip(site.nodes, kernels, strict=True):
             attributes = {
                 "M": packed.shape[0],
@@ -92,9 +79,11 @@ class Rewriter:
                 "out": site_dtype(site),
                 "kernels": list(names),
             }
-            self._replace(node, [vals, meta], attributes)
+            self._replace(node, [vals, meta], attributes).metadata_props[SITE] = site.name
 
-    def _replace(self, node: ir.Node, weight: list[ir.Value], attributes: dict[str, Any]) -> None:
+    def _replace(
+        self, node: ir.Node, weight: list[ir.Value], attributes: dict[str, Any]
+    ) -> ir.Node:
         graph, x = node.graph, node.inputs[0]
         assert isinstance(graph, ir.Graph)
         assert x is not None
@@ -103,19 +92,20 @@ class Rewriter:
             x = self._cast(graph, x, data_type(attributes["dtype"]))
         inputs = [x, *weight]
         if bias is not None:
-            inputs.append(self._names.initializer(graph, f"{node.name}.bias", bias))
+            inputs.append(self._make.initializer(graph, f"{node.name}.bias", bias))
         packed = ir.node(OP, inputs, attributes, domain=DOMAIN, name=node.name)
         packed.outputs[0].type = ir.TensorType(data_type(attributes["out"]))
         replaced = [node] if add is None else [add, node]
         onnx_ir.convenience.replace_nodes_and_values(
             graph, replaced[0], replaced, [packed], replaced[0].outputs, packed.outputs
         )
+        return packed
 
     def _cast(self, graph: ir.Graph, x: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return ``x`` in ``dtype``, by one Cast for all nodes of ``graph`` that read it."""
         if found := self._casts.get((graph, x)):
             return found
-        cast = self._names.node("Cast", [x], f"{x.name}.{dtype.name.lower()}", to=dtype)
+        cast = self._make.node("Cast", [x], f"{x.name}.{dtype.name.lower()}", to=dtype)
         result = cast.outputs[0]
         result.type, result.shape = ir.TensorType(dtype), x.shape
         insert_behind(x, graph, [cast])

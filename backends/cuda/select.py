@@ -73,6 +73,7 @@ def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
         return Choice(site, zeros, Code.MODELLED_SLOWER, reason, estimate=modelled)
     rounded = "" if site_dtype(site) in DTYPES else f"; weights rounded to {packed.dtype}"
     reason = f"{times}; unmeasured{rounded}"
+    zeros = sparsity(values)  # of what is stored: rounding may have made more of them
     return Choice(site, zeros, Code.MODELLED, reason, packed, modelled)
 
 

@@ -216,7 +216,7 @@ def sha256(path: Path) -> str:
 
 
 def payload_bytes(stage: Path, tag: str | None = None) -> int:
-    """Return the bytes that a deployment needs: all but manifest, report and plans, one library.
+    """Return the bytes that a deployment needs: no manifest, report, plans, certificates; one library.
 
     ``plans/`` holds the same bytes as the graph's data, for use without ONNX Runtime.
     """
@@ -225,7 +225,7 @@ def payload_bytes(stage: Path, tag: str | None = None) -> int:
         relative = file.relative_to(stage)
         if not file.is_file() or relative.name in (fmt.MANIFEST, fmt.REPORT):
             continue
-        if relative.parts[0] == "plans" or (
+        if relative.parts[0] in ("plans", fmt.CERTIFICATES) or (
             relative.parts[0] == "lib" and tag not in relative.parts
         ):
             continue

@@ -107,7 +107,7 @@ def test_sequences_of_a_raw_export():
     """As exported, SmolLM2 splits its heads into sequences of tensors."""
     model, feeds = prepared("smollm2", cleaned=False)
     assert any(node.op_type == "SequenceAt" for node in model.graph)
-    sites = [site for site in weight_sites(model)][:8]
+    sites = list(weight_sites(model))[:8]
     feeds = [{"input_ids": feed["input_ids"][:, :16]} for feed in feeds]
     order = []
     Calibration(feeds).sequential(

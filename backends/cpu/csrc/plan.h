@@ -157,7 +157,19 @@ struct Plan {
   std::vector<std::pair<PackRequest, std::shared_ptr<const Pack>>> packs;
 };
 
-// Dims of every value for these inputs; fills rank and dims of the outputs.
+struct Shape {
+  int64_t columns = 0, height = 0, width = 0;
+};
+
+struct Shapes {
+  int64_t batch = 1, sequences = 1, length = 0;
+  std::vector<Shape> values;
+  const SparsecTensor* leading = nullptr;  // the input whose leading dims the outputs repeat
+};
+
+// Sizes of every value for these inputs.
+Shapes infer_shapes(const PlanView& view, const SparsecTensor* inputs);
+// Fills rank and dims of the outputs.
 void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTensor* outputs);
 std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads);
 

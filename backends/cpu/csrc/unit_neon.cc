@@ -36,6 +36,8 @@ struct Neon {
       if (mask >> i & 1) t[i] = p[i];
     return load(t);
   }
+  static Vec even_of(Vec a, Vec b) { return vuzp1q_f32(a, b); }
+  static Vec odd_of(Vec a, Vec b) { return vuzp2q_f32(a, b); }
   static Vec load_even(const float* p) { return vuzp1q_f32(load(p), load(p + 4)); }
   static Vec load_even_masked(const float* p, uint32_t mask) {
     float t[4] = {};

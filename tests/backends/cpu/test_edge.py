@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from examples.zoo.synthetic import NETWORKS, benchmark_input
+from examples.zoo.benchnets import BUILDERS, benchmark_input
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.choose import is_sparse
 from sparsec.backends.cpu.items import Scene
@@ -31,7 +31,8 @@ CC = shutil.which("cc") or shutil.which("gcc")
 @pytest.mark.skipif(CC is None, reason="no C compiler")
 def test_the_example_in_c(tmp_path: Path) -> None:
     library = library_path()
-    assert library is not None and CC is not None
+    assert library is not None
+    assert CC is not None
     program = tmp_path / "run_plan"
     source, headers = ROOT / "examples/edge/run_plan.c", ROOT / "backends/cpu/csrc"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{headers}"]
@@ -74,8 +75,8 @@ def test_a_network_on_arm(tmp_path: Path) -> None:
     source, headers = ROOT / "examples/edge/run_plan.c", ROOT / "backends/cpu/csrc"
     subprocess.run([cc, f"-I{headers}", source, library, rpath, "-o", program], check=True)
 
-    proto = NETWORKS["mobilenet_v1"](0.9, "unstructured")
-    model, x = ir.from_proto(proto), benchmark_input(proto)
+    proto = BUILDERS["mobilenet_v1"](0.9)
+    model, x = ir.from_proto(proto), benchmark_input(proto)["x"]
     clean_up(model)
     scene = Scene(model, observe_shapes(model, [{"x": x}]))
     region = grow_regions(scene, recognise(scene, weight_sites(model)), is_sparse)[0]
@@ -83,18 +84,11 @@ def test_a_network_on_arm(tmp_path: Path) -> None:
     (tmp_path / "a.plan").write_bytes(plan)
     x.tofile(tmp_path / "x")
     dims = [str(size) for size in x.shape]
-    command = [
-        QEMU,
-        "-L",
-        "/usr/aarch64-linux-gnu",
-        program,
-        tmp_path / "a.plan",
-        tmp_path / "x",
-        tmp_path / "y",
-        *dims,
-    ]
+    files = [tmp_path / "a.plan", tmp_path / "x", tmp_path / "y"]
+    command = [QEMU, "-L", "/usr/aarch64-linux-gnu", program, *files, *dims]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("neon,portable")
     want = LoadedPlan(plan).run(x)[0].ravel()
+    assert want.max() > 0.1
     got = np.fromfile(tmp_path / "y", np.float32)
     assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()

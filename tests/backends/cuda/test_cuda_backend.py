@@ -158,7 +158,7 @@ def test_densified_weights_are_the_masked_ones_rounded_to_float16(lowered, tmp_p
     source = build().graph.initializers
     for name in ("w_fused", "w_shared", "w_plain"):
         rounded = source[name].const_value.numpy().astype(np.float16).astype(np.float32)
-        unpacked = dense.graph.initializers[f"{name}.vals.dense"].const_value.numpy()
+        unpacked = dense.graph.initializers[name].const_value.numpy()
         assert np.array_equal(unpacked, rounded)
 
 
