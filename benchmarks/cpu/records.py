@@ -45,8 +45,10 @@ def main() -> int:
     columns = ["isa", "rows", "reduction", "columns", "block_rows", "kept", "seconds"]
     head = {
         "machine": machine(),
-        "what": "block_rows 0: dense; isa onnxruntime: its dense product, with the widest vectors",
+        "what": "block_rows 0: dense; isa onnxruntime: its dense product, with the widest vectors; "
+        "border: seconds of a value that enters or leaves a plan",
         "columns": columns,
+        "border": {isa: float(f"{border(isa):.3g}") for isa in features() if isa != "portable"},
     }
     body = ",\n".join(json.dumps(row) for row in rows)
     text = json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{body}\n]\n}}\n'
@@ -87,6 +89,25 @@ def measure(shape: tuple[int, int, int], window: int) -> list[list[Any]]:
         [isa, m, k, n, block, kept, float(f"{seconds:.4g}")]
         for (isa, block, kept), seconds in best.items()
     ]
+
+
+def border(isa: str) -> float:
+    """Return the seconds that reading and writing take for each value, rows or images, the slower."""
+    slowest = 0.0
+    for kind, shape in ((Kind.ROWS, (128, 768)), (Kind.IMAGE, (1, 128, 56, 56))):
+        channels = shape[1]
+        values = (Value(kind, channels, len(shape)),) * 2
+        op = Op(OpCode.LINEAR, (0,), 1, weight=0)
+        weight = pack_blocks(np.eye(channels, dtype=np.float32), 1)
+        plan = LoadedPlan(Plan((0,), (1,), values, (op,), (weight,)).to_bytes(), isa=isa)
+        bound = plan.prepare(np.ones(shape, np.float32))
+        times = []
+        for _ in range(5 * ROUNDS):
+            seconds = np.zeros(3)
+            bound(seconds)
+            times.append(float(seconds[1:].sum()))
+        slowest = max(slowest, min(times) / (2 * int(np.prod(shape))))
+    return slowest
 
 
 def onnxruntime(weight: np.ndarray, columns: int) -> Callable[[], float]:
