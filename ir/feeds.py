@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def random_feeds(
     seed: int = 0,
     samples: int = 1,
     batch: int = 1,
-    path: Path | None = None,
+    where: str = "",
 ) -> RandomFeeds:
     """Make up feeds that the model runs with.
 
@@ -63,8 +62,8 @@ def random_feeds(
         How many feeds; all of the same sizes.
     batch : int
         Size of the batch axis, where that is dynamic.
-    path : Path, optional
-        The model as a file, if it is one: tried directly, without a copy.
+    where : str
+        What messages call the model; default: the name of its graph.
 
     Raises
     ------
@@ -80,7 +79,7 @@ def random_feeds(
         feeds = tuple(_feed(inputs, plan, np.random.default_rng((seed, i))) for i in range(samples))
         if not _needs_trial(inputs):
             return RandomFeeds(feeds, plan.sizes)
-        runner = runner or OrtRunner(path or model, optimise=False, low_memory=True)
+        runner = runner or OrtRunner(model, optimise=False, low_memory=True, where=where)
         try:
             outputs = runner.run(feeds[0])
         except CalibrationError as error:

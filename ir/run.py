@@ -72,8 +72,10 @@ def session_options(
     return options
 
 
-def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
-    """Open a model, from a file or from memory.
+def new_session(
+    model: Path | ir.Model, options: ort.SessionOptions, where: str = ""
+) -> ort.InferenceSession:
+    """Open a model, from a file or from memory; messages call it ``where`` if that is given.
 
     Raises
     ------
@@ -83,8 +85,8 @@ def new_session(model: Path | ir.Model, options: ort.SessionOptions) -> ort.Infe
         If the runtime refuses the model for another reason.
     """
     if isinstance(model, Path):
-        return open_session(str(model), options, str(model))
-    where = model.graph.name or "the graph"
+        return open_session(str(model), options, where or str(model))
+    where = where or model.graph.name or "the graph"
     folder = _common_folder(model)
     if folder is not None and in_memory_bytes(model) <= _MAX_IN_MEMORY_BYTES:
         key = "session.model_external_initializers_file_folder_path"
@@ -153,11 +155,12 @@ class OrtRunner:
         optimise: bool = True,
         libraries: Sequence[Path] = (),
         low_memory: bool = False,
+        where: str = "",
     ) -> None:
         options = session_options(
             threads=threads, optimise=optimise, libraries=libraries, low_memory=low_memory
         )
-        self.session = new_session(model, options)
+        self.session = new_session(model, options, where)
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:

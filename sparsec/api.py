@@ -171,7 +171,7 @@ def build_artifact(
     progress: Progress,
 ) -> Artifact:
     """Prune, lower, prove, measure and write; ``source`` is left as it is."""
-    feeds = calibration_feeds(source, recipe)
+    feeds = calibration_feeds(source, recipe, str(file or ""))
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
@@ -256,11 +256,11 @@ def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
     raise UsageError("a model that is no file has no name of its own: give output=PATH")
 
 
-def calibration_feeds(source: ir.Model, recipe: Recipe) -> Sequence[Feeds]:
+def calibration_feeds(source: ir.Model, recipe: Recipe, where: str) -> Sequence[Feeds]:
     """Return inputs to verify and time with: the user's, or random ones that the model accepts."""
     if recipe.calib is not None:
         return list(load_feeds(recipe.calib, source))
-    return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES).feeds
+    return random_feeds(source, seed=recipe.seed, samples=VERIFY_SAMPLES, where=where).feeds
 
 
 def prune(

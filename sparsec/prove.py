@@ -52,6 +52,11 @@ class Trial:
     feeds: Sequence[Feeds]
 
     @property
+    def where(self) -> str:
+        """What messages call the model: its file, or nothing where it is none."""
+        return str(self.source_file or "")
+
+    @property
     def dense(self) -> Path:
         """The source after our exact clean-ups."""
         return self.scratch / "dense" / fmt.MODEL
@@ -149,7 +154,9 @@ def prove(
     """
     feeds = trial.samples()
     reference = rounded(trial, backend, manifest)
-    expected = outputs_of(OrtRunner(reference, optimise=False, low_memory=True), feeds)
+    dense = OrtRunner(reference, optimise=False, low_memory=True, where=trial.where)
+    expected = outputs_of(dense, feeds)
+    del dense  # one session at a time: each may hold the weights once more
     runner, how = runnable(backend, stage, manifest, trial.scratch)
     got = outputs_of(runner, feeds)
     difference = Difference()
@@ -168,11 +175,11 @@ def prove(
     if evaluator is not None:
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
-    del runner  # one session at a time: each may hold the weights once more
+    del runner
     return_to_system()
 
     progress("compare with the original", 0.8)
-    original = OrtRunner(trial.original, optimise=False, low_memory=True)
+    original = OrtRunner(trial.original, optimise=False, low_memory=True, where=trial.where)
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from examples.zoo.synthetic import NETWORKS, benchmark_input
+from examples.zoo.benchnets import BUILDERS, benchmark_input
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.choose import is_sparse
 from sparsec.backends.cpu.items import Scene
@@ -75,8 +75,8 @@ def test_a_network_on_arm(tmp_path: Path) -> None:
     source, headers = ROOT / "examples/edge/run_plan.c", ROOT / "backends/cpu/csrc"
     subprocess.run([cc, f"-I{headers}", source, library, rpath, "-o", program], check=True)
 
-    proto = NETWORKS["mobilenet_v1"](0.9, "unstructured")
-    model, x = ir.from_proto(proto), benchmark_input(proto)
+    proto = BUILDERS["mobilenet_v1"](0.9)
+    model, x = ir.from_proto(proto), benchmark_input(proto)["x"]
     clean_up(model)
     scene = Scene(model, observe_shapes(model, [{"x": x}]))
     region = grow_regions(scene, recognise(scene, weight_sites(model)), is_sparse)[0]

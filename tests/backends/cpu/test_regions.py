@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from examples.zoo.synthetic import NETWORKS, benchmark_input, bert4
+from examples.zoo.benchnets import BUILDERS, benchmark_input, bert4
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.candidate import region_model
 from sparsec.backends.cpu.choose import is_sparse
@@ -57,10 +57,10 @@ def test_a_region_never_reads_what_it_makes_through_the_outside() -> None:
 
 
 def test_the_whole_encoder_is_one_region() -> None:
-    proto = bert4(0.9, tokens=16)
+    proto = bert4(0.9, length=16)
     model = ir.from_proto(proto)
     clean_up(model)
-    scene = scene_of(model, {"x": benchmark_input(proto)})
+    scene = scene_of(model, benchmark_input(proto))
     items = recognise(scene, weight_sites(model))
     (region,) = grow_regions(scene, items, is_sparse)
     codes = [item.code for item in region.items]
@@ -83,10 +83,10 @@ def test_the_whole_encoder_is_one_region() -> None:
 @pytest.mark.parametrize("form", ["unstructured", "block4"])
 def test_whole_networks(name: str, form: str) -> None:
     """Plan and densified plan agree with the dense graph of the same weights."""
-    proto = NETWORKS[name](0.9, form)  # type: ignore[arg-type]
+    proto = BUILDERS[name](0.9, form)
     model = ir.from_proto(proto)
     clean_up(model)
-    feeds = {"x": benchmark_input(proto)}
+    feeds = benchmark_input(proto)
     scene = scene_of(model, feeds)
     region = grow_regions(scene, recognise(scene, weight_sites(model)), is_sparse)[0]
     (output,) = (value.name or "" for value in region.outputs)
