@@ -59,6 +59,8 @@ class Lattice:
         Initializers and what is computed from them alone.
     never_zero : set of onnx_ir.Value
         Variances and divisors.
+    scales : set of onnx_ir.Value
+        Factors of BatchNormalization, one for each channel.
     followed : dict of onnx_ir.Node to OpRule
         Nodes whose rule applied; all others are barriers.
     barriers : dict of Barrier
@@ -76,6 +78,7 @@ class Lattice:
         self.constants: set[ir.Value] = set()
         self.never_zero: set[ir.Value] = set()
         self.followed: dict[ir.Node, OpRule] = {}
+        self.scales: set[ir.Value] = set()
         self.barriers: dict[Barrier, None] = {}
         self.opset = opset(model)
         self._facts = facts
