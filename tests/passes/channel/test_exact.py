@@ -10,7 +10,7 @@ from sparsec.ir.certificate import relative_difference
 from sparsec.ir.groups import find_groups
 from sparsec.passes.base import PassContext
 from sparsec.passes.spec import parse_spec
-from tests.passes.channel.nets import two_convs
+from tests.passes.channel.small_convs import two_convs
 from tests.structure.random_structure import random_model
 from tests.structure.test_structure_random import outputs
 
