@@ -120,4 +120,6 @@ def _isa(target: Target) -> str | None:
 
 def _tag(target: Target) -> str:
     """Return ``<os>-<arch>`` of a target."""
-    return next((tag for tag in COMPILERS if tag.partition("-")[2] in target.features), platform_tag())
+    return next(
+        (tag for tag in COMPILERS if tag.partition("-")[2] in target.features), platform_tag()
+    )
