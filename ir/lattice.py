@@ -129,11 +129,11 @@ def build_lattice(model: ir.Model) -> Lattice:
 
 def _apply(node: ir.Node, lattice: Lattice) -> None:
     """Add what one node does to the lattice."""
-    view = NodeView(node, lattice)
+    rule = rule_of(node)
+    view = NodeView(node, lattice, cyclic=rule is not None and rule.cyclic)
     given = [value for value in node.inputs if value is not None]
     if given and all(value in lattice.constants for value in given):
         lattice.constants.update(node.outputs)
-    rule = rule_of(node)
     inner = any(True for _ in bodies(node))
     unranked = [value for value in given if lattice.axes_of(value) is None]
     if rule is None or inner or unranked:

@@ -25,6 +25,8 @@ passes: Registry[type[Pass]] = Registry(
         "unstructured": "sparsec.passes.unstructured:UnstructuredPass",
         "block": "sparsec.passes.block:BlockPass",
         "channel": "sparsec.passes.channel.channel:ChannelPass",
+        "heads": "sparsec.passes.channel.heads:HeadsPass",
+        "ffn": "sparsec.passes.channel.ffn:FeedForwardPass",
         "fold-constants": "sparsec.passes.cleanup.fold_constants:FoldConstantsPass",
         "fold-bn": "sparsec.passes.cleanup.fold_bn:FoldBatchNormPass",
         "identities": "sparsec.passes.cleanup.identities:IdentitiesPass",

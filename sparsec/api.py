@@ -29,7 +29,8 @@ from sparsec.artifact.writer import (
 )
 from sparsec.backends.base import Backend, Feeds, LowerContext
 from sparsec.backends.targets import backends, targets
-from sparsec.goals import Goal
+from sparsec.evaluate import load_evaluator
+from sparsec.goals import Goal, check_measurable
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
@@ -142,12 +143,13 @@ def run_recipe(
 ) -> Artifact:
     """Compile ``model`` as ``recipe`` says; see :func:`compile`."""
     target, backend = choose_backend(recipe.target)
+    check_measurable(recipe.goals, recipe.eval is not None)
     path = output_path(model, output)
     check_output(path, force)
+    tuning = None if cache is None else cache_folder(Path(cache))
 
     progress("import", 0.0)
     source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    tuning = None if cache is None else Path(cache)
 
     def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
         file = model_file(model)
@@ -172,6 +174,7 @@ def build_artifact(
 ) -> Artifact:
     """Prune, lower, prove, measure and write; ``source`` is left as it is."""
     feeds = calibration_feeds(source, recipe, str(file or ""))
+    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, source)
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
@@ -204,7 +207,7 @@ def build_artifact(
             manifest = describe(source, file, recipe, target, steps, lowered, entries)
 
             progress("verify", 0.7)
-            manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            manifest |= prove(trial, stage, manifest, backend, evaluator, progress)
             progress("measure", 0.9)
             manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
             write_report(stage, manifest)
@@ -256,6 +259,25 @@ def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
     raise UsageError("a model that is no file has no name of its own: give output=PATH")
 
 
+def cache_folder(path: Path) -> Path:
+    """Return the folder for tuning records, made if it is not there.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--cache {path}: cannot be made: {error.strerror or error}", where=str(path)
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"--cache {path}: the folder is not writable", where=str(path))
+    return path
+
+
 def calibration_feeds(source: ir.Model, recipe: Recipe, where: str) -> Sequence[Feeds]:
     """Return inputs to verify and time with: the user's, or random ones that the model accepts."""
     if recipe.calib is not None:
@@ -279,6 +301,12 @@ def prune(
 def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
     """Return what a compilation would change; nothing is lowered or written (``--dry-run``)."""
     target, _ = choose_backend(recipe.target)
+    check_measurable(recipe.goals, recipe.eval is not None)
+    if has_open(recipe):
+        raise UsageError(
+            "a dry run does not compile, so it cannot solve for a sparsity; give it, such as "
+            "unstructured:sparsity=0.8"
+        )
     source = load_model(model, **load_options)
     masked = source.clone()
     clean_up(masked)

@@ -22,12 +22,11 @@ from sparsec.artifact.graph import load_graph
 from sparsec.artifact.writer import save_model
 from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
-from sparsec.evaluate import load_evaluator
-from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.evaluate import Evaluator
+from sparsec.ir.errors import CalibrationError, UnsupportedTargetError, VerifyError
 from sparsec.ir.load import load_model
 from sparsec.ir.memory import return_to_system
 from sparsec.ir.run import OrtRunner
-from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
 
@@ -140,10 +139,10 @@ def prove(
     stage: Path,
     manifest: Mapping[str, Any],
     backend: Backend,
-    recipe: Recipe,
+    evaluator: Evaluator | None,
     progress: Callable[[str, float], None],
 ) -> dict[str, Any]:
-    """Compare the artifact with the reference and the original, and evaluate both.
+    """Compare the artifact with the reference and the original, and evaluate both if asked to.
 
     Returns
     -------
@@ -174,7 +173,6 @@ def prove(
             where=str(manifest["target"]),
         )
 
-    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, trial.source)
     if evaluator is not None:
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
@@ -186,8 +184,16 @@ def prove(
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
-    before = None if evaluator is None else evaluator(original.run)
-    accuracy = evaluator and {"before": before, "after": after, "data": evaluator.data}
+    accuracy: dict[str, Any] | None = None
+    if evaluator is not None and after is not None:
+        before = evaluator(original.run)
+        if before.keys() != after.keys():
+            raise CalibrationError(
+                f"--eval {evaluator.data}: gave the metrics {', '.join(after)} for the compiled "
+                f"model and {', '.join(before)} for the original; needed the same",
+                where=evaluator.data,
+            )
+        accuracy = {"before": before, "after": after, "data": evaluator.data}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 

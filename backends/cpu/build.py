@@ -28,6 +28,7 @@ COMMON = (
     "plan_build",
     "plan_cache",
     "plan_check",
+    "plan_direct",
     "plan_pack",
     "plan_run",
     "plan_shapes",
@@ -40,7 +41,7 @@ UNITS: dict[str, dict[str, tuple[str, ...]]] = {
         "unit_avx2": ("-mavx2", "-mfma", "-mf16c"),
         "unit_avx512": (
             *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
-            "-Wno-maybe-uninitialized",  # GCC's own AVX-512 header
+            *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC's own AVX-512 header
         ),
     },
     "aarch64": {"unit_neon": ()},

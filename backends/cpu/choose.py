@@ -9,12 +9,14 @@ node in the middle makes it convert.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.assemble import Region, region_of
+from sparsec.backends.cpu.caches import last_cache_bytes
 from sparsec.backends.cpu.candidate import MIN_GAIN, Candidate, Measurer
 from sparsec.backends.cpu.insert import apply, moved
 from sparsec.backends.cpu.items import Item, Scene
@@ -61,7 +63,9 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     scene = Scene(model, observe_shapes(model, context.feeds))
     items = recognise(scene, sites)
     outcome = Outcome(expressible={item.site.name for item in items if item.site is not None})
-    measurer = Measurer(scene, context.feeds[0], context.threads)
+    weights = 4 * sum(math.prod(site.shape) for site in sites)
+    cold = weights > last_cache_bytes()
+    measurer = Measurer(scene, context.feeds[0], context.threads, cold)
 
     layers = [region_of([item]) for item in items if is_sparse(item)]
     alone = _timed(measurer, layers, context, "time layers", (0.1, 0.5))

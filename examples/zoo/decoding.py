@@ -39,9 +39,7 @@ def greedy(
     pending = list(prompt)
     while True:
         outputs = run({"input_ids": np.array([[pending.pop(0)]], np.int64), **past})
-        past = dict(
-            zip(past, (outputs[name] for name in present_names(layers)), strict=True)
-        )
+        past = dict(zip(past, (outputs[name] for name in present_names(layers)), strict=True))
         if not pending:
             pending.append(int(outputs["logits"][0, -1].argmax()))
             yield pending[0]

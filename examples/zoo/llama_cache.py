@@ -41,7 +41,7 @@ class LlamaDecoder(Llama):
 def attend(
     attention: Attention, x: Tensor, cos: Tensor, sin: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the token of ``x`` ``[batch, 1, width]`` draws from the past and itself, and the present."""
+    """Return what the token of ``x`` ``[batch, 1, width]`` draws from what it sees, and the present."""
     batch = x.shape[0]
     heads, groups, size = _sizes(attention)
     # With one token, [batch, 1, heads * size] and [batch, heads, 1, size] are the same numbers.

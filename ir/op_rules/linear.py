@@ -53,7 +53,8 @@ def matmul(view: NodeView) -> Sequence[Axes]:
     elif view.is_weight(0):
         view.made(a[-2])
     else:
-        view.mark(a[-1] and b[-2], "head_dim")
+        for axis in (a[-2], b[-2], b[-1]):
+            view.mark(axis, "head_dim")
         for axis in batch:
             view.mark(axis, "head")
     return [(*batch, a[-2], b[-1])]
@@ -75,7 +76,7 @@ def _batch(
         ]
         axis = view.tie(present, "multiplies it with an axis that is fixed")
         vanishes = any(one is not None and one.vanishes for one in column)
-        found.append(axis and Axis(axis.atoms, vanishes))
+        found.append(axis and axis.vanishing(vanishes))
     return tuple(found)
 
 
@@ -110,5 +111,7 @@ def gemm(view: NodeView) -> Sequence[Axes]:
     return [tuple(axes)]
 
 
-MATMUL = OpRule(matmul, about="rows, columns, reduction and batch axes, weights or activations")
+MATMUL = OpRule(
+    matmul, about="rows, columns, reduction and batch axes, weights or activations", cyclic=True
+)
 GEMM = OpRule(gemm, about="rows, columns and reduction")

@@ -73,4 +73,4 @@ def reduced_axes(view: NodeView, rank: int) -> set[int] | None:
 
 
 POOL = OpRule(pool, about="batch and channels")
-REDUCE = OpRule(reduce, about="axes not reduced over; of sums, those too")
+REDUCE = OpRule(reduce, about="axes not reduced over; of sums, those too", cyclic=True)

@@ -16,7 +16,7 @@ from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import emptied, remove
 from sparsec.ir.errors import PassConfigError
-from sparsec.ir.groups import Group, Groups, find_groups
+from sparsec.ir.groups import Group, Groups, find_groups, prepare
 from sparsec.ir.patterns import Unstructured
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
@@ -74,6 +74,7 @@ class StructurePass(Pass):
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Remove units in place; the result carries the certificate."""
+        prepare(model)
         groups = find_groups(model)
         chosen, skipped = self._choose(model, groups)
         result = PassResult(skipped=skipped)

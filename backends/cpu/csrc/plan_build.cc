@@ -27,7 +27,7 @@ class Builder {
     out_->values.resize(v_.header->value_count);
     out_->ops.resize(v_.header->op_count);
     for (uint32_t i = 0; i < v_.header->op_count; ++i) basics(i);
-    if (try_direct()) return std::move(out_);
+    if (build_direct(plan_, shapes_, *out_)) return std::move(out_);
     lay_out();
     for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
     place();
@@ -46,26 +46,6 @@ class Builder {
     const auto channels = v_.values[op.output].channels;
     b.bias.assign(round_up(channels, 8), 0.0f);
     if (op.bias != kNone) std::memcpy(b.bias.data(), v_.floats(v_.tensors[op.bias].values_at), channels * 4);
-  }
-
-  // One linear operator on very few columns: the stored weights are read as they are.
-  bool try_direct() {
-    const auto& op = v_.ops[0];
-    const auto& x = v_.values[op.inputs[0]];
-    if (v_.header->op_count != 1 || op.code != OpCode::kLinear || x.kind != ValueKind::kRows) return false;
-    const auto& t = v_.tensors[op.weight];
-    if (t.kind != TensorKind::kBlocks || t.columns > 65536 || op.inputs[1] != kNone) return false;
-    if (shapes_.values[op.output].columns > 3) return false;
-    for (const KernelTable* table : plan_.tables)
-      for (int k = 0; k < table->gemv_count; ++k)
-        if (table->gemv[k].block_rows == static_cast<int>(t.block_rows)) {
-          out_->ops[0].table = table;
-          out_->ops[0].gemv = &table->gemv[k];
-          out_->values[op.inputs[0]].columns = out_->values[op.output].columns = shapes_.values[op.output].columns;
-          out_->direct = true;
-          return true;
-        }
-    return false;
   }
 
   const KernelTable* table_for(int64_t tile) const {

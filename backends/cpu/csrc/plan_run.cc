@@ -37,33 +37,6 @@ class Run {
     }
   }
 
-  void direct() {
-    const BuiltOp& b = in_.ops[0];
-    const auto& t = v_.tensors[b.record->weight];
-    const int64_t columns = in_.values[b.record->output].columns;
-    const int64_t groups = divide_up(t.rows, t.block_rows);
-    const int64_t parts = std::min<int64_t>(groups, parallel_.threads() > 1 ? 4 * parallel_.threads() : 1);
-    each(columns * parts, [&](size_t task) {
-      const int64_t column = task / parts, part = task % parts;
-      GemvArgs a{};
-      a.starts = reinterpret_cast<const uint32_t*>(v_.at(t.starts_at));
-      a.columns = reinterpret_cast<const uint16_t*>(v_.at(t.columns_at));
-      a.values = v_.floats(t.values_at);
-      a.group_begin = groups * part / parts;
-      a.group_end = groups * (part + 1) / parts;
-      a.bias = b.bias.data();
-      a.x = inputs_[0].data + column * t.columns;
-      a.y = outputs_[0].data + column * t.rows;
-      a.m = static_cast<int32_t>(t.rows);
-      a.low = b.low;
-      a.high = b.high;
-      b.gemv->run(a);
-      const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
-      const int64_t begin = a.group_begin * t.block_rows, end = std::min<int64_t>(t.rows, a.group_end * t.block_rows);
-      if (finish) finish(a.y + begin, end - begin);
-    });
-  }
-
  private:
   template <class F>
   void each(size_t tasks, F f) {
@@ -134,9 +107,11 @@ class Run {
       case OpCode::kLinear: return linear(b);
       case OpCode::kConv: return conv(b);
       case OpCode::kDepthwise: return depthwise(b);
-      case OpCode::kAdd: return add(b);
+      case OpCode::kAdd: return elementwise(b, b.table->add);
+      case OpCode::kMultiply: return elementwise(b, b.table->multiply);
       case OpCode::kActivation: return activation(b);
       case OpCode::kLayerNorm: return layer_norm(b);
+      case OpCode::kRmsNorm: return rms_norm(b);
       case OpCode::kAttention: return attention(b);
       case OpCode::kMaxPool: return max_pool(b);
       case OpCode::kGlobalAveragePool: return average(b);
@@ -334,14 +309,14 @@ class Run {
     });
   }
 
-  void add(const BuiltOp& b) {
+  void elementwise(const BuiltOp& b, BinaryFn apply) {
     const Layout& l = in_.values[b.record->output];
     const View x = view(b.record->inputs[0]), other = view(b.record->inputs[1]), y = view(b.record->output);
     const int64_t channels = v_.values[b.record->output].channels;
     const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
     each(l.tiles, [&](size_t tile) {
       for (int64_t c = 0; c < channels; ++c) {
-        b.table->add(x.at(tile, c), other.at(tile, c), y.at(tile, c), l.tile, b.low, b.high);
+        apply(x.at(tile, c), other.at(tile, c), y.at(tile, c), l.tile, b.low, b.high);
         if (finish) finish(y.at(tile, c), l.tile);
       }
     });
@@ -369,6 +344,16 @@ class Run {
       const float* other = op.inputs[1] == kNone ? nullptr : view(op.inputs[1]).at(tile, 0);
       b.table->layer_norm(x.at(tile, 0), other, y.at(tile, 0), v_.values[op.output].channels, l.tile,
                           v_.floats(v_.tensors[op.gain].values_at), b.bias.data(), op.alpha);
+    });
+  }
+
+  void rms_norm(const BuiltOp& b) {
+    const Layout& l = in_.values[b.record->output];
+    const OpRecord& op = *b.record;
+    const View x = view(op.inputs[0]), y = view(op.output);
+    const float* gain = v_.floats(v_.tensors[op.gain].values_at);
+    each(l.tiles, [&](size_t tile) {
+      b.table->rms_norm(x.at(tile, 0), y.at(tile, 0), v_.values[op.output].channels, l.tile, gain, op.alpha);
     });
   }
 
@@ -489,9 +474,8 @@ class Run {
 
 void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs, SparsecTensor* outputs,
                   Parallel& parallel, double* seconds) {
-  Run run(plan.view, instance, inputs, outputs, parallel);
-  if (instance.direct) run.direct();
-  else run.all(seconds);
+  if (instance.direct) return run_direct(plan.view, instance, inputs, outputs, parallel);
+  Run(plan.view, instance, inputs, outputs, parallel).all(seconds);
 }
 
 }  // namespace sparsec
