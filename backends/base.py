@@ -94,9 +94,9 @@ class Backend(abc.ABC):
     def why_not(self, target: Target) -> str | None:
         """Return why nothing can be lowered for ``target`` here, with the way out; None if it can."""
 
-    def times(self, target: Target) -> bool:
-        """Whether what is lowered for ``target`` can be timed on this machine."""
-        return target.status is Status.MEASURED
+    def status(self, target: Target) -> Status:
+        """Return how much can be said about speed on ``target`` from this very machine."""
+        return target.status
 
     @abc.abstractmethod
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:

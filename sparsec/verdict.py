@@ -14,7 +14,7 @@ from sparsec.goals import check_goals
 from sparsec.ir.codes import Code
 from sparsec.ir.cost import GraphCost
 from sparsec.ir.run import OrtRunner
-from sparsec.ir.target import Target
+from sparsec.ir.target import Status, Target
 from sparsec.machine import fingerprint
 from sparsec.passes.pipeline import Step
 from sparsec.prove import Trial
@@ -50,7 +50,7 @@ def judge(
     )
     latency = None
     backend = backends.get(target.backend)()
-    if backend.times(target):
+    if backend.status(target) is Status.MEASURED:
         runner = backend.runner(stage, manifest, 1)
         latency = measure(runner, (trial.original, trial.dense), trial.feeds[0])
     goals = check_goals(recipe.goals, before, after, latency, manifest["accuracy"])

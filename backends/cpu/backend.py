@@ -23,7 +23,7 @@ from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostRecord
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import Sites, weight_sites
-from sparsec.ir.target import Target
+from sparsec.ir.target import Status, Target
 
 
 class CpuBackend(Backend):
@@ -35,17 +35,18 @@ class CpuBackend(Backend):
         """Say whether there is a library for the target, or can be."""
         return why_no_library_for(_tag(target))
 
-    def times(self, target: Target) -> bool:
-        """Whether this machine runs the very kernels that the target does."""
+    def status(self, target: Target) -> Status:
+        """Say that what runs on the target's own kernels here is measured, and the rest modelled."""
         if (isa := _isa(target)) is None:
-            return True
-        return _tag(target) == platform_tag() and not why_no_library() and features()[0] == isa
+            return Status.MEASURED
+        here = _tag(target) == platform_tag() and not why_no_library()
+        return Status.MEASURED if here and features()[0] == isa else Status.MODELLED
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
         """Replace what is faster by Region nodes."""
         sites = weight_sites(model)
         library = library_for(_tag(target))
-        decide = self._measure if self.times(target) else self._model
+        decide = self._measure if self.status(target) is Status.MEASURED else self._model
         chosen, lowered = decide(model, sites, target, context)
         plans = apply(model, chosen)
         if plans:
@@ -120,4 +121,6 @@ def _isa(target: Target) -> str | None:
 
 def _tag(target: Target) -> str:
     """Return ``<os>-<arch>`` of a target."""
-    return next((tag for tag in COMPILERS if tag.partition("-")[2] in target.features), platform_tag())
+    return next(
+        (tag for tag in COMPILERS if tag.partition("-")[2] in target.features), platform_tag()
+    )

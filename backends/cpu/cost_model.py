@@ -23,8 +23,8 @@ ONNXRUNTIME = "onnxruntime"
 
 # Up to so many columns, a plan of one product reads its weight directly instead of in tiles.
 DIRECT_COLUMNS = 3
-# Values that fit beside the others into the second cache of the measured machine (1 MiB, half of it).
-_CACHED = 2**17
+# Values of 4 MB: what a core of the measured machine streams without asking the memory.
+_CACHED = 2**20
 # A tile is at least this wide: fewer columns cost the same.
 _NARROWEST = 16
 
@@ -165,6 +165,15 @@ def _weights(isa: str, block_rows: int, direct: bool) -> NDArray[np.float64]:
     return fit(*measured(isa, block_rows, direct))
 
 
+# Block rows: sparsity at which a wide, a narrow (below 64 columns) and a direct product break even.
+_BREAK_EVEN = {
+    1: (0.55, 0.60, 0.65),
+    2: (0.30, 0.41, 0.65),
+    4: (0.00, 0.25, 0.65),
+    8: (0.00, 0.25, 0.25),
+}
+
+
 class BreakEven:
     """The break-even rule: a sparse product costs as much as the dense one at a known sparsity.
 
@@ -174,13 +183,6 @@ class BreakEven:
     basis = "modelled by break-even, nothing was timed on such a machine"
     in_seconds = False
     margin = 1.0
-    #: block rows: sparsity at which a wide, a narrow (below 64 columns) and a direct product break even
-    TABLE = {
-        1: (0.55, 0.60, 0.65),
-        2: (0.30, 0.41, 0.65),
-        4: (0.00, 0.25, 0.65),
-        8: (0.00, 0.25, 0.25),
-    }  # fmt: skip
 
     def dense(self, product: Product) -> float:
         """Return the multiply-adds of the dense product."""
@@ -194,7 +196,7 @@ class BreakEven:
 
     def point(self, product: Product) -> float:
         """Return the sparsity above which the sparse product wins."""
-        wide, narrow, direct = self.TABLE[product.block_rows]
+        wide, narrow, direct = _BREAK_EVEN[product.block_rows]
         if product.direct:
             return direct
         return narrow if product.columns < 64 else wide

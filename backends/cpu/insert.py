@@ -21,10 +21,14 @@ class Chosen(Protocol):
     """A region that was chosen, with its plan."""
 
     @property
-    def region(self) -> Region: ...
+    def region(self) -> Region:
+        """What the plan replaces."""
+        ...
 
     @property
-    def plan(self) -> bytes: ...
+    def plan(self) -> bytes:
+        """The plan, as it is stored."""
+        ...
 
 
 def apply(model: ir.Model, candidates: Sequence[Chosen]) -> dict[str, bytes]:

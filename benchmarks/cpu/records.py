@@ -33,7 +33,8 @@ PRODUCTS = [
     (64, 32, 12544), (96, 16, 12544), (24, 144, 3136), (128, 128, 3136), (40, 240, 784),
     (256, 256, 784), (480, 80, 196), (512, 512, 196), (1152, 192, 49), (1024, 1024, 49),
     (384, 384, 128), (1536, 384, 128), (768, 768, 128), (3072, 768, 128), (768, 3072, 128),
-    (768, 768, 16), (1000, 1280, 1), (576, 1536, 1), (2048, 2048, 1), (4096, 4096, 1),
+    (768, 768, 16), (1000, 1280, 1), (576, 1536, 1), (1024, 1024, 1), (3072, 1024, 1),
+    (2048, 2048, 1), (4096, 4096, 1), (4096, 11008, 1),
 ]  # fmt: skip
 WINDOWS = [(64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7)]  # 3x3: M, channels, side
 FORMS = {1: (0.5, 0.7, 0.8, 0.9, 0.95), 2: (0.8,), 4: (0.5, 0.8, 0.9), 8: (0.8, 0.9)}
@@ -134,9 +135,7 @@ def onnxruntime(weight: np.ndarray, columns: int) -> Callable[[], float]:
     return run
 
 
-def ours(
-    weight: Tensor, shape: tuple[int, int, int], window: int, isa: str
-) -> Callable[[], float]:
+def ours(weight: Tensor, shape: tuple[int, int, int], window: int, isa: str) -> Callable[[], float]:
     """Return a run of one operator, which returns its seconds.
 
     Reading inputs and writing outputs is not counted; a single column has none of it.
