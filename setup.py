@@ -2,8 +2,7 @@
 
 The folders `ir`, `passes` and `backends` are installed as `sparsec.ir` and so on. `libsparsec_cpu` is
 a plain shared library, no extension module: it is loaded by ctypes and by ONNX Runtime, and copied
-into artifacts. Each instruction set is its own translation unit, because only its file may be
-compiled with its flags.
+into artifacts. How it is compiled stands in `backends/cpu/build.py`, which cross-compiling shares.
 
     python setup.py build_ext --inplace      builds it into the checkout
 
@@ -12,10 +11,10 @@ Without a compiler the installation still succeeds, without the library; `sparse
 
 import os
 import platform
+import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -25,39 +24,8 @@ FOLDERS = {"sparsec": "sparsec"} | {
     f"sparsec.{name}": name for name in ("ir", "passes", "backends")
 }
 
-CSRC = Path("backends/cpu/csrc")
-LIBRARY = "libsparsec_cpu.so"
-FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
-    "-ffp-contract=off",
-]
-COMMON = [
-    "api",
-    "isa",
-    "ort_op",
-    "plan_build",
-    "plan_check",
-    "plan_pack",
-    "plan_run",
-    "pool",
-    "unit_portable",
-]
-UNITS = {
-    "x86_64": {
-        "unit_avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "unit_avx512": [
-            *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
-            "-Wno-maybe-uninitialized",  # GCC's own AVX-512 header
-        ],
-    },
-    "aarch64": {"unit_neon": []},
-}
-ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
+BUILD = runpy.run_path("backends/cpu/build.py")
+CSRC = BUILD["SOURCES"]
 
 
 def packages() -> list[str]:
@@ -81,7 +49,7 @@ class BuildLibrary(build_ext):
     """Build one shared library where setuptools expects an extension module."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+        return os.path.join(*fullname.split(".")[:-1], BUILD["FILE_NAME"])
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
@@ -97,17 +65,7 @@ class BuildLibrary(build_ext):
         objects = Path(self.build_temp)
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        machine = os.environ.get("SPARSEC_MACHINE", platform.machine())
-        units = UNITS.get(ALIASES.get(machine, machine), {})
-        made = []
-        for name, flags in [*((name, []) for name in COMMON), *units.items()]:
-            made.append(str(objects / f"{name}.o"))
-            self.call([*command, *FLAGS, *flags, "-c", str(CSRC / f"{name}.cc"), "-o", made[-1]])
-        # Our C++ runtime travels inside, so that the library runs on systems with an older one.
-        link = ["-shared", "-static-libstdc++", "-static-libgcc", "-pthread"]
-        if sys.platform.startswith("linux"):
-            link += ["-Wl,-z,defs", "-Wl,--exclude-libs,ALL", "-s"]
-        self.call([*command, *link, *made, "-o", str(target)])
+        BUILD["build_library"](command, platform.machine(), target, objects, self.call)
 
     def call(self, command: list[str]) -> None:
         if self.verbose:

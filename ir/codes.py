@@ -25,6 +25,10 @@ class Code(enum.StrEnum):
     FIXED_TRANSFORM = "fixed_transform"  # a signal transform (STFT, mel) stored as a weight
     SHARED = "shared"  # the tensor has a use whose axes contradict the others
     NOT_OBSERVABLE = "not_observable"  # its inputs cannot be looked at, which the criterion needs
+    BARRIER = "barrier"  # structure: an operator that needs every channel, or cannot be followed
+    ROUNDED = (
+        "rounded"  # structure: too few units to remove any, rounded to the hardware's multiple
+    )
     NOT_A_SITE = "not_a_site"  # an operator with weights that no pass can prune yet
 
     # What the lowering did with a layer.

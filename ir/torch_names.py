@@ -116,6 +116,7 @@ def tie_parameters(graph: ir.Graph, program: ExportedProgram) -> None:
     first_name: dict[str, str] = {}
     for name, tensor in program.state_dict.items():
         first_name[name] = canonical.setdefault(_storage(tensor), name)
+    buffers = set(program.graph_signature.buffers)
     kept: dict[str, ir.Value] = {}
     for name in list(graph.initializers):
         value = graph.initializers[name]
@@ -130,7 +131,14 @@ def tie_parameters(graph: ir.Graph, program: ExportedProgram) -> None:
             del graph.initializers[first]
         kept[first] = value
         value.name = first
-        value.metadata_props[PARAM] = json.dumps({"name": first, "transform": []})
+        value.metadata_props[PARAM] = json.dumps(
+            {
+                "name": first,
+                "kind": "buffer" if first in buffers else "parameter",
+                "shape": list(program.state_dict[first].shape),
+                "transform": [],
+            }
+        )
 
 
 def _storage(tensor: Any) -> Hashable:

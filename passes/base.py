@@ -22,6 +22,7 @@ from sparsec.ir.layers import CostRecord
 from sparsec.ir.sites import Sites, WeightSite
 
 if TYPE_CHECKING:
+    from sparsec.ir.certificate import Certificate
     from sparsec.passes.calibration.calibration import Calibration
 
 
@@ -49,11 +50,14 @@ class PassResult:
     skipped : list of Skipped
     notes : dict of str to float
         Numbers for the report, such as the sparsity reached.
+    certificates : list of Certificate
+        One for each removal of structure.
     """
 
     changed: list[str] = dataclasses.field(default_factory=list)
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     notes: dict[str, float] = dataclasses.field(default_factory=dict)
+    certificates: list[Certificate] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)

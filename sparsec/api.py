@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from sparsec.artifact import Artifact
 from sparsec.artifact import format as fmt
+from sparsec.artifact.certificates import write_certificates
 from sparsec.artifact.writer import (
     check_output,
     staging,
@@ -202,7 +203,9 @@ def build_artifact(
             lowered = backend.lower(reference, target, context)
             write_payload(stage, lowered)
             release_all(reference)
-            manifest = describe(source, file, recipe, target, steps, lowered)
+            found = [made for step in steps for made in step.result.certificates]
+            entries = write_certificates(stage, found)
+            manifest = describe(source, file, recipe, target, steps, lowered, entries)
 
             progress("verify", 0.7)
             manifest |= prove(trial, stage, manifest, backend, evaluator, progress)

@@ -11,9 +11,12 @@ import onnx_ir as ir
 
 from sparsec.artifact.graph import load_graph
 from sparsec.artifact.reader import backend_of, is_artifact, open_artifact, using_graph
+from sparsec.ir.cleanup import clean_up, fold_batch_norm
+from sparsec.ir.codes import Code
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import SparsecError
 from sparsec.ir.feeds import random_feeds
+from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.load import load_model
 from sparsec.ir.sites import Sites, sparsity, weight_sites
 from sparsec.prove import densified
@@ -38,14 +41,12 @@ def inspect_path(path: Path, *, groups: bool = False) -> dict[str, Any]:
     ModelImportError, ArtifactError
         If the path is neither.
     """
-    result = _inspect_artifact(path) if is_artifact(path) else _inspect_model(load_model(path))
-    if groups:
-        # Pruning groups are axes that shrink together; no pass of this version shrinks one.
-        result["groups"] = []
-    return result
+    if is_artifact(path):
+        return _inspect_artifact(path, groups)
+    return _inspect_model(load_model(path), groups)
 
 
-def _inspect_model(model: ir.Model) -> dict[str, Any]:
+def _inspect_model(model: ir.Model, groups: bool) -> dict[str, Any]:
     sites = weight_sites(model)
     result: dict[str, Any] = {"kind": "model", "ops": operators(model), **counts(model)}
     result["layers"] = [
@@ -59,10 +60,10 @@ def _inspect_model(model: ir.Model) -> dict[str, Any]:
         for site in sites
     ]
     result["frozen"] = frozen(sites)
-    return result
+    return result | (pruning_groups(model) if groups else {})
 
 
-def _inspect_artifact(path: Path) -> dict[str, Any]:
+def _inspect_artifact(path: Path, groups: bool) -> dict[str, Any]:
     manifest = open_artifact(path)
     after = manifest["after"]
     with using_graph(path), tempfile.TemporaryDirectory(prefix="sparsec-") as scratch:
@@ -79,7 +80,32 @@ def _inspect_artifact(path: Path) -> dict[str, Any]:
             "latency": manifest["latency"],
             "notes": manifest["notes"],
             "frozen": frozen(weight_sites(stock)),
+            **(pruning_groups(stock) if groups else {}),
         }
+
+
+def pruning_groups(model: ir.Model) -> dict[str, Any]:
+    """Return ``groups``, those that can be pruned, and ``frozen``, all others with the reason.
+
+    Channels are looked at as passes see them: after our clean-ups, normalisations folded.
+    """
+    seen = model.clone()
+    clean_up(seen)
+    fold_batch_norm(seen)
+    prepare(seen)
+    found = find_groups(seen)
+    return {
+        "groups": [group.to_json() for group in found],
+        "frozen": [
+            {
+                "value": group.name,
+                "code": str(Code.BARRIER),
+                "units": group.size,
+                "reason": group.reason or "",
+            }
+            for group in found.frozen
+        ],
+    }
 
 
 def operators(model: ir.Model) -> dict[str, int]:

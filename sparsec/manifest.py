@@ -30,6 +30,7 @@ def describe(
     target: Target,
     steps: Sequence[Step],
     lowered: Lowered,
+    certificates: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the manifest's facts: what went in, what was done, what came out."""
     return {
@@ -47,7 +48,7 @@ def describe(
         "passes": [step.to_json() for step in steps],
         "layers": [row.to_json() for row in lowered.layers],
         "kernels": lowered.kernels,
-        "certificates": [],
+        "certificates": certificates,
         "lowering_notes": lowered.notes,
     }
 

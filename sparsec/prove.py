@@ -98,17 +98,20 @@ def runnable(
     scratch: Path,
     threads: int | None = 1,
 ) -> tuple[Runner, str]:
-    """Return what runs the artifact here, and how: ``device``, or ``emulated`` in stock operators.
+    """Return what runs the artifact here, and how: on the ``device``, or ``emulated``.
 
-    Where the device is absent the artifact's own packed data is unpacked into stock operators: that
-    proves everything but the kernels' arithmetic.
+    Where the device is absent, what its backend has in its stead runs the artifact's packed data; where
+    there is nothing, they are unpacked into stock operators. Both prove everything but the arithmetic of
+    the device's kernels.
     """
     try:
         return backend.runner(root, manifest, threads), "device"
     except UnsupportedTargetError:
-        return OrtRunner(
-            densified(backend, root, scratch), threads=threads, low_memory=True
-        ), "emulated"
+        stand_in = backend.stand_in(root, manifest, threads)
+    if stand_in is None:
+        stock = densified(backend, root, scratch)
+        stand_in = OrtRunner(stock, threads=threads, low_memory=True)
+    return stand_in, "emulated"
 
 
 def densified(backend: Backend, root: Path, scratch: Path) -> Path:

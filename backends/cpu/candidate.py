@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region, build_plan
-from sparsec.backends.cpu.items import Scene
+from sparsec.backends.cpu.items import Item, Scene
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.observe import observe
 from sparsec.ir.names import unused
@@ -58,12 +58,19 @@ def _is_constant(value: ir.Value) -> bool:
 
 
 class Measurer:
-    """Times candidates; equal work is timed once."""
+    """Times candidates; equal work is timed once.
 
-    def __init__(self, scene: Scene, feed: Feeds, threads: int) -> None:
+    Parameters
+    ----------
+    cold : bool
+        Whether the weights of the model exceed the caches, so that each layer meets its own in memory.
+    """
+
+    def __init__(self, scene: Scene, feed: Feeds, threads: int, cold: bool = False) -> None:
         self._scene = scene
         self._feed = feed
         self._threads = threads
+        self._cold = cold
         self._known: dict[Any, tuple[float, float]] = {}
 
     def measure(self, regions: Sequence[Region]) -> list[Candidate]:
@@ -77,30 +84,34 @@ class Measurer:
     def _candidate(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Candidate:
         plan = build_plan(self._scene, region).to_bytes()
         key = self._signature(region, data)
-        if key is None or key not in self._known:
+        if key not in self._known:
             dense = _part(self._scene.model, region)
             sparse = region_model(self._scene.model, region, plan)
             contest = Contest(self._threads)
             contest.enter("dense", dense, data)
             contest.enter("sparse", sparse, data)
-            times = contest.run()
-            found = times["dense"], times["sparse"]
-            if key is None:
-                return Candidate(region, plan, *found)
-            self._known[key] = found
+            times = contest.run(cold=self._cold)
+            self._known[key] = times["dense"], times["sparse"]
         return Candidate(region, plan, *self._known[key])
 
     def _signature(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Any:
-        """Return what decides the time of a one-layer region; None for larger ones."""
-        if len(region.items) > 1:
-            return None
-        item = region.items[0]
-        weight = item.tensors.get("weight")
+        """Return what decides the time of a region: its shapes, wiring, patterns and sparsities."""
+        number = {value: i for i, value in enumerate(region.inputs)}
         shapes = tuple(data[v.name or ""].shape for v in region.inputs if v.name in data)
-        kept = None if weight is None else round(np.count_nonzero(weight) / weight.size, 2)
-        pattern = str(item.site.pattern) if item.site is not None else ""
-        fields = tuple(sorted((k, v) for k, v in item.fields.items()))
-        return item.code, item.kind, item.channels, shapes, kept, pattern, fields, len(item.nodes)
+        parts = []
+        for item in region.items:
+            operands = tuple(-1 if v is None else number[v] for v in item.inputs)
+            number[item.output] = len(number)
+            parts.append((operands, *_kind_of_work(item)))
+        return shapes, tuple(parts), tuple(number[value] for value in region.outputs)
+
+
+def _kind_of_work(item: Item) -> tuple[Any, ...]:
+    weight = item.tensors.get("weight")
+    kept = None if weight is None else round(np.count_nonzero(weight) / weight.size, 2)
+    pattern = str(item.site.pattern) if item.site is not None else ""
+    fields = tuple(sorted(item.fields.items()))
+    return item.code, item.kind, item.channels, kept, pattern, fields, len(item.nodes)
 
 
 def _part(model: ir.Model, region: Region) -> ir.Model:

@@ -198,6 +198,17 @@ def _layer_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     return w.add("Add", scaled, w.constant(_needed(plan, op.bias).reshape(-1)))
 
 
+def _rms_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    x = inputs[0]
+    assert x is not None
+    root = w.add("Sqrt", w.add("Add", w.mean(w.add("Mul", x, x)), w.constant(op.alpha)))
+    return w.add("Mul", w.add("Div", x, root), w.constant(_needed(plan, op.gain).reshape(-1)))
+
+
+def _multiply(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    return w.add("Mul", inputs[0], inputs[1])
+
+
 def _attention(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     channels = _value(plan, op.inputs[0]).channels
     split = w.constant([0, 0, op.heads, channels // op.heads], np.int64)
@@ -241,6 +252,8 @@ _RULES: dict[OpCode, Callable[[_Writer, Plan, Op, _Inputs], ir.Value]] = {
     OpCode.ADD: _add,
     OpCode.ACTIVATION: _nothing,
     OpCode.LAYER_NORM: _layer_norm,
+    OpCode.RMS_NORM: _rms_norm,
+    OpCode.MULTIPLY: _multiply,
     OpCode.ATTENTION: _attention,
     OpCode.MAX_POOL: _max_pool,
     OpCode.GLOBAL_AVERAGE_POOL: _average,

@@ -92,11 +92,11 @@ class Scene:
         return True
 
     def constant(self, value: ir.Value | None) -> NDArray[Any] | None:
-        """Return the array of a constant value; None if it is computed at run time."""
+        """Return a copy of a constant value; None if it is computed at run time."""
         if value is None or value.is_graph_input():
             return None
-        if value.const_value is not None:
-            return value.const_value.numpy()
+        if value.const_value is not None:  # a view would keep its data file mapped
+            return np.array(value.const_value.numpy())
         node = value.producer()
         if node is not None and node.op_type == "Constant" and "value" in node.attributes:
             return node.attributes["value"].as_tensor().numpy()

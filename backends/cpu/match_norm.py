@@ -55,7 +55,8 @@ def _single(scene: Scene, node: ir.Node) -> Iterator[Item]:
     yield from _item(scene, (node,), node.inputs[0], node.outputs[0], gain, shift, epsilon)
 
 
-def _over_last(scene: Scene, node: ir.Node) -> bool:
+def over_last(scene: Scene, node: ir.Node) -> bool:
+    """Whether a reduction is over the last axis alone, which it keeps."""
     axes: Sequence[int] | None = node.attributes.get_ints("axes", ())
     if not axes and len(node.inputs) > 1:
         constant = scene.constant(node.inputs[1])
@@ -70,12 +71,12 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
     """Match ``(x - mean) / sqrt(mean((x - mean)^2) + eps) * gain + shift``."""
     x = mean.inputs[0]
     centre = scene.single_reader(mean.outputs[0])
-    if not _over_last(scene, mean) or not is_op(centre, "Sub") or centre is None:
+    if not over_last(scene, mean) or not is_op(centre, "Sub") or centre is None:
         return
     if centre.inputs[0] is not x:
         return
     centred = centre.outputs[0]
-    square = next((n for n in scene.consumers(centred) if _is_square(scene, n, centred)), None)
+    square = next((n for n in scene.consumers(centred) if is_square(scene, n, centred)), None)
     divide = next((n for n in scene.consumers(centred) if is_op(n, "Div")), None)
     if square is None or divide is None or scene.consumers(centred) != {square, divide}:
         return
@@ -89,7 +90,7 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
     epsilon = scene.scalar(
         plus.inputs[1] if plus.inputs[0] is variance.outputs[0] else plus.inputs[0]
     )
-    if last is not divide or epsilon is None or not _over_last(scene, variance):
+    if last is not divide or epsilon is None or not over_last(scene, variance):
         return
     if divide.inputs[0] is not centred or divide.inputs[1] is not root.outputs[0]:
         return
@@ -118,7 +119,8 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
     yield from _item(scene, tuple(nodes), x, y, factors[0], factors[1], epsilon)
 
 
-def _is_square(scene: Scene, node: ir.Node, value: ir.Value) -> bool:
+def is_square(scene: Scene, node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node squares ``value``."""
     if is_op(node, "Pow"):
         return node.inputs[0] is value and scene.scalar(node.inputs[1]) == 2.0
     return is_op(node, "Mul") and node.inputs[0] is value and node.inputs[1] is value

@@ -54,6 +54,19 @@ def add_item(scene: Scene, node: ir.Node) -> Item | None:
     return Item(OpCode.ADD, (node,), (a, b), node.outputs[0], kind, channels)
 
 
+def multiply_item(scene: Scene, node: ir.Node) -> Item | None:
+    """Return the product of two activations of one shape, as behind a gate; else None."""
+    if not is_op(node, "Mul"):
+        return None
+    a, b = node.inputs
+    if scene.constant(a) is not None or scene.constant(b) is not None or not scene.same_shape(a, b):
+        return None
+    kind, channels = _kind(scene, node.outputs[0])
+    if kind is not Kind.ROWS:
+        return None
+    return Item(OpCode.MULTIPLY, (node,), (a, b), node.outputs[0], kind, channels)
+
+
 def _kind(scene: Scene, value: ir.Value) -> tuple[Kind | None, int]:
     shape = scene.shape(value)
     if shape is None or len(shape) < 2:

@@ -49,6 +49,8 @@ class OpCode(enum.IntEnum):
     ATTENTION = 7
     MAX_POOL = 8
     GLOBAL_AVERAGE_POOL = 9
+    RMS_NORM = 10
+    MULTIPLY = 11
 
 
 class Activation(enum.IntEnum):

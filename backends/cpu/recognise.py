@@ -16,7 +16,8 @@ from sparsec.backends.cpu.items import Item, Scene, is_op
 from sparsec.backends.cpu.match_attention import attention_items
 from sparsec.backends.cpu.match_linear import linear_item
 from sparsec.backends.cpu.match_norm import layer_norm_items
-from sparsec.backends.cpu.match_pointwise import activation_items, add_item
+from sparsec.backends.cpu.match_pointwise import activation_items, add_item, multiply_item
+from sparsec.backends.cpu.match_rms_norm import rms_norm_items
 from sparsec.backends.cpu.match_window import window_item
 from sparsec.backends.cpu.plan import Activation, Kind, OpCode
 from sparsec.ir.sites import WeightSite
@@ -38,6 +39,7 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
 
     take(attention_items(scene))
     take(layer_norm_items(scene))
+    take(rms_norm_items(scene))
     take(activation_items(scene))
     for node in scene.order:
         if node not in taken:
@@ -47,6 +49,7 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
                     linear_item(scene, node, site)
                     or window_item(scene, node, site)
                     or add_item(scene, node)
+                    or multiply_item(scene, node)
                 ]
             )
     return fuse(scene, items)

@@ -103,7 +103,9 @@ def roof() -> float:
     """Return the GFLOP/s of our dense product on one thread: what the sparse ones are judged by."""
     weight = np.random.default_rng(0).standard_normal((768, 768)).astype(np.float32)
     value = Value(Kind.ROWS, 768, 2)
-    plan = Plan((0,), (1,), (value, value), (Op(OpCode.LINEAR, (0,), 1, weight=0),), (Dense(weight),))
+    plan = Plan(
+        (0,), (1,), (value, value), (Op(OpCode.LINEAR, (0,), 1, weight=0),), (Dense(weight),)
+    )
     run = LoadedPlan(plan.to_bytes()).prepare(np.ones((512, 768), np.float32))
     return 2 * 512 * 768 * 768 / min(race({"roof": run})["roof"]) / 1e9
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from examples.zoo.cache import cache_dir
-from examples.zoo.synthetic import NETWORKS, Form, benchmark_input
+from examples.zoo import real
+from examples.zoo.benchnets import BUILDERS, Form, benchmark_input
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.load import load_model
 from sparsec.passes.base import PassContext
@@ -31,23 +30,23 @@ class Case:
 
     def build(self) -> tuple[ir.Model, Feeds]:
         """Return the pruned model and its input."""
-        if self.network in NETWORKS:
-            proto = NETWORKS[self.network](self.sparsity, self.form)
-            model = ir.from_proto(proto)
-            clean_up(model)
-            return model, {"x": benchmark_input(proto)}
-        return _real(self)
+        builder, _, shape = self.network.partition(" ")
+        if builder not in BUILDERS:
+            return _real(self)
+        sizes = [int(size) for size in shape.split("x")] if shape else []
+        proto = BUILDERS[builder](*sizes, self.sparsity, self.form)
+        model = ir.from_proto(proto)
+        clean_up(model)
+        return model, dict(benchmark_input(proto))
 
 
 def _real(case: Case) -> tuple[ir.Model, Feeds]:
     """A trained network, pruned by magnitude with our own pass."""
     name = case.network
-    (folder,) = sorted((cache_dir() / "built").glob(f"{name}-*"))[-1:]
-    model = load_model(Path(folder) / f"{name}.onnx")
+    model = load_model(real.path(name))
     clean_up(model)
     spec = "block:rows=4,cols=1" if case.form == "block4" else "unstructured"
     joint = "," if ":" in spec else ":"
-    # A reduction of 27 is the stem, which stays dense like the depthwise convolutions.
     Pipeline.parse([f"{spec}{joint}sparsity={case.sparsity}"]).run(model, PassContext())
     fold_batch_norm(model)
     rng = np.random.default_rng(0)
@@ -73,7 +72,9 @@ CASES: list[Case] = [
     *_row("bert4", "unstructured", s80=(2.5, 3.2), s90=(3.9, 5.0), s95=(5.8, 7.0)),
     *_row("bert4", "2:4", s50=(1.2, 1.2)),
     *_row("minilm", "unstructured", s80=(2.0, 2.8), s90=(3.0, 4.2)),
-    *_row("matmul_1x4096x4096", "unstructured", s80=(1.4, 1.6), s90=(3.0, 3.6), s95=(5.3, 6.0)),
-    *_row("matmul_1x4096x4096", "block8", s80=(3.2, 3.5), s90=(6.5, 8.0), s95=(14.0, 16.0)),
+    *_row("matmul 1x4096x4096", "unstructured", s80=(1.4, 1.6), s90=(3.0, 3.6), s95=(5.3, 6.0)),
+    *_row("matmul 1x4096x4096", "block8", s80=(3.2, 3.5), s90=(6.5, 8.0), s95=(14.0, 16.0)),
+    *_row("matmul 128x768x3072", "unstructured", s80=(2.7, 3.7), s90=(5.0, 6.6)),
+    *_row("matmul 128x3072x768", "unstructured", s80=(2.7, 3.7), s90=(5.0, 6.6)),
     *_row("mobilenet_v1", "unstructured", s00=(0.97, 0.97), s50=(0.97, 0.97)),
 ]

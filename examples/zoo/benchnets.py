@@ -8,7 +8,7 @@ never claimed on them. Opset 13; one fp32 input ``x``, one output ``y``. The mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Array = NDArray[np.float32]
+Form: TypeAlias = Literal["unstructured", "2:4", "block4", "block8"]
+
+# How a pruned weight of each form is marked in the file; the axis of the reduction follows.
+PATTERNS: dict[Form, str] = {
+    "unstructured": "unstructured",
+    "2:4": "2:4",
+    "block4": "block:4x1",
+    "block8": "block:8x1",
+}
 MATMULS = (
     (128, 768, 768),
     (128, 768, 3072),
@@ -62,9 +71,35 @@ def prune_2_4(weight: Array) -> Array:
     return out.reshape(weight.shape)
 
 
-def mobilenet_v1(sparsity: float = 0.0) -> onnx.ModelProto:
+def prune_blocks(weight: Array, sparsity: float, rows: int) -> Array:
+    """Zero the blocks of ``rows`` outputs by one of ``[out, reduction]`` with the smallest sums.
+
+    Examples
+    --------
+    >>> prune_blocks(np.array([[3, 1], [-1, 1]], dtype=np.float32), 0.5, 2)
+    array([[ 3.,  0.],
+           [-1.,  0.]], dtype=float32)
+    """
+    groups = -(-weight.shape[0] // rows)
+    padded = np.zeros((groups * rows, weight.shape[1]), np.float32)
+    padded[: weight.shape[0]] = np.abs(weight)
+    sums = padded.reshape(groups, rows, -1).sum(axis=1)
+    kept = np.repeat(prune_magnitude(sums, sparsity) > 0, rows, axis=0)[: weight.shape[0]]
+    return np.where(kept, weight, np.float32(0)) if sparsity else weight
+
+
+def prune(weight: Array, sparsity: float, form: Form) -> Array:
+    """Zero part of a weight ``[out, reduction]``; the sparsity of ``2:4`` is its own."""
+    if not sparsity or form == "unstructured":
+        return prune_magnitude(weight, sparsity)
+    if form == "2:4":
+        return prune_2_4(weight)
+    return prune_blocks(weight, sparsity, int(form.removeprefix("block")))
+
+
+def mobilenet_v1(sparsity: float = 0.0, form: Form = "unstructured") -> onnx.ModelProto:
     """MobileNetV1 1.0 at 224 x 224; the 1x1 convolutions are pruned."""
-    net = _Net(seed=1, shape=(1, 3, 224, 224), sparsity=sparsity)
+    net = _Net(1, (1, 3, 224, 224), sparsity, form)
     x = net.relu6(net.conv("x", 3, 32, 3, stride=2))
     width = 32
     blocks = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5)
@@ -75,9 +110,9 @@ def mobilenet_v1(sparsity: float = 0.0) -> onnx.ModelProto:
     return net.classify(x, width, 0.03)
 
 
-def mobilenet_v2(sparsity: float = 0.0) -> onnx.ModelProto:
+def mobilenet_v2(sparsity: float = 0.0, form: Form = "unstructured") -> onnx.ModelProto:
     """MobileNetV2 1.0 at 224 x 224; the 1x1 convolutions are pruned."""
-    net = _Net(seed=2, shape=(1, 3, 224, 224), sparsity=sparsity)
+    net = _Net(2, (1, 3, 224, 224), sparsity, form)
     x = net.relu6(net.conv("x", 3, 32, 3, stride=2))
     width = 32
     stages = (
@@ -103,12 +138,12 @@ def mobilenet_v2(sparsity: float = 0.0) -> onnx.ModelProto:
     return net.classify(x, 1280, 0.03)
 
 
-def resnet50(sparsity: float = 0.0) -> onnx.ModelProto:
+def resnet50(sparsity: float = 0.0, form: Form = "unstructured") -> onnx.ModelProto:
     """ResNet-50 at 224 x 224, stride in the 3x3; every convolution but the stem is pruned.
 
     The residual stream grows with random weights: compare outputs by relative error only.
     """
-    net = _Net(seed=3, shape=(1, 3, 224, 224), sparsity=sparsity)
+    net = _Net(3, (1, 3, 224, 224), sparsity, form)
     x = net.op("Relu", net.conv("x", 3, 64, 7, stride=2))
     x = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     width = 64
@@ -124,15 +159,10 @@ def resnet50(sparsity: float = 0.0) -> onnx.ModelProto:
     return net.classify(x, width, 0.02)
 
 
-def bert4(sparsity: float | str = 0.0) -> onnx.ModelProto:
-    """Four encoder layers of primitive operators, 128 x 768; all six weights a layer are pruned.
-
-    Parameters
-    ----------
-    sparsity : float or ``"2:4"``
-    """
-    length, width, hidden, heads = 128, 768, 3072, 12
-    net = _Net(seed=4, shape=(1, length, width), sparsity=sparsity)
+def bert4(sparsity: float = 0.0, form: Form = "unstructured", length: int = 128) -> onnx.ModelProto:
+    """Four encoder layers of primitive operators, 768 wide; all six weights a layer are pruned."""
+    width, hidden, heads = 768, 3072, 12
+    net = _Net(4, (1, length, width), sparsity, form)
     x = "x"
     for _ in range(4):
         q, k, v = (net.linear(x, width, width) for _ in range(3))
@@ -153,9 +183,11 @@ def bert4(sparsity: float | str = 0.0) -> onnx.ModelProto:
     return net.finish((1, length, width))
 
 
-def matmul(rows: int, inputs: int, outputs: int, sparsity: float | str = 0.0) -> onnx.ModelProto:
+def matmul(
+    rows: int, inputs: int, outputs: int, sparsity: float = 0.0, form: Form = "unstructured"
+) -> onnx.ModelProto:
     """One product ``[rows, inputs] x [inputs, outputs]`` with a constant on the right."""
-    net = _Net(seed=5, shape=(rows, inputs), sparsity=sparsity)
+    net = _Net(5, (rows, inputs), sparsity, form)
     net.linear("x", inputs, outputs, bias=False)
     return net.finish((rows, outputs))
 
@@ -168,7 +200,7 @@ BUILDERS: dict[str, Callable[..., onnx.ModelProto]] = {
     "matmul": matmul,
 }
 
-# By builder, its shape arguments and the sparsity: the mean of |y| to four digits.
+# By builder, its shape arguments and the sparsity (or 2:4): the mean of |y| to four digits.
 FINGERPRINTS: dict[tuple[str, tuple[int, ...]], dict[float | str, float]] = {
     ("mobilenet_v1", ()): {
         0: 0.2371,
@@ -199,20 +231,27 @@ FINGERPRINTS: dict[tuple[str, tuple[int, ...]], dict[float | str, float]] = {
 class _Net:
     """A graph under construction; weights are drawn in the order of the calls."""
 
-    def __init__(self, seed: int, shape: Sequence[int], sparsity: float | str) -> None:
+    def __init__(self, seed: int, shape: Sequence[int], sparsity: float, form: Form) -> None:
         self.rng = np.random.default_rng(seed)
         self.shape = shape
         self.sparsity = sparsity
+        self.form = form
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self.marks: list[onnx.ValueInfoProto] = []
 
     def draw(self, shape: Sequence[int], deviation: float) -> Array:
         return (self.rng.standard_normal(shape) * deviation).astype(np.float32)
 
-    def prune(self, weight: Array) -> Array:
-        if isinstance(self.sparsity, str):
-            return prune_2_4(weight)
-        return prune_magnitude(weight, self.sparsity)
+    def pruned(self, weight: Array, axis: int) -> str:
+        """Store a pruned weight, marked with its pattern; ``axis`` holds the reduction."""
+        name = self.constant(weight)
+        if self.sparsity:
+            mark = helper.make_tensor_value_info(name, TensorProto.FLOAT, weight.shape)
+            entry = mark.metadata_props.add()
+            entry.key, entry.value = "sparsec.pattern", f"{PATTERNS[self.form]}@{axis}"
+            self.marks.append(mark)
+        return name
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"{kind.lower()}_{len(self.nodes)}"
@@ -241,12 +280,13 @@ class _Net:
         weight = self.draw((outputs, inputs // group, kernel, kernel), (2 / fan_in) ** 0.5)
         bias = self.draw((outputs,), 0.05)
         if pruned and self.sparsity:
+            zeroed = prune(weight.reshape(outputs, -1), self.sparsity, self.form)
             # Zeros shrink the activations; without the factor deep layers would compute on nothing.
-            weight = self.prune(weight) * np.float32(0.7 / (1 - float(self.sparsity)) ** 0.5)
+            weight = zeroed.reshape(weight.shape) * np.float32(0.7 / (1 - self.sparsity) ** 0.5)
         return self.op(
             "Conv",
             x,
-            self.constant(weight),
+            self.pruned(weight, 1) if pruned else self.constant(weight),
             self.constant(bias),
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
@@ -258,8 +298,8 @@ class _Net:
         return self.op("Clip", x, self.scalar(0), self.scalar(6))
 
     def linear(self, x: str, inputs: int, outputs: int, bias: bool = True) -> str:
-        weight = self.prune(self.draw((outputs, inputs), 0.02))
-        y = self.op("MatMul", x, self.constant(np.ascontiguousarray(weight.T)))
+        weight = prune(self.draw((outputs, inputs), 0.02), self.sparsity, self.form)
+        y = self.op("MatMul", x, self.pruned(np.ascontiguousarray(weight.T), 0))
         return self.op("Add", y, self.constant(self.draw((outputs,), 0.02))) if bias else y
 
     def layer_norm(self, x: str, width: int) -> str:
@@ -286,5 +326,6 @@ class _Net:
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
             self.weights,
+            value_info=self.marks,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)

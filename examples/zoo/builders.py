@@ -13,7 +13,10 @@ from torch import nn
 from torch.export import Dim
 
 from examples.zoo.bert import load_minilm
+from examples.zoo.decoding import past_names, present_names
 from examples.zoo.export import TorchModel
+from examples.zoo.llama import LlamaConfig
+from examples.zoo.llama_cache import LlamaDecoder
 from examples.zoo.mtcnn import ONet, PNet, RNet
 from examples.zoo.packages import PACKAGES
 from examples.zoo.smollm2 import load_smollm2
@@ -37,6 +40,21 @@ def smollm2(weights: Path) -> TorchModel:
     axes = {0: Dim("batch", max=1024), 1: Dim("length", max=8192)}
     ids = torch.ones(2, 16, dtype=torch.int64)
     return TorchModel(load_smollm2(weights), {"input_ids": ids}, ("logits",), {"input_ids": axes})
+
+
+def smollm2_decode(weights: Path) -> TorchModel:
+    """SmolLM2-135M-Instruct, one token at a time: the past comes in and goes out longer by one."""
+    config = LlamaConfig()
+    batch = Dim("batch", max=1024)
+    axes = {0: batch, 2: Dim("past", min=0, max=8191)}
+    past = torch.zeros(2, config.kv_heads, 16, config.head_size)
+    names = past_names(config.layers)
+    return TorchModel(
+        load_smollm2(weights, LlamaDecoder),
+        {"input_ids": torch.ones(2, 1, dtype=torch.int64), **dict.fromkeys(names, past)},
+        ("logits", *present_names(config.layers)),
+        {"input_ids": {0: batch}, **dict.fromkeys(names, axes)},
+    )
 
 
 def effnet_lite0(weights: Path) -> TorchModel:

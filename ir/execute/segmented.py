@@ -1,7 +1,7 @@
-"""The executor on ONNX Runtime: any operator, one segment at a time, all samples through each.
+"""The executor that goes segment by segment: all samples through one, then through the next.
 
 Between two stops lies a segment: the nodes that the next stop needs and that have not run yet. It
-is opened as a session with the weights as they are by then, every sample goes through it, and what
+is cut with the weights as they are by then, every sample goes through it, and what
 later segments need is kept (:mod:`sparsec.ir.execute.live`). Each node runs once for each sample,
 but for two kinds: a piece with bodies that a stop looks into, and what makes sequences of tensors.
 """
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from sparsec.ir.execute.checkpoint import Checkpoint, Position, locked, value_file
 from sparsec.ir.execute.dependencies import Dependencies, members
+from sparsec.ir.execute.engine import Engine, OrtEngine
 from sparsec.ir.execute.executor import Point, Progress, Stop, Visitor
 from sparsec.ir.execute.live import LiveValues
-from sparsec.ir.execute.segment import open_segment, reads_of
+from sparsec.ir.execute.segment import cut_segment, reads_of
 from sparsec.ir.run import Feeds
 
 Array = NDArray[Any]
@@ -34,24 +35,21 @@ LIVE_BYTES = 512 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SegmentedExecutor:
-    """Walks a graph in ONNX Runtime.
+    """Walks a graph segment by segment.
 
     Parameters
     ----------
-    threads : int, optional
-        Threads inside an operator; None leaves the choice to the runtime.
+    engine : Engine
+        What runs the segments.
     live_bytes : int
         Values between segments that may be held in memory; the rest is spilled to disk.
     cache : Path, optional
         Folder in which unfinished walks are kept; without it a walk that is killed is lost.
-    libraries : sequence of Path
-        Custom-operator libraries.
     """
 
-    threads: int | None = None
+    engine: Engine = OrtEngine()  # noqa: RUF009  (frozen)
     live_bytes: int = LIVE_BYTES
     cache: Path | None = None
-    libraries: Sequence[Path] = ()
 
     def walk(
         self,
@@ -129,11 +127,11 @@ class _Walk:
             self._run(points)
         self.visitor.leave(stop)
         self.position.stop += 1
-        return self.live.drop_all_but(self._needed_later())
+        return self.live.drop_all_but(self._needed_from(self.position.stop))
 
-    def _needed_later(self) -> set[ir.Value]:
-        """Return the results so far that a later stop shows or a node still to run reads."""
-        later = [point for stop in self.stops[self.position.stop :] for point in stop.points]
+    def _needed_from(self, first: int) -> set[ir.Value]:
+        """Return the values that the stops from ``first`` on show, or that they need to run."""
+        later = [point for stop in self.stops[first:] for point in stop.points]
         missing = self.dependencies.missing(later, self.position.done)
         shown = {point.value for point in later if not self.dependencies.is_inner(point)}
         return {*reads_of(self.dependencies, missing), *shown}
@@ -146,30 +144,25 @@ class _Walk:
         running = dependencies.missing(points, done)
         # A piece that is only looked into is not done: it runs again for its results.
         self.position.done = done | dependencies.storable(self._ahead(points) & running)
-        self.position.stop += 1
-        kept = {v for v in self._needed_later() if self._made_by(v, running)}
-        self.position.stop -= 1
+        later = self._needed_from(self.position.stop + 1)
+        kept = {value for value in later if self._made_by(value, running)}
         fresh = {p.value for p in outer if self._made_by(p.value, running)}
         outputs = sorted(kept | fresh, key=lambda v: (dependencies.source(v), v.index()))
         if not running:  # everything is known: inputs of the graph, or kept from before
             for sample in range(len(self.feeds)):
                 self._show(sample, outer, {}, {})
             return
-        segment = open_segment(
-            dependencies,
-            running,
-            outputs,
-            inner,
-            lambda value: self._value(value, 0),
-            threads=self.executor.threads,
-            libraries=self.executor.libraries,
+        segment = cut_segment(
+            dependencies, running, outputs, inner, lambda value: self._value(value, 0)
         )
+        run = self.executor.engine.open(segment)
         for sample in range(len(self.feeds)):
-            results, logs = segment.run({v: self._value(v, sample) for v in segment.reads})
+            found = run({v.name or "": self._value(v, sample) for v in segment.reads})
+            results = dict(zip(outputs, found, strict=False))
             for value in kept:
                 name = value_file(dependencies, value)
                 self.live.put(value, name, sample, results[value])
-            self._show(sample, outer, results, logs)
+            self._show(sample, outer, results, dict(zip(inner, found[len(outputs) :], strict=True)))
             self.clock.tick(running)
 
     def _ahead(self, points: Sequence[Point]) -> int:
@@ -197,9 +190,11 @@ class _Walk:
         self.visitor.observe(sample, shown)
 
     def _value(self, value: ir.Value, sample: int) -> Array:
-        """Return a value that was computed before, or an input of the graph."""
+        """Return a value that was computed before, an input of the graph, or a constant."""
         if value in self.live:
             return self.live.get(value, sample)
+        if value.const_value is not None:
+            return value.const_value.numpy()
         return self.feeds[sample][value.name or ""]
 
 

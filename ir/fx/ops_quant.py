@@ -6,7 +6,8 @@ has no integer convolution on every device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,13 @@ def _round_to(x: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
     return shifted.clamp(info.min, info.max).to(dtype)
 
 
-@op("QuantizeLinear", since=10, frozen=("scale", "zero"))
+def _only_saturating(attributes: Mapping[str, Any]) -> str | None:
+    if not attributes.get("saturate", 1):
+        return "saturate=0 (overflow to infinity or NaN)"
+    return "precision (a type to divide in)" if attributes.get("precision", 0) else None
+
+
+@op("QuantizeLinear", since=10, frozen=("scale", "zero"), refuse=_only_saturating)
 def quantize_linear(
     x: Tensor,
     scale: Tensor,

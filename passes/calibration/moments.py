@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+FLOAT32_ROWS = 4096  # rows summed in float32 before they join the float64 total
+
 
 @dataclasses.dataclass(slots=True)
 class Moments:
@@ -66,13 +68,14 @@ class Moments:
         block : float32 (or float64) [groups, rows, columns]
             It is not changed.
         """
-        rows = block.shape[1]
-        if not rows:
-            return
+        for start in range(0, block.shape[1], FLOAT32_ROWS):
+            self._add(block[:, start : start + FLOAT32_ROWS])
+
+    def _add(self, block: Array) -> None:
         if not self.count:
             self.shift = block.mean(axis=1, dtype=np.float64).astype(np.float32)
         shifted = block - self.shift[:, None, :]
-        self.count += rows
+        self.count += block.shape[1]
         self.total += shifted.sum(axis=1, dtype=np.float64)
         if self.full:
             for products, rows_of_group in zip(self.products, shifted, strict=True):

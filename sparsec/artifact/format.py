@@ -13,6 +13,7 @@ MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
 WEIGHTS = "weights.safetensors"
 REPORT = "report.html"
+CERTIFICATES = "certificates"  # a folder
 
 # A reader refuses more than this before it looks at anything else.
 MAX_MANIFEST_BYTES = 64 << 20

@@ -201,7 +201,9 @@ MANIFEST = record(
         "passes": items(_STEP),
         "layers": items(_LAYER),
         "kernels": items(_KERNEL),
-        "certificates": items(free),
+        "certificates": items(
+            record({"file": text, "pass": text, "groups": count, "units": count})
+        ),
         "lowering_notes": items(text),
         "verify": record(
             {
@@ -237,6 +239,11 @@ MANIFEST = record(
 )
 
 
+def complaint_of(check: Check, value: Any) -> str | None:
+    """Return the first thing that ``check`` finds wrong, or None."""
+    return next(check(value, ""), None)
+
+
 def complaint(manifest: Mapping[str, Any]) -> str | None:
     """Return the first thing wrong with a manifest, or None.
 
@@ -253,4 +260,7 @@ def complaint(manifest: Mapping[str, Any]) -> str | None:
     for index, kernel in enumerate(manifest["kernels"]):
         if kernel["file"] not in manifest["files"]:
             return f"kernels[{index}].file must be listed under files, got {kernel['file']!r}"
+    for index, entry in enumerate(manifest["certificates"]):
+        if entry["file"] not in manifest["files"]:
+            return f"certificates[{index}].file must be listed under files, got {entry['file']!r}"
     return None

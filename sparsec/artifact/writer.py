@@ -216,22 +216,25 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def payload_bytes(stage: Path, tag: str | None = None) -> int:
+def payload_bytes(stage: Path) -> int:
     """Return the bytes that a deployment needs: all but manifest, report and plans, one library.
 
-    ``plans/`` holds the same bytes as the graph's data, for use without ONNX Runtime.
+    ``plans/`` holds the same bytes as the graph's data, for use without ONNX Runtime. Of the libraries
+    of several platforms the largest counts.
     """
-    total = 0
+    total, libraries = 0, {"": 0}
     for file in stage.rglob("*"):
         relative = file.relative_to(stage)
         if not file.is_file() or relative.name in (fmt.MANIFEST, fmt.REPORT):
             continue
-        if relative.parts[0] == "plans" or (
-            relative.parts[0] == "lib" and tag not in relative.parts
-        ):
-            continue
-        total += file.stat().st_size
-    return total
+        match relative.parts:
+            case "plans", *_:
+                continue
+            case "lib", platform, *_:
+                libraries[platform] = libraries.get(platform, 0) + file.stat().st_size
+            case _:
+                total += file.stat().st_size
+    return total + max(libraries.values())
 
 
 def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def show(result: dict[str, Any], why: bool) -> None:
             cells += [text(layer["kernel"]), text(layer["code"]), text(layer["reason"])]
         rows.add_row(*cells)
     out.print(rows)
+    if "groups" in result:
+        show_groups(result["groups"])
     for item in result["frozen"]:
         out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
     if "groups" in result:
@@ -64,6 +66,20 @@ def show(result: dict[str, Any], why: bool) -> None:
         out.print(f"pruning groups: {count or 'none, as no pass of this version removes units'}")
     if why and not explained:
         out.print("a model has no kernels yet: --why is for artifacts")
+
+
+def show_groups(groups: list[dict[str, Any]]) -> None:
+    """Print the pruning groups, most units first: what a structural pass chooses among."""
+    out = console()
+    out.print(f"groups {len(groups)}, units {sum(group['units'] for group in groups)}")
+    rows = table("group", "units", "kind", "coupled with", "tensors", right=("units", "tensors"))
+    for group in groups:
+        others = group["makers"][1:]
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        kind = "/".join(group["kinds"]) or "channel"
+        cells = [str(group["units"]), kind, text(shown), str(len(group["members"]))]
+        rows.add_row(text(group["name"]), *cells)
+    out.print(rows)
 
 
 def _ms(layer: dict[str, Any], key: str) -> str:

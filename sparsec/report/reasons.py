@@ -20,6 +20,8 @@ SENTENCES: dict[str, str] = {
     Code.FIXED_TRANSFORM: "It is a fixed signal transform, not something learned.",
     Code.SHARED: "Its tensor is also used in a way that contradicts this one.",
     Code.NOT_OBSERVABLE: "Nothing could be recorded of what it is multiplied with.",
+    Code.BARRIER: "Its channels meet an operator that needs all of them, or cannot be followed.",
+    Code.ROUNDED: "Rounded to the multiple that hardware likes, no channel would go.",
     Code.NOT_A_SITE: "No pass can prune this operator yet.",
     Code.DENSE: "No pass pruned it.",
     Code.PORTABLE: "The target runs stock operators only, and those gain nothing from zeros.",

@@ -147,6 +147,33 @@ def looping() -> ir.Model:
     return load_model(model)
 
 
+def experts(count: int = 4) -> ir.Model:
+    """A mixture of experts in gather form: each token goes to the expert that likes it best."""
+    nodes = [
+        node("MatMul", ["x", "router"], ["likes"], "router"),
+        node("ArgMax", ["likes"], ["chosen"], axis=1, keepdims=0),
+        node("Mul", ["x", "zero"], ["sum0"]),
+    ]
+    weights = {"router": normal(8, count, seed=9), "zero": np.zeros(1, np.float32)}
+    for e in range(count):
+        weights |= {f"up{e}": normal(8, 12, seed=e), f"down{e}": normal(12, 8, seed=10 + e)}
+        weights[f"number{e}"] = np.array(e, np.int64)
+        nodes += [
+            node("Equal", ["chosen", f"number{e}"], [f"mine{e}"]),
+            node("NonZero", [f"mine{e}"], [f"places{e}"]),
+            node("Transpose", [f"places{e}"], [f"rows{e}"]),
+            node("GatherND", ["x", f"rows{e}"], [f"tokens{e}"]),
+            node("MatMul", [f"tokens{e}", f"up{e}"], [f"hidden{e}"], f"up{e}"),
+            node("Relu", [f"hidden{e}"], [f"active{e}"]),
+            node("MatMul", [f"active{e}", f"down{e}"], [f"result{e}"], f"down{e}"),
+            node(
+                "ScatterND", [f"sum{e}", f"rows{e}", f"result{e}"], [f"sum{e + 1}"], reduction="add"
+            ),
+        ]
+    nodes.append(node("Identity", [f"sum{count}"], ["y"]))
+    return load_model(proto(nodes, {"x": ["n", 8]}, ["y"], weights))
+
+
 def sequence() -> ir.Model:
     """A sequence of tensors that outlives several layers."""
     nodes = [

@@ -19,10 +19,10 @@ GRAM = Needs(gram=True)
 def opened(monkeypatch):
     """How many segments were opened."""
     count = []
-    true = segmented.open_segment
+    true = segmented.cut_segment
     monkeypatch.setattr(
         segmented,
-        "open_segment",
+        "cut_segment",
         lambda *args, **options: (count.append(1), true(*args, **options))[1],
     )
     return count

@@ -92,6 +92,17 @@ def test_the_centred_gram_stays_positive_definite_far_from_zero():
     assert np.linalg.eigvalsh(naive.astype(np.float64)).min() < 0
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_many_rows_lose_no_digits(full):
+    """A float32 sum of so many squares would be off in the third digit."""
+    x = data(1, 1_000_000, 2, seed=0) + np.float32(3)
+    moments = Moments.empty(1, 2, full)
+    moments.add(x)
+    exact = np.square(x.astype(np.float64)).sum(axis=1)
+    np.testing.assert_allclose(moments.squares, exact, rtol=1e-6)
+    np.testing.assert_allclose(moments.variance, x.astype(np.float64).var(axis=1), rtol=1e-5)
+
+
 def test_a_dead_column_is_exactly_zero():
     x = data(1, 100, 4, seed=3)
     x[:, :, 2] = 0

@@ -106,14 +106,14 @@ def test_a_layer_in_a_loop_is_rewritten_before_what_follows():
 def runs(monkeypatch):
     """Which nodes each opened segment holds, by their first output."""
     opened = []
-    true = segmented.open_segment
+    true = segmented.cut_segment
 
     def record(dependencies, positions, *args, **options):
         names = [n.outputs[0].name for i, n in enumerate(dependencies.nodes) if positions >> i & 1]
         opened.append(names)
         return true(dependencies, positions, *args, **options)
 
-    monkeypatch.setattr(segmented, "open_segment", record)
+    monkeypatch.setattr(segmented, "cut_segment", record)
     return opened
 
 
@@ -127,6 +127,13 @@ def test_every_node_runs_once_at_most(name, runs):
     # What only the outputs need is not run at all.
     assert "y" not in nodes
     assert len(nodes) < len(list(model.graph))
+
+
+def test_experts_share_their_stops(runs):
+    """Four experts of two layers and a router: three segments, not nine."""
+    order, _ = visit(nets.experts(), nets.vectors(3, 8, rows=20))
+    assert len(order) == 9
+    assert len(runs) <= 3
 
 
 def test_only_a_piece_with_bodies_runs_twice(runs):
@@ -192,3 +199,67 @@ def test_an_operator_of_another_domain_is_named():
     )
     with pytest.raises(UnsupportedOpError, match="Mystery"):
         visit(model, nets.vectors(1, 4))
+
+
+def test_large_weights_are_fed_in_place_and_others_built_in(tmp_path):
+    import onnx
+    from onnx import helper
+
+    from sparsec.ir.execute.dependencies import Dependencies
+    from sparsec.ir.execute.segment import cut_segment
+    from sparsec.ir.load import load_model
+    from tests.graphs import normal, proto
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "layer"),
+        helper.make_node("Add", ["h", "b"], ["g"]),
+        helper.make_node("Own", ["g", "v"], ["y"], domain="vendor"),
+    ]
+    weights = {"w": normal(256, 256), "b": normal(256), "v": normal(256, 256, seed=1)}
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        proto(nodes, {"x": ["n", 256]}, ["y"], weights, domains=["vendor"]),
+        path,
+        save_as_external_data=True,
+        location="data",
+        size_threshold=0,
+    )
+    model = load_model(path)
+    dependencies = Dependencies(model)
+    outputs = [dependencies.nodes[-1].outputs[0]]
+    segment = cut_segment(dependencies, 0b111, outputs, [], lambda value: normal(2, 256))
+    stored = model.graph.initializers["w"].const_value.numpy()
+    assert list(segment.weights) == ["w"]
+    assert np.shares_memory(segment.weights["w"], stored)
+    inside = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in segment.proto.graph.initializer
+    }
+    assert set(inside) == {"b", "v"}
+    np.testing.assert_array_equal(inside["v"], weights["v"])
+
+
+def test_another_engine_fits():
+    """Segments in torch, in float64: the way to a device, with the same walk."""
+    torch = pytest.importorskip("torch")
+    import onnx_ir as ir
+
+    from sparsec.ir.fx.executor import FxExecutor
+
+    class TorchEngine:
+        def open(self, segment):
+            model = ir.from_proto(segment.proto)
+            for name, array in segment.weights.items():
+                value = next(value for value in model.graph.inputs if value.name == name)
+                model.graph.inputs.remove(value)
+                value.const_value = ir.tensor(array, name=name)
+                model.graph.register_initializer(value)
+            executor = FxExecutor(model, dtype=torch.float64)
+            names = [value.name for value in segment.outputs]
+            return lambda feeds: [executor.run(feeds)[name] for name in names]
+
+    feeds = nets.vectors(3, 8)
+    _, expected = visit(nets.residual(), feeds)
+    _, found = visit(nets.residual(), feeds, executor=SegmentedExecutor(TorchEngine()))
+    for name, matrix in expected.items():
+        np.testing.assert_allclose(found[name], matrix, rtol=1e-4, atol=1e-6)

@@ -140,6 +140,25 @@ def _inputs(node):
     return [v for v in node.inputs[:2] if not v.is_initializer()]
 
 
+def test_a_product_of_constants():
+    """Each operand is a weight whose input is the other one, once a sample."""
+    from onnx import helper
+
+    from sparsec.ir.load import load_model
+    from tests.graphs import proto
+
+    nodes = [
+        helper.make_node("MatMul", ["a", "b"], ["ab"], "product"),
+        helper.make_node("MatMul", ["x", "ab"], ["y"], "layer"),
+    ]
+    weights = {"a": normal(5, 6), "b": normal(6, 4, seed=1)}
+    model = load_model(proto(nodes, {"x": ["n", 5]}, ["y"], weights))
+    found = collected(model, nets.vectors(2, 5))
+    assert set(found) == {"a", "b"}
+    equal(found["b"], np.concatenate([weights["a"]] * 2).astype(np.float64)[None])
+    equal(found["a"], np.concatenate([weights["b"].T] * 2).astype(np.float64)[None])
+
+
 def test_branches_count_what_went_through_them():
     model = nets.branching()
     feeds = nets.choices()
@@ -161,6 +180,19 @@ def test_a_branch_that_is_never_taken_has_no_rows():
     found = collected(nets.branching(), feeds)
     assert found["else"].count == 0
     assert not found["else"].gram().any()
+
+
+def test_experts_count_the_tokens_that_reached_them():
+    model, feeds = nets.experts(), nets.vectors(3, 8, rows=20)
+    x = np.concatenate([feed["x"] for feed in feeds])
+    router = next(s for s in weight_sites(model) if s.name == "router").matrix()
+    chosen = (x @ router.T).argmax(axis=1)
+    found = collected(model, feeds)
+    for expert in range(4):
+        mine = x[chosen == expert].astype(np.float64)
+        equal(found[f"up{expert}"], mine[None])
+        assert found[f"down{expert}"].count == len(mine)
+    assert len({found[f"up{e}"].count for e in range(4)}) > 1
 
 
 def test_loops_count_every_iteration():

@@ -31,7 +31,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "shape", "sparsity", "wanted"), CASES)
 def test_fingerprint(name, shape, sparsity, wanted):
-    model = BUILDERS[name](*shape, sparsity)
+    form = (0.5, "2:4") if sparsity == "2:4" else (sparsity, "unstructured")
+    model = BUILDERS[name](*shape, *form)
     session = ort.InferenceSession(model.SerializeToString())
     (y,) = session.run(None, benchmark_input(model))
     assert np.abs(y).mean(dtype=np.float64) == pytest.approx(wanted, rel=6e-4)

@@ -44,7 +44,7 @@ struct SpmmKernel {
   SpmmFn run;
 };
 
-// y[rows, 1] = clip(W @ x + bias) for one column, weights as they are stored in the plan.
+// y[rows, 1] = clip(W @ x + bias + residual) for one column, weights as they are stored in the plan.
 struct GemvArgs {
   const uint32_t* starts;
   const uint16_t* columns;
@@ -53,9 +53,9 @@ struct GemvArgs {
   const float* bias;  // [rows rounded up to 8]
   const float* x;
   float* y;
+  const float* residual;  // [rows]; may be null
   int32_t m;
   float low, high;
-  FinishFn finish;
 };
 using GemvFn = void (*)(const GemvArgs&);
 
@@ -132,6 +132,9 @@ struct PatchArgs {
   float* rows;
 };
 
+// y[i] = clip(a[i] op b[i]), i < n.
+using BinaryFn = void (*)(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high);
+
 struct KernelTable {
   const char* isa;
   int lanes;  // floats of a vector
@@ -142,7 +145,7 @@ struct KernelTable {
   int gemv_count;
   FinishFn finish[kLastActivation + 1];  // null for kNone and kClip
   void (*clip)(float* y, ptrdiff_t n, float low, float high);
-  void (*add)(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high);
+  BinaryFn add, multiply;
   void (*dense)(const DenseArgs&);
   // x[k, n] -> softmax over k in each column, in place; n a multiple of lanes; mask may be null:
   // [k] added to row k times, or [n, k] (mask_ld != 0) added elementwise.
@@ -151,6 +154,9 @@ struct KernelTable {
   // One tile [channels][width]: y = norm(a + b) * gain + shift; b may be null.
   void (*layer_norm)(const float* a, const float* b, float* y, ptrdiff_t channels, ptrdiff_t width,
                      const float* gain, const float* shift, float epsilon);
+  // The same tile divided by the root of its mean square; and one column that lies as a row.
+  void (*rms_norm)(const float* x, float* y, ptrdiff_t channels, ptrdiff_t width, const float* gain, float epsilon);
+  void (*rms_norm_row)(const float* x, float* y, ptrdiff_t channels, const float* gain, float epsilon);
   // dst[c][0..width) = src[0..n)[c], zero beyond n; c < channels.
   void (*to_tile)(const float* src, ptrdiff_t ld, ptrdiff_t n, ptrdiff_t channels, float* dst,
                   ptrdiff_t width);

@@ -141,7 +141,9 @@ struct Instance {
   std::vector<int64_t> key;  // all input dims
   int64_t batch = 1;         // images run one after the other
   int64_t sequences = 1, length = 0;
-  bool direct = false;       // one linear operator on few columns: no tiles
+  bool direct = false;       // few columns: rows as outside, no tiles (plan_direct.cc)
+  int64_t direct_columns = 0;
+  std::vector<float*> rows;  // of direct: where each value lies
   std::vector<Layout> values;
   std::vector<BuiltOp> ops;
   AlignedBytes arena;
@@ -157,7 +159,19 @@ struct Plan {
   std::vector<std::pair<PackRequest, std::shared_ptr<const Pack>>> packs;
 };
 
-// Dims of every value for these inputs; fills rank and dims of the outputs.
+struct Shape {
+  int64_t columns = 0, height = 0, width = 0;
+};
+
+struct Shapes {
+  int64_t batch = 1, sequences = 1, length = 0;
+  std::vector<Shape> values;
+  const SparsecTensor* leading = nullptr;  // the input whose leading dims the outputs repeat
+};
+
+// Sizes of every value for these inputs.
+Shapes infer_shapes(const PlanView& view, const SparsecTensor* inputs);
+// Fills rank and dims of the outputs.
 void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTensor* outputs);
 std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads);
 
@@ -173,6 +187,11 @@ struct Serial final : Parallel {
   }
   int threads() const override { return 1; }
 };
+
+// Builds `out` for few columns and returns true, or returns false and leaves it to the tiles.
+bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out);
+void run_direct(const PlanView& view, Instance& instance, const SparsecTensor* inputs, const SparsecTensor* outputs,
+                Parallel& parallel);
 
 // seconds: null, or one slot per operator and two more for inputs and outputs.
 void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs,

@@ -8,96 +8,12 @@
 namespace sparsec {
 namespace {
 
-constexpr int64_t kMaxColumns = int64_t{1} << 28;
 constexpr int64_t kFirstCache = 32 * 1024;
-
-struct Shape {
-  int64_t columns = 0, height = 0, width = 0;
-};
-
-struct Shapes {
-  int64_t batch = 1, sequences = 1, length = 0;
-  std::vector<Shape> values;
-  const SparsecTensor* leading = nullptr;  // the input whose leading dims the outputs repeat
-};
-
-int64_t window_size(int64_t in, const OpRecord& op, int d, uint32_t at) {
-  const int64_t reach = int64_t{op.dilation[d]} * (op.kernel[d] - 1) + 1;
-  const int64_t span = in + op.pads[d] + op.pads[d + 2] - reach;
-  if (span < 0) fail("operator %u: a window of %lld on %lld pixels", at, static_cast<long long>(reach), static_cast<long long>(in));
-  return span / op.stride[d] + 1;
-}
-
-Shapes infer(const PlanView& v, const SparsecTensor* inputs) {
-  Shapes s;
-  s.values.resize(v.header->value_count);
-  bool first_image = true;
-  for (uint32_t i = 0; i < v.header->input_count; ++i) {
-    const auto& record = v.values[v.inputs[i]];
-    const SparsecTensor& x = inputs[i];
-    auto& shape = s.values[v.inputs[i]];
-    if (x.rank != static_cast<int32_t>(record.rank))
-      fail("input %u: rank %d, needed %u", i, x.rank, record.rank);
-    int64_t elements = 1;
-    for (int d = 0; d < x.rank; ++d) {
-      if (x.dims[d] < 0 || x.dims[d] > kMaxColumns) fail("input %u: dimension %lld", i, static_cast<long long>(x.dims[d]));
-      if (x.dims[d] && elements > (int64_t{1} << 40) / x.dims[d]) fail("input %u is too large", i);
-      elements *= x.dims[d];
-    }
-    if (record.kind == ValueKind::kRaw) continue;
-    const int channel = record.kind == ValueKind::kImage ? 1 : x.rank - 1;
-    if (x.dims[channel] != record.channels)
-      fail("input %u: %lld channels, needed %u", i, static_cast<long long>(x.dims[channel]), record.channels);
-    if (record.kind == ValueKind::kImage) {
-      if (!first_image && x.dims[0] != s.batch) fail("input %u: batch %lld, the others have %lld", i, static_cast<long long>(x.dims[0]), static_cast<long long>(s.batch));
-      first_image = false;
-      s.batch = x.dims[0];
-      shape = {x.dims[2] * x.dims[3], x.dims[2], x.dims[3]};
-    } else {
-      shape.columns = elements / record.channels;
-      if (!s.leading) {
-        s.leading = &x;
-        s.length = x.dims[x.rank - 2];
-        s.sequences = s.length ? shape.columns / s.length : 0;
-      }
-      for (int d = 0; d + 1 < x.rank; ++d)
-        if (x.rank != s.leading->rank || x.dims[d] != s.leading->dims[d])
-          fail("input %u: leading dimensions differ from those of the first input", i);
-    }
-    if (shape.columns > kMaxColumns) fail("input %u has too many columns", i);
-  }
-  for (uint32_t i = 0; i < v.header->op_count; ++i) {
-    const auto& op = v.ops[i];
-    const Shape& x = s.values[op.inputs[0]];
-    Shape y = x;
-    switch (op.code) {
-      case OpCode::kConv:
-      case OpCode::kDepthwise:
-      case OpCode::kMaxPool:
-        y.height = window_size(x.height, op, 0, i);
-        y.width = window_size(x.width, op, 1, i);
-        y.columns = y.height * y.width;
-        if (y.columns > kMaxColumns) fail("operator %u: too many columns", i);
-        break;
-      case OpCode::kGlobalAveragePool:
-        y = {1, 1, 1};
-        break;
-      default:
-        break;
-    }
-    if (op.inputs[1] != kNone && op.code != OpCode::kAttention) {
-      const Shape& r = s.values[op.inputs[1]];
-      if (r.columns != y.columns || r.width != y.width) fail("operator %u: the second operand has another size", i);
-    }
-    s.values[op.output] = y;
-  }
-  return s;
-}
 
 class Builder {
  public:
   Builder(Plan& plan, const SparsecTensor* inputs, int threads)
-      : plan_(plan), v_(plan.view), threads_(threads), shapes_(infer(plan.view, inputs)), out_(new Instance) {
+      : plan_(plan), v_(plan.view), threads_(threads), shapes_(infer_shapes(plan.view, inputs)), out_(new Instance) {
     for (uint32_t i = 0; i < v_.header->input_count; ++i) {
       out_->key.push_back(inputs[i].rank);
       out_->key.insert(out_->key.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
@@ -111,7 +27,7 @@ class Builder {
     out_->values.resize(v_.header->value_count);
     out_->ops.resize(v_.header->op_count);
     for (uint32_t i = 0; i < v_.header->op_count; ++i) basics(i);
-    if (try_direct()) return std::move(out_);
+    if (build_direct(plan_, shapes_, *out_)) return std::move(out_);
     lay_out();
     for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
     place();
@@ -130,26 +46,6 @@ class Builder {
     const auto channels = v_.values[op.output].channels;
     b.bias.assign(round_up(channels, 8), 0.0f);
     if (op.bias != kNone) std::memcpy(b.bias.data(), v_.floats(v_.tensors[op.bias].values_at), channels * 4);
-  }
-
-  // One linear operator on very few columns: the stored weights are read as they are.
-  bool try_direct() {
-    const auto& op = v_.ops[0];
-    const auto& x = v_.values[op.inputs[0]];
-    if (v_.header->op_count != 1 || op.code != OpCode::kLinear || x.kind != ValueKind::kRows) return false;
-    const auto& t = v_.tensors[op.weight];
-    if (t.kind != TensorKind::kBlocks || t.columns > 65536 || op.inputs[1] != kNone) return false;
-    if (shapes_.values[op.output].columns > 3) return false;
-    for (const KernelTable* table : plan_.tables)
-      for (int k = 0; k < table->gemv_count; ++k)
-        if (table->gemv[k].block_rows == static_cast<int>(t.block_rows)) {
-          out_->ops[0].table = table;
-          out_->ops[0].gemv = &table->gemv[k];
-          out_->values[op.inputs[0]].columns = out_->values[op.output].columns = shapes_.values[op.output].columns;
-          out_->direct = true;
-          return true;
-        }
-    return false;
   }
 
   const KernelTable* table_for(int64_t tile) const {
@@ -502,24 +398,6 @@ class Builder {
 };
 
 }  // namespace
-
-void infer_outputs(const PlanView& v, const SparsecTensor* inputs, SparsecTensor* outputs) {
-  const Shapes s = infer(v, inputs);
-  for (uint32_t i = 0; i < v.header->output_count; ++i) {
-    const auto& record = v.values[v.outputs[i]];
-    const auto& shape = s.values[v.outputs[i]];
-    SparsecTensor& y = outputs[i];
-    if (record.kind == ValueKind::kImage) {
-      y.rank = 4;
-      const int64_t dims[4] = {s.batch, record.channels, shape.height, shape.width};
-      std::copy(dims, dims + 4, y.dims);
-    } else {
-      y.rank = s.leading->rank;
-      std::copy(s.leading->dims, s.leading->dims + y.rank, y.dims);
-      y.dims[y.rank - 1] = record.channels;
-    }
-  }
-}
 
 std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads) {
   return Builder(plan, inputs, threads).run();

@@ -195,12 +195,12 @@ class Checker {
     if (y.kind != x.kind) fail("plan: operator %u: output is of another kind", at);
     const bool linear = op.code == OpCode::kLinear || op.code == OpCode::kConv;
     const bool depthwise = op.code == OpCode::kDepthwise;
-    const bool norm = op.code == OpCode::kLayerNorm, attention = op.code == OpCode::kAttention;
+    const bool norm = op.code == OpCode::kLayerNorm, rms = op.code == OpCode::kRmsNorm, attention = op.code == OpCode::kAttention;
     const bool window = op.code == OpCode::kConv || depthwise || op.code == OpCode::kMaxPool;
     const bool image = x.kind == ValueKind::kImage;
     if (window || op.code == OpCode::kGlobalAveragePool) {
       if (!image) fail("plan: operator %u: needs an image", at);
-    } else if ((norm || attention) && image) {
+    } else if ((norm || rms || attention) && image) {
       fail("plan: operator %u: needs rows", at);
     }
     if (window) check_window(op, at);
@@ -222,21 +222,25 @@ class Checker {
       if (op.bias != kNone) want_tensor(op.bias, 1, y.channels, true, at);
     } else if (norm) {
       want_tensor(op.bias, 1, y.channels, true, at);
-      want_tensor(op.gain, 1, y.channels, true, at);
-      if (!(op.alpha >= 0.0f)) fail("plan: operator %u: epsilon is negative", at);
     } else {
       forbid(op.bias != kNone, "a bias", at);
     }
-    forbid(!norm && op.gain != kNone, "a gain", at);
-    if (op.code == OpCode::kAdd || (norm && op.inputs[1] != kNone)) {
+    if (norm || rms) {
+      want_tensor(op.gain, 1, y.channels, true, at);
+      if (!(op.alpha >= 0.0f)) fail("plan: operator %u: epsilon is negative", at);
+    } else {
+      forbid(op.gain != kNone, "a gain", at);
+    }
+    const bool elementwise = op.code == OpCode::kAdd || op.code == OpCode::kMultiply;
+    if (elementwise || (norm && op.inputs[1] != kNone)) {
       const auto& other = operand(op, 1, at);
       if (other.kind != x.kind || other.channels != x.channels) fail("plan: operator %u: operands differ", at);
     }
     if (attention) check_attention(op, x, at);
-    const bool second = linear || norm || attention || op.code == OpCode::kAdd;
+    const bool second = linear || norm || attention || elementwise;
     forbid(!second && op.inputs[1] != kNone, "a second operand", at);
     forbid(!attention && (op.inputs[2] != kNone || op.inputs[3] != kNone), "a further operand", at);
-    const bool plain = norm || attention || op.code == OpCode::kMaxPool || op.code == OpCode::kGlobalAveragePool;
+    const bool plain = norm || rms || attention || op.code == OpCode::kMaxPool || op.code == OpCode::kGlobalAveragePool;
     forbid(plain && op.activation != Activation::kNone, "an activation", at);
     define(op.output, "an operator");
   }

@@ -60,8 +60,10 @@ enum class OpCode : uint32_t {
   kAttention = 7,
   kMaxPool = 8,
   kGlobalAveragePool = 9,
+  kRmsNorm = 10,
+  kMultiply = 11,
 };
-constexpr uint32_t kLastOpCode = 9;
+constexpr uint32_t kLastOpCode = 11;
 
 enum class Activation : uint32_t {
   kNone = 0,
@@ -82,7 +84,7 @@ struct OpRecord {
   int32_t kernel[2], stride[2], pads[4], dilation[2];  // pads: top, left, bottom, right
   uint32_t heads;
   float low, high;    // kClip
-  float alpha;        // kLayerNorm: epsilon; kAttention: factor of the scores
+  float alpha;        // kLayerNorm, kRmsNorm: epsilon; kAttention: factor of the scores
   uint32_t row_hint;  // output rows that a microkernel holds; 0: the library chooses
   uint32_t depth_hint;  // reduction columns per pass; 0: the library chooses
   uint32_t reserved[6];

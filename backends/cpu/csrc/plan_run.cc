@@ -5,25 +5,10 @@
 #include <limits>
 
 #include "plan.h"
+#include "task_memory.h"
 
 namespace sparsec {
 namespace {
-
-// Memory of one thread that a task needs while it runs; grows and stays.
-float* scratch(size_t floats) {
-  thread_local AlignedBytes memory;
-  if (memory.size() < floats * 4) {
-    memory = AlignedBytes(floats * 4);
-    std::memset(memory.data(), 0, floats * 4);
-  }
-  return memory.floats();
-}
-
-struct View {
-  float* base;
-  int64_t tile_stride, row_stride;
-  float* at(int64_t tile, int64_t row) const { return base + tile * tile_stride + row * row_stride; }
-};
 
 class Run {
  public:
@@ -50,33 +35,6 @@ class Run {
       for (uint32_t i = 0; i < v_.header->output_count; ++i) write_output(i);
       lap(ops + 1);
     }
-  }
-
-  void direct() {
-    const BuiltOp& b = in_.ops[0];
-    const auto& t = v_.tensors[b.record->weight];
-    const int64_t columns = in_.values[b.record->output].columns;
-    const int64_t groups = divide_up(t.rows, t.block_rows);
-    const int64_t parts = std::min<int64_t>(groups, parallel_.threads() > 1 ? 4 * parallel_.threads() : 1);
-    each(columns * parts, [&](size_t task) {
-      const int64_t column = task / parts, part = task % parts;
-      GemvArgs a{};
-      a.starts = reinterpret_cast<const uint32_t*>(v_.at(t.starts_at));
-      a.columns = reinterpret_cast<const uint16_t*>(v_.at(t.columns_at));
-      a.values = v_.floats(t.values_at);
-      a.group_begin = groups * part / parts;
-      a.group_end = groups * (part + 1) / parts;
-      a.bias = b.bias.data();
-      a.x = inputs_[0].data + column * t.columns;
-      a.y = outputs_[0].data + column * t.rows;
-      a.m = static_cast<int32_t>(t.rows);
-      a.low = b.low;
-      a.high = b.high;
-      b.gemv->run(a);
-      const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
-      const int64_t begin = a.group_begin * t.block_rows, end = std::min<int64_t>(t.rows, a.group_end * t.block_rows);
-      if (finish) finish(a.y + begin, end - begin);
-    });
   }
 
  private:
@@ -149,9 +107,11 @@ class Run {
       case OpCode::kLinear: return linear(b);
       case OpCode::kConv: return conv(b);
       case OpCode::kDepthwise: return depthwise(b);
-      case OpCode::kAdd: return add(b);
+      case OpCode::kAdd: return elementwise(b, b.table->add);
+      case OpCode::kMultiply: return elementwise(b, b.table->multiply);
       case OpCode::kActivation: return activation(b);
       case OpCode::kLayerNorm: return layer_norm(b);
+      case OpCode::kRmsNorm: return rms_norm(b);
       case OpCode::kAttention: return attention(b);
       case OpCode::kMaxPool: return max_pool(b);
       case OpCode::kGlobalAveragePool: return average(b);
@@ -349,14 +309,14 @@ class Run {
     });
   }
 
-  void add(const BuiltOp& b) {
+  void elementwise(const BuiltOp& b, BinaryFn apply) {
     const Layout& l = in_.values[b.record->output];
     const View x = view(b.record->inputs[0]), other = view(b.record->inputs[1]), y = view(b.record->output);
     const int64_t channels = v_.values[b.record->output].channels;
     const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
     each(l.tiles, [&](size_t tile) {
       for (int64_t c = 0; c < channels; ++c) {
-        b.table->add(x.at(tile, c), other.at(tile, c), y.at(tile, c), l.tile, b.low, b.high);
+        apply(x.at(tile, c), other.at(tile, c), y.at(tile, c), l.tile, b.low, b.high);
         if (finish) finish(y.at(tile, c), l.tile);
       }
     });
@@ -384,6 +344,16 @@ class Run {
       const float* other = op.inputs[1] == kNone ? nullptr : view(op.inputs[1]).at(tile, 0);
       b.table->layer_norm(x.at(tile, 0), other, y.at(tile, 0), v_.values[op.output].channels, l.tile,
                           v_.floats(v_.tensors[op.gain].values_at), b.bias.data(), op.alpha);
+    });
+  }
+
+  void rms_norm(const BuiltOp& b) {
+    const Layout& l = in_.values[b.record->output];
+    const OpRecord& op = *b.record;
+    const View x = view(op.inputs[0]), y = view(op.output);
+    const float* gain = v_.floats(v_.tensors[op.gain].values_at);
+    each(l.tiles, [&](size_t tile) {
+      b.table->rms_norm(x.at(tile, 0), y.at(tile, 0), v_.values[op.output].channels, l.tile, gain, op.alpha);
     });
   }
 
@@ -500,54 +470,12 @@ class Run {
   int64_t image_ = 0;
 };
 
-void check_masks(const PlanView& v, const Instance& in, const SparsecTensor* inputs) {
-  for (uint32_t i = 0; i < v.header->op_count; ++i) {
-    const OpRecord& op = v.ops[i];
-    if (op.code != OpCode::kAttention || op.inputs[3] == kNone) continue;
-    const auto* end = v.inputs + v.header->input_count;
-    const auto* at = std::find(v.inputs, end, op.inputs[3]);
-    if (at == end) fail("operator %u: the mask is not an input", i);
-    const int64_t* d = inputs[at - v.inputs].dims;
-    const bool good = (d[0] == 1 || d[0] == in.sequences) && (d[1] == 1 || d[1] == op.heads) &&
-                      (d[2] == 1 || d[2] == in.length) && d[3] == in.length;
-    if (!good) fail("operator %u: the mask does not fit %lld sequences of %lld", i, static_cast<long long>(in.sequences), static_cast<long long>(in.length));
-  }
-}
-
 }  // namespace
 
 void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs, SparsecTensor* outputs,
                   Parallel& parallel, double* seconds) {
-  check_masks(plan.view, instance, inputs);
-  Run run(plan.view, instance, inputs, outputs, parallel);
-  if (instance.direct) run.direct();
-  else run.all(seconds);
-}
-
-void run_plan(Plan& plan, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel, double* seconds) {
-  constexpr size_t kKept = 8;
-  std::vector<int64_t> key;
-  for (uint32_t i = 0; i < plan.view.header->input_count; ++i) {
-    key.push_back(inputs[i].rank);
-    if (inputs[i].rank < 0 || inputs[i].rank > SPARSEC_MAX_RANK) fail("input %u: rank %d", i, inputs[i].rank);
-    key.insert(key.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
-  }
-  std::unique_ptr<Instance> instance;
-  {
-    const std::lock_guard<std::mutex> lock(plan.mutex);
-    for (auto& idle : plan.idle)
-      if (idle->key == key) {
-        instance = std::move(idle);
-        std::swap(idle, plan.idle.back());
-        plan.idle.pop_back();
-        break;
-      }
-  }
-  if (!instance) instance = build_instance(plan, inputs, parallel.threads());
-  run_instance(plan, *instance, inputs, outputs, parallel, seconds);
-  const std::lock_guard<std::mutex> lock(plan.mutex);
-  plan.idle.push_back(std::move(instance));
-  if (plan.idle.size() > kKept) plan.idle.erase(plan.idle.begin());
+  if (instance.direct) return run_direct(plan.view, instance, inputs, outputs, parallel);
+  Run(plan.view, instance, inputs, outputs, parallel).all(seconds);
 }
 
 }  // namespace sparsec

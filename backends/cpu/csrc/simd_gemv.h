@@ -9,6 +9,7 @@ namespace {
 
 inline void put_row(const GemvArgs& a, int32_t row, float sum) {
   float y = sum + a.bias[row];
+  if (a.residual) y += a.residual[row];
   if (y < a.low) y = a.low;
   if (y > a.high) y = a.high;
   a.y[row] = y;

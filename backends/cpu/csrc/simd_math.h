@@ -91,7 +91,7 @@ void finish(float* y, ptrdiff_t n) {
   }
 }
 
-// n need not be a multiple of the lanes in clip and add.
+// n need not be a multiple of the lanes in clip and binary.
 template <class S>
 void clip(float* y, ptrdiff_t n, float low, float high) {
   ptrdiff_t i = 0;
@@ -103,15 +103,27 @@ void clip(float* y, ptrdiff_t n, float low, float high) {
   }
 }
 
-template <class S>
-void add(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high) {
+struct Sum {
+  template <class S>
+  static typename S::Vec of(typename S::Vec a, typename S::Vec b) { return S::add(a, b); }
+  static float of(float a, float b) { return a + b; }
+};
+
+struct Product {
+  template <class S>
+  static typename S::Vec of(typename S::Vec a, typename S::Vec b) { return S::mul(a, b); }
+  static float of(float a, float b) { return a * b; }
+};
+
+template <class S, class F>
+void binary(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high) {
   ptrdiff_t i = 0;
   for (; i + S::lanes <= n; i += S::lanes) {
-    const auto s = S::add(S::load(a + i), S::load(b + i));
+    const auto s = F::template of<S>(S::load(a + i), S::load(b + i));
     S::store(y + i, S::min(S::set1(high), S::max(S::set1(low), s)));
   }
   for (; i < n; ++i) {
-    float s = a[i] + b[i];
+    float s = F::of(a[i], b[i]);
     if (s < low) s = low;
     if (s > high) s = high;
     y[i] = s;
@@ -194,6 +206,49 @@ void layer_norm(const float* a, const float* b, float* y, ptrdiff_t channels, pt
       S::store(y + c * width + j, S::fma(d, S::set1(gain[c]), S::set1(shift[c])));
     }
   }
+}
+
+template <class S>
+void rms_norm(const float* x, float* y, ptrdiff_t channels, ptrdiff_t width, const float* gain,
+              float epsilon) {
+  const auto inverse = S::set1(1.0f / static_cast<float>(channels));
+  for (ptrdiff_t j = 0; j < width; j += S::lanes) {
+    auto square0 = S::set1(0.0f), square1 = square0;
+    ptrdiff_t c = 0;
+    for (; c + 2 <= channels; c += 2) {
+      const auto v0 = S::load(x + c * width + j), v1 = S::load(x + (c + 1) * width + j);
+      square0 = S::fma(v0, v0, square0);
+      square1 = S::fma(v1, v1, square1);
+    }
+    if (c < channels) {
+      const auto v0 = S::load(x + c * width + j);
+      square0 = S::fma(v0, v0, square0);
+    }
+    const auto mean = S::fma(S::add(square0, square1), inverse, S::set1(epsilon));
+    const auto scale = S::div(S::set1(1.0f), S::sqrt(mean));
+    for (c = 0; c < channels; ++c)
+      S::store(y + c * width + j,
+               S::mul(S::mul(S::load(x + c * width + j), scale), S::set1(gain[c])));
+  }
+}
+
+template <class S>
+void rms_norm_row(const float* x, float* y, ptrdiff_t channels, const float* gain, float epsilon) {
+  auto square0 = S::set1(0.0f), square1 = square0;
+  ptrdiff_t c = 0;
+  for (; c + 2 * S::lanes <= channels; c += 2 * S::lanes) {
+    const auto v0 = S::load(x + c), v1 = S::load(x + c + S::lanes);
+    square0 = S::fma(v0, v0, square0);
+    square1 = S::fma(v1, v1, square1);
+  }
+  float sum = S::sum(S::add(square0, square1));
+  for (; c < channels; ++c) sum += x[c] * x[c];
+  alignas(64) float scale[S::lanes];
+  S::store(scale, S::div(S::set1(1.0f), S::sqrt(S::set1(sum / static_cast<float>(channels) + epsilon))));
+  const auto factor = S::set1(scale[0]);
+  for (c = 0; c + S::lanes <= channels; c += S::lanes)
+    S::store(y + c, S::mul(S::mul(S::load(x + c), factor), S::load(gain + c)));
+  for (; c < channels; ++c) y[c] = x[c] * scale[0] * gain[c];
 }
 
 template <class S>

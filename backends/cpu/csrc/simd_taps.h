@@ -89,9 +89,37 @@ void depthwise(const DepthwiseArgs& d) {
   depthwise_any<S>(d);
 }
 
+// One row for stride 2 with both phases, `low` the one that starts a column earlier: each input is loaded
+// once and dealt out.
+template <class S>
+void deal_row(const PadArgs& a, const float* x, float* y, int low) {
+  const ptrdiff_t vectors = a.phase_line / S::lanes;
+  const uint32_t* even = a.masks + low * vectors;
+  const uint32_t* odd = a.masks + (1 - low) * vectors;
+  constexpr uint32_t kOne = (1u << S::lanes) - 1, kBoth = static_cast<uint32_t>((1ull << 2 * S::lanes) - 1);
+  float* y_even = y + low * a.phase_line;
+  float* y_odd = y + (1 - low) * a.phase_line;
+  const float* p = x + a.columns[low];
+  for (ptrdiff_t v = 0; v < vectors; ++v, p += 2 * S::lanes) {
+    const uint32_t mask = even[v] | odd[v] << 1;
+    typename S::Vec first, second;
+    if (mask == kBoth) {
+      first = S::load(p);
+      second = S::load(p + S::lanes);
+    } else {
+      first = S::load_masked(p, static_cast<uint16_t>(mask & kOne));
+      second = S::load_masked(p + S::lanes, static_cast<uint16_t>(mask >> S::lanes));
+    }
+    S::store(y_even + v * S::lanes, S::even_of(first, second));
+    S::store(y_odd + v * S::lanes, S::odd_of(first, second));
+  }
+}
+
 template <class S>
 void pad(const PadArgs& a) {
   const ptrdiff_t vectors = a.phase_line / S::lanes;
+  const ptrdiff_t apart = a.phases == 2 ? a.columns[1] - a.columns[0] : 0;
+  const bool deal = a.stride == 2 && (apart == 1 || apart == -1);
   for (ptrdiff_t i = 0; i < a.count; ++i) {
     float* y = a.y + i * a.line;
     const ptrdiff_t row = a.from + i;
@@ -100,6 +128,10 @@ void pad(const PadArgs& a) {
       continue;
     }
     const float* x = a.x + row * a.width;
+    if (deal) {
+      deal_row<S>(a, x, y, apart == 1 ? 0 : 1);
+      continue;
+    }
     const uint32_t* mask = a.masks;
     for (int32_t k = 0; k < a.phases; ++k, mask += vectors, y += a.phase_line) {
       const float* p = x + a.columns[k];

@@ -39,6 +39,10 @@ struct Avx2 {
     const Vec s = _mm256_shuffle_ps(a, b, 0x88);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
   }
+  static Vec odd_of(Vec a, Vec b) {
+    const Vec s = _mm256_shuffle_ps(a, b, 0xDD);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
+  }
   static Vec load_even(const float* p) { return even_of(load(p), load(p + 8)); }
   static Vec load_even_masked(const float* p, uint32_t mask) {
     return even_of(load_masked(p, mask & 0xFF), load_masked(p + 8, mask >> 8));

@@ -36,6 +36,11 @@ struct Avx512 {
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, even, b);
   }
+  static Vec odd_of(Vec a, Vec b) {
+    const __m512i odd =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, odd, b);
+  }
   static Vec load_even(const float* p) { return even_of(load(p), load(p + 16)); }
   static Vec load_even_masked(const float* p, uint32_t mask) {
     return even_of(load_masked(p, mask & 0xFFFF), load_masked(p + 16, mask >> 16));

@@ -45,6 +45,8 @@ struct Portable {
       if (mask >> i & 1) v[i] = p[i];
     return v;
   }
+  static Vec even_of(Vec a, Vec b) { return Vec{a[0], a[2], b[0], b[2]}; }
+  static Vec odd_of(Vec a, Vec b) { return Vec{a[1], a[3], b[1], b[3]}; }
   static Vec load_even(const float* p) { return Vec{p[0], p[2], p[4], p[6]}; }
   static Vec load_even_masked(const float* p, uint32_t mask) {
     Vec v = set1(0.0f);

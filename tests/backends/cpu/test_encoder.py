@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from sparsec.backends.cpu.library import LoadedPlan
 from sparsec.backends.cpu.plan import NONE, Dense, Kind, Op, OpCode, Plan, Value
 from sparsec.ir.errors import ShapeError

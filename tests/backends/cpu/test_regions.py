@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from examples.zoo.synthetic import NETWORKS, benchmark_input, bert4
 from onnx import TensorProto, helper, numpy_helper
+
+from examples.zoo.benchnets import BUILDERS, benchmark_input, bert4
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.candidate import region_model
 from sparsec.backends.cpu.choose import is_sparse
@@ -51,19 +52,21 @@ def test_a_region_never_reads_what_it_makes_through_the_outside() -> None:
     items = recognise(scene, weight_sites(model))
     regions = grow_regions(scene, items, lambda item: True)
     assert [[i.nodes[0].name for i in r.items] for r in regions] == [["A"], ["B", "C"]]
-    assert items[1].code is OpCode.LINEAR and len(items[1].inputs) == 2, "B adds the residual"
+    assert items[1].code is OpCode.LINEAR
+    assert len(items[1].inputs) == 2, "B adds the residual"
 
 
 def test_the_whole_encoder_is_one_region() -> None:
-    proto = bert4(0.9, tokens=16)
+    proto = bert4(0.9, length=16)
     model = ir.from_proto(proto)
     clean_up(model)
-    scene = scene_of(model, {"x": benchmark_input(proto)})
+    scene = scene_of(model, benchmark_input(proto))
     items = recognise(scene, weight_sites(model))
     (region,) = grow_regions(scene, items, is_sparse)
     codes = [item.code for item in region.items]
-    assert codes.count(OpCode.LINEAR) == 24 and codes.count(OpCode.ATTENTION) == 4
-    assert codes.count(OpCode.LAYER_NORM) == 8 and len(codes) == 36
+    counts = [codes.count(c) for c in (OpCode.LINEAR, OpCode.ATTENTION, OpCode.LAYER_NORM)]
+    assert counts == [24, 4, 8]
+    assert len(codes) == 36
     assert len(trimmed(region, is_sparse).items) == 35
     assert len([n for n in model.graph if n not in set(region.nodes)]) == 0
 
@@ -80,10 +83,10 @@ def test_the_whole_encoder_is_one_region() -> None:
 @pytest.mark.parametrize("form", ["unstructured", "block4"])
 def test_whole_networks(name: str, form: str) -> None:
     """Plan and densified plan agree with the dense graph of the same weights."""
-    proto = NETWORKS[name](0.9, form)  # type: ignore[arg-type]
+    proto = BUILDERS[name](0.9, form)
     model = ir.from_proto(proto)
     clean_up(model)
-    feeds = {"x": benchmark_input(proto)}
+    feeds = benchmark_input(proto)
     scene = scene_of(model, feeds)
     region = grow_regions(scene, recognise(scene, weight_sites(model)), is_sparse)[0]
     (output,) = (value.name or "" for value in region.outputs)

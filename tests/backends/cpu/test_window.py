@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+
 from sparsec.backends.cpu.library import LoadedPlan
 from sparsec.backends.cpu.pack import pack_blocks
 from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Value

@@ -53,7 +53,7 @@ def assert_same() -> Callable[..., None]:
     return _assert_same
 
 
-def one_node(
+def _one_node(
     op: str,
     inputs: Sequence[Any],
     *,
@@ -89,6 +89,12 @@ def one_node(
 
 
 @pytest.fixture
+def one_node() -> Callable[..., Any]:
+    """Return a function that builds a model of one node and its feeds."""
+    return _one_node
+
+
+@pytest.fixture
 def check() -> Callable[..., None]:
     """Compare one node with ONNX Runtime, its operands first all fed, then all but one constant."""
 
@@ -106,7 +112,7 @@ def check() -> Callable[..., None]:
         from sparsec.ir.fx import FxExecutor
 
         for constant in (range(0), range(1, len(inputs))):
-            model, feeds = one_node(
+            model, feeds = _one_node(
                 op,
                 inputs,
                 opset=opset,
@@ -131,7 +137,7 @@ def run_one() -> Callable[..., Any]:
     def run(op: str, *inputs: Any, opset: int, **attrs: Any) -> Any:
         from sparsec.ir.fx import FxExecutor
 
-        model, feeds = one_node(op, inputs, opset=opset, **attrs)
+        model, feeds = _one_node(op, inputs, opset=opset, **attrs)
         return FxExecutor(ir.from_proto(model)).run(feeds)["y0"]
 
     return run

@@ -113,6 +113,18 @@ def test_an_operator_of_a_too_old_opset_says_from_when():
         to_fx(ir.from_proto(model))
 
 
+def test_an_attribute_value_without_a_torch_form_is_refused(one_node):
+    model, _ = one_node(
+        "QuantizeLinear",
+        [np.zeros(3, np.float32), np.float32(1)],
+        opset=23,
+        output_dtype=3,
+        saturate=0,
+    )
+    with pytest.raises(UnsupportedOpError, match="saturate=0"):
+        to_fx(ir.from_proto(model))
+
+
 LEAF = """
     leaf (float[N, 8] x) => (float[N, 8] y) <float[8] w> {
         a = Mul (x, w)

@@ -1,7 +1,6 @@
 """The real models in FX: the outputs of ONNX Runtime."""
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -10,6 +9,7 @@ from examples.zoo import real
 from examples.zoo.cache import UnavailableError
 from sparsec.ir.errors import UnsupportedOpError
 from sparsec.ir.fx import FxExecutor
+from sparsec.ir.load import load_model
 
 pytestmark = pytest.mark.zoo
 
@@ -45,20 +45,20 @@ def assert_near(got, want, tolerance):
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_those_of_the_runtime(name):
     path, feeds = load(name)
-    executor = FxExecutor(ir.load(path), ort_leaves=name == "ddddocr_ocr_int8")
+    executor = FxExecutor(load_model(path), ort_leaves=name == "ddddocr_ocr_int8")
     assert_near(executor.run(feeds), runtime(path, feeds), LOOSE.get(name, 1e-4))
 
 
 def test_the_vendor_operator_is_named():
     path, _ = load("ddddocr_ocr_int8")
     with pytest.raises(UnsupportedOpError, match=r"1 nodes.*DynamicQuantizeLSTM.*com\.microsoft"):
-        FxExecutor(ir.load(path))
+        FxExecutor(load_model(path))
 
 
 @pytest.mark.parametrize("name", ["ppocr_rec", "minilm", "silero_vad", "ppocr_cls"])
 def test_float64_agrees_with_single_precision(name):
     path, feeds = load(name)
-    double = FxExecutor(ir.load(path), dtype=torch.float64).run(feeds)
+    double = FxExecutor(load_model(path), dtype=torch.float64).run(feeds)
     single = runtime(path, feeds)
     for g, w in zip(double.values(), single, strict=True):
         assert g.dtype == np.float64
@@ -70,7 +70,7 @@ def test_float64_agrees_with_single_precision(name):
 )
 def test_gradients_reach_every_weight(name, output):
     path, feeds = load(name)
-    executor = FxExecutor(ir.load(path))
+    executor = FxExecutor(load_model(path))
     got = executor.gradients(feeds, lambda v: v[output].square().sum())
     matrices = {n: g for n, g in got.parameters.items() if g.ndim >= 2 and g.size >= 1000}
     assert len(matrices) >= 3

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+import torch
+
+from sparsec.ir.fx import registry
 
 LENGTH, BATCH, WIDTH, HIDDEN = 5, 3, 4, 6
 
@@ -77,6 +80,21 @@ def test_activations(op, activations, extra, check, rng):
         activations=activations,
         **extra,
     )
+
+
+@pytest.mark.parametrize("op", KINDS)
+def test_batch_first(op, rng):
+    """ONNX Runtime has no layout 1: it is the other layout with batch and the rest exchanged."""
+    gates, states, _ = KINDS[op]
+    args = operands(rng, gates, 2, bias=True, lengths=True, states=states)
+    args = [None if a is None else torch.from_numpy(a) for a in args]
+    call = registry.find(op, "", 14).call
+    want = call(*args, direction="bidirectional")
+    swapped = [args[0].transpose(0, 1), *args[1:5], *(a.transpose(0, 1) for a in args[5:])]
+    got = call(*swapped, direction="bidirectional", layout=1)
+    torch.testing.assert_close(got[0], want[0].permute(2, 0, 1, 3))
+    for g, w in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(g, w.transpose(0, 1))
 
 
 def heads(rng, batch, count, length, width):

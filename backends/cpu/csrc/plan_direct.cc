@@ -1,0 +1,144 @@
+// Few columns, as in decoding: every value lies row by row as it does outside, and products read the
+// stored weights once instead of a packed copy. A step is bound by the bytes of its weights.
+#include <algorithm>
+#include <cstring>
+
+#include "plan.h"
+
+namespace sparsec {
+namespace {
+
+constexpr int64_t kFewColumns = 3;
+// Values of a weight that are worth waking another thread for: about ten microseconds.
+constexpr uint64_t kValuesPerThread = 8192;
+
+const GemvKernel* find_gemv(const Plan& plan, uint32_t block_rows, const KernelTable** table) {
+  for (const KernelTable* t : plan.tables)
+    for (int k = 0; k < t->gemv_count; ++k)
+      if (t->gemv[k].block_rows == static_cast<int>(block_rows)) {
+        *table = t;
+        return &t->gemv[k];
+      }
+  return nullptr;
+}
+
+bool prepare(const Plan& plan, BuiltOp& b) {
+  const OpRecord& op = *b.record;
+  if (op.code == OpCode::kAdd || op.code == OpCode::kMultiply || op.code == OpCode::kActivation || op.code == OpCode::kRmsNorm) return true;
+  if (op.code != OpCode::kLinear) return false;
+  const TensorRecord& t = plan.view.tensors[op.weight];
+  if (t.kind != TensorKind::kBlocks || t.columns > 65536) return false;
+  b.gemv = find_gemv(plan, t.block_rows, &b.table);
+  return b.gemv != nullptr;
+}
+
+class DirectRun {
+ public:
+  DirectRun(const PlanView& view, const Instance& instance, std::vector<float*>& rows, Parallel& parallel)
+      : v_(view), columns_(instance.direct_columns), rows_(rows), parallel_(parallel) {}
+
+  void op(const BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const int64_t n = v_.values[op.output].channels;
+    const float* x = rows_[op.inputs[0]];
+    float* y = rows_[op.output];
+    switch (op.code) {
+      case OpCode::kLinear:
+        return linear(b);
+      case OpCode::kAdd:
+        b.table->add(x, rows_[op.inputs[1]], y, n * columns_, b.low, b.high);
+        break;
+      case OpCode::kMultiply:
+        b.table->multiply(x, rows_[op.inputs[1]], y, n * columns_, b.low, b.high);
+        break;
+      case OpCode::kRmsNorm: {
+        const float* gain = v_.floats(v_.tensors[op.gain].values_at);
+        for (int64_t c = 0; c < columns_; ++c) b.table->rms_norm_row(x + c * n, y + c * n, n, gain, op.alpha);
+        break;
+      }
+      default:
+        std::memcpy(y, x, n * columns_ * 4);
+        if (op.activation == Activation::kClip) b.table->clip(y, n * columns_, b.low, b.high);
+    }
+    if (const FinishFn finish = b.table->finish[static_cast<int>(op.activation)]) finish(y, n * columns_);
+  }
+
+ private:
+  void linear(const BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const TensorRecord& t = v_.tensors[op.weight];
+    const auto* starts = reinterpret_cast<const uint32_t*>(v_.at(t.starts_at));
+    const int64_t groups = divide_up(t.rows, t.block_rows);
+    // Twice as many parts as threads, of equally many values: a late thread holds up half a part.
+    const uint64_t values = t.count * t.block_rows;
+    const int64_t parts = parallel_.threads() > 1 ? std::clamp<int64_t>(values / kValuesPerThread, 1, 2 * parallel_.threads()) : 1;
+    const auto border = [&](int64_t part) {
+      const auto want = static_cast<uint32_t>(t.count * part / parts);
+      return part == parts ? groups : std::lower_bound(starts, starts + groups, want) - starts;
+    };
+    auto task = [&](size_t index) {
+      const int64_t column = static_cast<int64_t>(index) / parts, part = static_cast<int64_t>(index) % parts;
+      GemvArgs a{};
+      a.starts = starts;
+      a.columns = reinterpret_cast<const uint16_t*>(v_.at(t.columns_at));
+      a.values = v_.floats(t.values_at);
+      a.group_begin = part == 0 ? 0 : border(part);
+      a.group_end = border(part + 1);
+      a.bias = b.bias.data();
+      a.x = rows_[op.inputs[0]] + column * t.columns;
+      a.y = rows_[op.output] + column * t.rows;
+      if (op.inputs[1] != kNone) a.residual = rows_[op.inputs[1]] + column * t.rows;
+      a.m = static_cast<int32_t>(t.rows);
+      a.low = b.low;
+      a.high = b.high;
+      b.gemv->run(a);
+      const int64_t begin = a.group_begin * t.block_rows, end = std::min<int64_t>(t.rows, a.group_end * t.block_rows);
+      if (const FinishFn finish = b.table->finish[static_cast<int>(op.activation)]) finish(a.y + begin, end - begin);
+    };
+    parallel_.run(columns_ * parts, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
+  }
+
+  const PlanView& v_;
+  int64_t columns_;
+  std::vector<float*>& rows_;
+  Parallel& parallel_;
+};
+
+}  // namespace
+
+bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out) {
+  const PlanView& v = plan.view;
+  out.direct_columns = shapes.values[v.outputs[0]].columns;
+  if (out.direct_columns > kFewColumns) return false;
+  for (uint32_t i = 0; i < v.header->value_count; ++i)
+    if (v.values[i].kind != ValueKind::kRows) return false;
+  std::vector<bool> outside(v.header->value_count, false);
+  for (uint32_t i = 0; i < v.header->input_count + v.header->output_count; ++i) {
+    if (outside[v.inputs[i]]) return false;  // one value in two places would need a copy
+    outside[v.inputs[i]] = true;             // the outputs follow the inputs
+  }
+  for (BuiltOp& b : out.ops)
+    if (!prepare(plan, b)) return false;
+  std::vector<int64_t> at(v.header->value_count, -1);
+  int64_t floats = 0;
+  for (uint32_t i = 0; i < v.header->value_count; ++i) {
+    if (outside[i]) continue;
+    at[i] = floats;
+    floats += round_up(out.direct_columns * v.values[i].channels, 16);
+  }
+  out.arena = AlignedBytes(floats * 4);
+  out.rows.assign(v.header->value_count, nullptr);
+  for (uint32_t i = 0; i < v.header->value_count; ++i)
+    if (at[i] >= 0) out.rows[i] = out.arena.floats() + at[i];
+  return out.direct = true;
+}
+
+void run_direct(const PlanView& v, Instance& instance, const SparsecTensor* inputs, const SparsecTensor* outputs,
+                Parallel& parallel) {
+  for (uint32_t i = 0; i < v.header->input_count; ++i) instance.rows[v.inputs[i]] = inputs[i].data;
+  for (uint32_t i = 0; i < v.header->output_count; ++i) instance.rows[v.outputs[i]] = outputs[i].data;
+  DirectRun run(v, instance, instance.rows, parallel);
+  for (const BuiltOp& b : instance.ops) run.op(b);
+}
+
+}  // namespace sparsec

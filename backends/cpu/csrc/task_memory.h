@@ -1,0 +1,28 @@
+// What a task works on: memory of its thread, and where the tiles of a value lie.
+#ifndef SPARSEC_TASK_MEMORY_H
+#define SPARSEC_TASK_MEMORY_H
+
+#include <cstring>
+
+#include "plan.h"
+
+namespace sparsec {
+
+// Memory of one thread that a task needs while it runs; grows and stays.
+inline float* scratch(size_t floats) {
+  thread_local AlignedBytes memory;
+  if (memory.size() < floats * 4) {
+    memory = AlignedBytes(floats * 4);
+    std::memset(memory.data(), 0, floats * 4);
+  }
+  return memory.floats();
+}
+
+struct View {
+  float* base;
+  int64_t tile_stride, row_stride;
+  float* at(int64_t tile, int64_t row) const { return base + tile * tile_stride + row * row_stride; }
+};
+
+}  // namespace sparsec
+#endif

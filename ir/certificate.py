@@ -1,0 +1,276 @@
+"""Certificates: proof that a removal of structure did what it says, for any weights.
+
+The statement is that the shrunk graph returns what the dense one does with the removed units zeroed.
+It is about structure, so a certificate holds no weights: two graphs without their parameters, and
+which positions of which parameter go. Whoever replays it makes up weights, zeroes them in one graph,
+takes them out of the other, and runs both in stock ONNX Runtime. Nothing of how the pruning groups
+were found takes part in that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.ir.edits import Removal, shrunk, zeroed
+from sparsec.ir.errors import VerifyError
+from sparsec.ir.feeds import random_feeds
+from sparsec.ir.run import Feeds, OrtRunner
+
+TOLERANCE = 1e-5  # of the largest |y| of an output, in float32
+# An ill-conditioned output (a sigmoid near zero) moves by more when its input is merely rounded anew.
+_NOISE_FACTOR, _MOST_NOISE = 4.0, 2e-3
+_LEAST_EFFECT = 1e-3
+_INLINE = 16  # elements; smaller parameters stay in the skeleton: they bound and scale
+_GAINS = (1.0, 0.3, 0.1, 0.01)  # a deep graph may overflow with weights of the usual size
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Certificate:
+    """One removal, replayable.
+
+    Parameters
+    ----------
+    applied : str
+        The pass.
+    groups : sequence of (name, units, removed)
+        Name of each pruning group, how many units it had, and which of them went.
+    removal : Removal
+    dense, shrunk : onnx_ir.Model
+        The graph before and after; parameters are graph inputs.
+    """
+
+    applied: str
+    groups: Sequence[tuple[str, int, tuple[int, ...]]]
+    removal: Removal
+    dense: ir.Model
+    shrunk: ir.Model
+
+    @property
+    def parameters(self) -> dict[str, ir.Value]:
+        """The parameters of the dense graph by name."""
+        return {v.name or "": v for v in self.dense.graph.inputs if v.metadata_props.get(_MARK)}
+
+
+_MARK = "sparsec.parameter"
+
+
+def certify(
+    applied: str,
+    groups: Sequence[tuple[str, int, tuple[int, ...]]],
+    removal: Removal,
+    before: ir.Model,
+    after: ir.Model,
+) -> Certificate:
+    """Return the certificate of a removal; neither graph is changed or kept."""
+    names = {
+        name
+        for name, value in before.graph.initializers.items()
+        if name in removal.tensors or _is_parameter(value)
+    }
+    return Certificate(applied, groups, removal, skeleton(before, names), skeleton(after, names))
+
+
+def _is_parameter(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype.is_floating_point() and tensor.size > _INLINE
+
+
+def skeleton(model: ir.Model, names: set[str]) -> ir.Model:
+    """Return a copy of ``model`` in which the initializers ``names`` are inputs, without values."""
+    copy = model.clone()
+    graph = copy.graph
+    for name in [name for name in graph.initializers if name in names]:
+        value = graph.initializers.pop(name)
+        tensor = value.const_value
+        assert tensor is not None
+        value.const_value = None
+        value.shape = ir.Shape(tensor.shape.numpy())
+        value.type = ir.TensorType(tensor.dtype)
+        value.metadata_props[_MARK] = "1"
+        if not value.is_graph_input():
+            graph.inputs.append(value)
+    return copy
+
+
+def filled(graph: ir.Model, weights: Weights) -> ir.Model:
+    """Return a copy of a skeleton with ``weights`` for its parameters."""
+    copy = graph.clone()
+    for value in [value for value in copy.graph.inputs if value.metadata_props.get(_MARK)]:
+        copy.graph.inputs.remove(value)
+        array = np.ascontiguousarray(weights[value.name or ""])
+        value.const_value = ir.tensor(array, name=value.name, dtype=value.dtype)
+        copy.graph.register_initializer(value)
+    return copy
+
+
+def random_weights(
+    certificate: Certificate, seed: int, gain: float = 1.0
+) -> dict[str, NDArray[Any]]:
+    """Make up the parameters of the dense graph.
+
+    Matrices are normal, scaled to keep activations in range; vectors are uniform in 0.5..1.5, since
+    they may be variances or divisors; integers are small.
+    """
+    made: dict[str, NDArray[Any]] = {}
+    for number, (name, value) in enumerate(sorted(certificate.parameters.items())):
+        rng = np.random.default_rng((seed, number))
+        assert value.shape is not None
+        assert value.dtype is not None
+        shape = tuple(int(size) for size in value.shape.numpy())
+        dtype = np.dtype(value.dtype.numpy())
+        if not value.dtype.is_floating_point():
+            made[name] = rng.integers(0, 8, shape).astype(dtype)
+        elif sum(size > 1 for size in shape) < 2:
+            made[name] = rng.uniform(0.5, 1.5, shape).astype(dtype)
+        else:
+            fan = np.prod(shape[1:]) if len(shape) > 2 else np.sqrt(np.prod(shape))
+            made[name] = (gain * rng.standard_normal(shape) / np.sqrt(fan)).astype(dtype)
+    return made
+
+
+def replay(
+    certificate: Certificate,
+    *,
+    seed: int = 0,
+    weights: Weights | None = None,
+    feeds: Feeds | None = None,
+) -> float:
+    """Run both graphs and return how far they are apart, in units of the output's scale.
+
+    Parameters
+    ----------
+    certificate : Certificate
+    seed : int
+        Of the weights and inputs that are made up.
+    weights : mapping of str to array, optional
+        Parameters of the dense graph, instead of made-up ones.
+    feeds : mapping of str to array, optional
+        Inputs, instead of made-up ones.
+
+    Raises
+    ------
+    VerifyError
+        If they differ by more than the tolerance, or cannot be compared.
+    """
+    if weights is not None:
+        return _Trial.of(certificate, weights, seed, feeds).checked()
+    fallback: _Trial | None = None
+    for gain in _GAINS:
+        made = random_weights(certificate, seed, gain)
+        trial = _Trial.of(certificate, made, seed, feeds)
+        if not trial.is_finite:
+            continue
+        # An output that does not see the units at all (saturated, say) would prove nothing.
+        if trial.effect(made) >= _LEAST_EFFECT:
+            return trial.checked()
+        fallback = fallback or trial
+    if fallback is None:
+        raise VerifyError(
+            f"the certificate of {certificate.applied} cannot be replayed: the dense graph returns no "
+            "finite numbers with random weights",
+            where=certificate.applied,
+        )
+    return fallback.checked()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class _Trial:
+    """Both graphs with weights, and what they return on one input."""
+
+    certificate: Certificate
+    masked: ir.Model
+    feeds: Feeds
+    expected: Mapping[str, NDArray[Any]]
+    got: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of(
+        cls, certificate: Certificate, weights: Weights, seed: int, feeds: Feeds | None
+    ) -> _Trial:
+        """Run the dense graph with its units zeroed, and the shrunk one."""
+        removal = certificate.removal
+        dense, small = dict(weights), dict(weights)
+        for name, axes in removal.tensors.items():
+            small[name] = shrunk(weights[name], axes)
+            if name not in removal.never_zero:
+                dense[name] = zeroed(weights[name], axes)
+        masked = filled(certificate.dense, dense)
+        if feeds is None:
+            feeds = random_feeds(masked, seed=seed).feeds[0]
+        expected = _outputs(masked, feeds)
+        return cls(
+            certificate, masked, feeds, expected, _outputs(filled(certificate.shrunk, small), feeds)
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the dense graph returns ordinary numbers."""
+        return all(np.isfinite(a).all() for a in self.expected.values() if _is_float(a))
+
+    def effect(self, weights: Weights) -> float:
+        """Return how much the units that go matter to the output."""
+        full = _outputs(filled(self.certificate.dense, weights), self.feeds)
+        return relative_difference(full, self.expected)
+
+    def noise(self) -> float:
+        """Return how much the output moves if the input is rounded anew: what float32 can tell."""
+        nudged = {
+            name: array * (1 + np.finfo(array.dtype).eps) if _is_float(array) else array
+            for name, array in self.feeds.items()
+        }
+        moved = relative_difference(_outputs(self.masked, nudged), self.expected)
+        fused = OrtRunner(self.masked, low_memory=True).run(self.feeds)
+        return min(max(moved, relative_difference(fused, self.expected)), _MOST_NOISE)
+
+    def checked(self) -> float:
+        """Return the difference if it is rounding."""
+        apart = relative_difference(self.got, self.expected)
+        if not (apart <= TOLERANCE or apart <= _NOISE_FACTOR * self.noise()):
+            who = self.certificate.applied
+            raise VerifyError(
+                f"the certificate of {who} fails: the shrunk graph differs from the dense one with its "
+                f"units zeroed by {apart:.2g} of the output's scale, tolerance {TOLERANCE:g}",
+                where=who,
+            )
+        return apart
+
+
+def _outputs(model: ir.Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    return OrtRunner(model, optimise=False, low_memory=True).run(feeds)
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return bool(np.issubdtype(array.dtype, np.floating))
+
+
+def relative_difference(
+    outputs: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
+) -> float:
+    """Return the largest ``|a - b|`` over the largest ``|b|``, of the worst output; inf if unlike.
+
+    Examples
+    --------
+    >>> relative_difference({"y": np.array([1.0, 3.0])}, {"y": np.array([1.0, 4.0])})
+    0.25
+    """
+    worst = 0.0
+    for name, expected in reference.items():
+        got = outputs.get(name)
+        if got is None or got.shape != expected.shape:
+            return float("inf")
+        if got.size == 0 or np.array_equal(got, expected, equal_nan=_is_float(expected)):
+            continue
+        if not _is_float(expected):
+            return float("inf")
+        apart = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
+        scale = np.abs(expected.astype(np.float64)).max()
+        worst = max(worst, float(apart / scale) if scale and np.isfinite(apart) else float("inf"))
+    return worst

@@ -1,0 +1,77 @@
+"""Rules: how the axes of every operator's operands hang together.
+
+Found by operator type through one registry; another distribution adds a rule through the entry-point
+group ``sparsec.op_rules``, under ``OpType`` or ``domain::OpType``.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from sparsec.ir.op_rules.rule import OpRule
+from sparsec.ir.registry import Registry
+
+_HERE = "sparsec.ir.op_rules."
+
+# What operators share a rule, by the rule.
+_FAMILIES = {
+    "elementwise:ZERO_KEPT": (
+        "Abs Asin Asinh Atan Atanh Cast CastLike Ceil Celu Dropout Elu Erf Floor Gelu HardSwish "
+        "Identity LeakyRelu Mish Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan "
+        "Tanh ThresholdedRelu"
+    ),
+    "elementwise:ZERO_LOST": (
+        "Acos Acosh Cos Cosh Exp HardSigmoid IsInf IsNaN Log Not Reciprocal Sigmoid Softplus"
+    ),
+    "elementwise:SUM": "Add Max Mean Min Sub Sum",
+    "elementwise:PRODUCT": "Mul",
+    "elementwise:QUOTIENT": "Div",
+    "elementwise:POWER": "Pow",
+    "elementwise:OTHER": "And Equal Greater GreaterOrEqual Less LessOrEqual Mod Or Where Xor",
+    "elementwise:CLIP": "Clip",
+    "elementwise:PRELU": "PRelu",
+    "conv:RULE": "Conv ConvTranspose",
+    "linear:MATMUL": "MatMul",
+    "linear:GEMM": "Gemm",
+    "recurrent:RULE": "GRU LSTM RNN",
+    "attention:RULE": "Attention",
+    "norm:BATCH": "BatchNormalization",
+    "norm:INSTANCE": "InstanceNormalization",
+    "norm:GROUP": "GroupNormalization",
+    "norm:LAST": "LayerNormalization RMSNormalization",
+    "norm:SOFTMAX": "Hardmax LogSoftmax Softmax",
+    "norm:ONE_AXIS": "LRN LpNormalization",
+    "pool:POOL": ("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"),
+    "pool:REDUCE": (
+        "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
+        "ReduceProd ReduceSum ReduceSumSquare"
+    ),
+    "shape:RESHAPE": "Flatten Reshape",
+    "shape:TRANSPOSE": "Transpose",
+    "shape:SQUEEZE": "Squeeze",
+    "shape:UNSQUEEZE": "Unsqueeze",
+    "shape:EXPAND": "Expand",
+    "shape:TILE": "Tile",
+    "shape:MEASURED": "Shape Size",
+    "select:CONCAT": "Concat",
+    "select:SPLIT": "Split",
+    "select:SLICE": "Slice",
+    "select:GATHER": "Gather",
+    "space:RESIZE": "Resize Upsample",
+    "space:PAD": "Pad",
+    "space:DEPTH_TO_SPACE": "DepthToSpace",
+    "space:SPACE_TO_DEPTH": "SpaceToDepth",
+}
+
+op_rules: Registry[OpRule] = Registry(
+    "operator rule",
+    "sparsec.op_rules",
+    {name: _HERE + rule for rule, names in _FAMILIES.items() for name in names.split()},
+)
+
+
+def rule_of(node: ir.Node) -> OpRule | None:
+    """Return the rule of a node's operator, or None: then the node is a barrier."""
+    standard = node.domain in ("", "ai.onnx")
+    name = node.op_type if standard else f"{node.domain}::{node.op_type}"
+    return op_rules.get(name) if name in op_rules else None

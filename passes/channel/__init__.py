@@ -1,0 +1,1 @@
+"""Structural pruning: passes that remove channels."""
