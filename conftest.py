@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from hypothesis import settings
 
 collect_ignore_glob = [
+    "tests/**/conftest.py",  # no doctests there, and several files of one name cannot be imported
+    "tests/conftest.py",
     *([] if find_spec("triton") else ["sparsec/backends/cuda/kernels/*"]),
     *([] if find_spec("torch") else ["sparsec/ir/fx/*", "sparsec/ir/load_torch.py"]),
 ]

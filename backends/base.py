@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.layers import CostRecord, LayerRow
-from sparsec.ir.target import Target
+from sparsec.ir.target import Status, Target
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -94,6 +94,10 @@ class Backend(abc.ABC):
     def why_not(self, target: Target) -> str | None:
         """Return why nothing can be lowered for ``target`` here, with the way out; None if it can."""
 
+    def status(self, target: Target) -> Status:
+        """Return how much can be said about speed on ``target`` from this very machine."""
+        return target.status
+
     @abc.abstractmethod
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
         """Replace the layers that profit; ``model`` is the caller's copy and may be changed.
@@ -136,3 +140,12 @@ class Backend(abc.ABC):
         UnsupportedTargetError
             If this machine cannot run it.
         """
+
+    def stand_in(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None
+    ) -> Runner | None:
+        """Return what computes the same from the same packed bytes where the device is absent.
+
+        None if there is nothing better than stock operators. It is for checking, never for timing.
+        """
+        return None

@@ -57,7 +57,7 @@ def zero(model: ir.Model, removal: Removal) -> None:
     for name, axes in removal.tensors.items():
         if name not in removal.never_zero:
             value = model.graph.initializers[name]
-            _store(value, zeroed(_array(value), axes))
+            replace_array(value, zeroed(_array(value), axes))
 
 
 def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
@@ -125,7 +125,7 @@ def remove(lattice: Lattice, units: Labels) -> Removal:
             rule.shrink(ShrinkView(node, lattice, gone))
     for name, axes in removal.tensors.items():
         value = model.graph.initializers[name]
-        _store(value, shrunk(_array(value), axes))
+        replace_array(value, shrunk(_array(value), axes))
         _drop_pattern(value)
     for value in lattice.axes:
         _resize(lattice, value, gone)
@@ -151,11 +151,18 @@ def permute(lattice: Lattice, units: Labels, order: Labels) -> None:
     lattice : Lattice
         It stays valid: the positions of the graph are what they were.
     units : int [n]
-        All units of one group.
+        Units that are alike, see :func:`alike`.
     order : int [n]
         A permutation of ``0 .. n - 1``.
+
+    Raises
+    ------
+    PassError
+        If an axis does not hold them alike; nothing is changed then.
     """
     atoms = lattice.atoms
+    if not _exchangeable(lattice, atoms.find(units), order):
+        raise PassError("these units cannot be reordered so: they do not lie in the same axes")
     becomes = np.arange(len(atoms))
     roots = atoms.find(units)
     becomes[roots] = roots[order]
@@ -170,7 +177,47 @@ def permute(lattice: Lattice, units: Labels, order: Labels) -> None:
                 array = _array(value) if array is None else array
                 array = np.take(array, _sources(leaves, wanted), axis=index)
         if array is not None:
-            _store(value, np.ascontiguousarray(array))
+            replace_array(value, np.ascontiguousarray(array))
+
+
+def _exchangeable(lattice: Lattice, roots: Labels, order: Labels) -> bool:
+    """Whether every axis has as many positions of each kind after reordering as before."""
+    becomes = np.arange(len(lattice.atoms))
+    becomes[roots] = roots[order]
+    for axes in lattice.axes.values():
+        for axis in axes or ():
+            if axis is None:
+                continue
+            have = lattice.atoms.leaves(axis.atoms)
+            wanted = np.where(have >= 0, becomes[np.maximum(have, 0)], have)
+            if not np.array_equal(_sorted(have), _sorted(wanted)):
+                return False
+    return True
+
+
+def _sorted(rows: Labels) -> Labels:
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+def alike(lattice: Lattice, units: Labels) -> list[Labels]:
+    """Return the units sorted into sets whose members lie in the same axes, equally often.
+
+    Units of one group are made by the same weights, but a Slice or Pad may tell them apart. Such a
+    set can be reordered unless its units cross with others that are not all there (see permute).
+    """
+    place = np.full(len(lattice.atoms), -1)
+    place[lattice.atoms.find(units)] = np.arange(len(units))
+    rng = np.random.default_rng(0)
+    sums = np.zeros(len(units), np.uint64)  # of one random number for each axis that holds the unit
+    for axes in lattice.axes.values():
+        for axis in axes or ():
+            if axis is None:
+                continue
+            leaves = lattice.atoms.leaves(axis.atoms)
+            found = place[leaves[leaves >= 0]]
+            counts = np.bincount(found[found >= 0], minlength=len(units)).astype(np.uint64)
+            sums += counts * rng.integers(1, 2**63, dtype=np.uint64)
+    return [units[sums == value] for value in np.unique(sums)]
 
 
 def _sources(have: Labels, wanted: Labels) -> Labels:
@@ -187,7 +234,8 @@ def _array(value: ir.Value) -> NDArray[Any]:
     return array
 
 
-def _store(value: ir.Value, array: NDArray[Any]) -> None:
+def replace_array(value: ir.Value, array: NDArray[Any]) -> None:
+    """Store ``array`` in place of a constant, in its dtype; the shape may be another."""
     old = value.const_value
     tensor = ir.tensor(
         np.ascontiguousarray(array), dtype=old.dtype if old else None, name=value.name

@@ -22,7 +22,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.ir.atoms import Labels
+from sparsec.ir.cleanup import clean_up
 from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.cleanup.sizes import fold_sizes
 from sparsec.ir.lattice import Lattice, build_lattice
 
 _SLOTS = 64  # factors of one axis; a power of two
@@ -152,6 +154,15 @@ class Groups:
         return head if largest is None else f"{head} | most coupled: {largest}"
 
 
+def prepare(model: ir.Model) -> None:
+    """Clean ``model`` up in place so that as few groups as possible are frozen.
+
+    A width that a graph reads off a value at run time, to scale by it, would freeze that width.
+    """
+    if fold_sizes(model):
+        clean_up(model)
+
+
 def find_groups(model: ir.Model) -> Groups:
     """Return the pruning groups of ``model``, which is not changed.
 
@@ -169,12 +180,15 @@ def find_groups(model: ir.Model) -> Groups:
         key = (maker[start:end].tobytes(), bool(frozen[unit]))
         classes.setdefault(key, []).append(unit)
         signatures.setdefault(key, maker[start:end])
+    marked = len(lattice.makers) * _SLOTS
+    classes = {key: units for key, units in classes.items() if signatures[key][0] < marked}
     order = sorted(classes, key=lambda key: (int(signatures[key][0]), classes[key][0]))
     names: Counter[str] = Counter()
     kinds = _kinds(lattice)
     made: list[Group] = []
     for key in order:
-        nodes = tuple(lattice.makers[i][0] for i in dict.fromkeys(signatures[key] // _SLOTS))
+        numbers = dict.fromkeys(signatures[key][signatures[key] < marked] // _SLOTS)
+        nodes = tuple(lattice.makers[number][0] for number in numbers)
         base = display_name(nodes[0])
         names[base] += 1
         units = np.array(classes[key])
@@ -200,7 +214,9 @@ def find_groups(model: ir.Model) -> Groups:
 def _made(lattice: Lattice) -> tuple[Labels, Labels]:
     """Return pairs of a unit and what makes it (a node, and the factor of its axis), sorted."""
     leaves, makers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for number, (_, labels) in enumerate(lattice.makers):
+    # Products of activations count as makers of their own: coordinates of queries and keys, which
+    # one of them sums over, are not exchangeable with those of values, though one layer makes all.
+    for number, (_, labels) in enumerate((*lattice.makers, *lattice.marks)):
         for slot, column in enumerate(lattice.atoms.leaves(labels).T):
             found = np.unique(column[column >= 0])
             leaves.append(found)

@@ -121,7 +121,7 @@ def import_function(source: str, option: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong
         raise CalibrationError(
             f"{option} {source}: cannot import {module_name!r}: {type(error).__name__}: {error}",
             where=source,
@@ -141,7 +141,7 @@ def _returned(source: str) -> list[Any]:
         feeds = function()
         if isinstance(feeds, Iterable) and not isinstance(feeds, (str, bytes, Mapping)):
             return list(feeds)
-    except Exception as error:  # the function is the user's
+    except (Exception, SystemExit) as error:  # the function is the user's
         raise CalibrationError(
             f"--calib {source}: the function failed: {type(error).__name__}: {error}", where=source
         ) from error
@@ -154,6 +154,9 @@ def _split(
     arrays: Mapping[str, NDArray[Any]], model: ir.Model, source: str
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Cut the arrays of a file into feeds."""
+    if not arrays.keys() & {value.name for value in model.graph.inputs}:
+        yield dict(arrays)  # of other names altogether: whoever checks feeds says so
+        return
     items: dict[str, Iterator[NDArray[Any]]] = {}
     counts: dict[str, int] = {}
     for value in model.graph.inputs:

@@ -29,12 +29,13 @@ from sparsec.artifact.writer import (
 )
 from sparsec.backends.base import Backend, Feeds, LowerContext
 from sparsec.backends.targets import backends, targets
-from sparsec.goals import Goal
+from sparsec.evaluate import load_evaluator
+from sparsec.goals import Goal, check_measurable
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.memory import release_all
 from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
@@ -142,12 +143,13 @@ def run_recipe(
 ) -> Artifact:
     """Compile ``model`` as ``recipe`` says; see :func:`compile`."""
     target, backend = choose_backend(recipe.target)
+    check_measurable(recipe.goals, recipe.eval is not None)
     path = output_path(model, output)
     check_output(path, force)
+    tuning = None if cache is None else cache_folder(Path(cache))
 
     progress("import", 0.0)
     source = load_model(model, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    tuning = None if cache is None else Path(cache)
 
     def build(settled: Recipe, to: Path, report: Progress) -> Artifact:
         file = model_file(model)
@@ -172,11 +174,13 @@ def build_artifact(
 ) -> Artifact:
     """Prune, lower, prove, measure and write; ``source`` is left as it is."""
     feeds = calibration_feeds(source, recipe, str(file or ""))
+    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, source)
     progress("clean up", 0.05)
     masked = source.clone()
     clean_up(masked)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
-        trial = Trial(source, file, Path(scratch_name), feeds)
+        onnx_file = file if file is not None and is_onnx(file) else None
+        trial = Trial(source, onnx_file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
         steps = prune(
@@ -204,7 +208,7 @@ def build_artifact(
             manifest = describe(source, file, recipe, target, steps, lowered, entries)
 
             progress("verify", 0.7)
-            manifest |= prove(trial, stage, manifest, backend, recipe, progress)
+            manifest |= prove(trial, stage, manifest, backend, evaluator, progress)
             progress("measure", 0.9)
             manifest |= judge(trial, stage, manifest, recipe, target, (before, after), steps)
             write_report(stage, manifest)
@@ -235,10 +239,8 @@ def choose_backend(name: str) -> tuple[Target, Backend]:
 
 
 def model_file(model: Source) -> Path | None:
-    """Return the ONNX file behind ``model``, if that is what it is."""
-    if isinstance(model, (str, os.PathLike)) and Path(model).suffix != ".pt2":
-        return Path(model)
-    return None
+    """Return the file behind ``model``, if that is what it is."""
+    return Path(model) if isinstance(model, (str, os.PathLike)) else None
 
 
 def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
@@ -254,6 +256,25 @@ def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:
     if isinstance(model, (str, os.PathLike)):
         return Path.cwd() / (Path(model).stem + fmt.SUFFIX)
     raise UsageError("a model that is no file has no name of its own: give output=PATH")
+
+
+def cache_folder(path: Path) -> Path:
+    """Return the folder for tuning records, made if it is not there.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--cache {path}: cannot be made: {error.strerror or error}", where=str(path)
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"--cache {path}: the folder is not writable", where=str(path))
+    return path
 
 
 def calibration_feeds(source: ir.Model, recipe: Recipe, where: str) -> Sequence[Feeds]:
@@ -279,6 +300,12 @@ def prune(
 def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
     """Return what a compilation would change; nothing is lowered or written (``--dry-run``)."""
     target, _ = choose_backend(recipe.target)
+    check_measurable(recipe.goals, recipe.eval is not None)
+    if has_open(recipe):
+        raise UsageError(
+            "a dry run does not compile, so it cannot solve for a sparsity; give it, such as "
+            "unstructured:sparsity=0.8"
+        )
     source = load_model(model, **load_options)
     masked = source.clone()
     clean_up(masked)

@@ -90,7 +90,7 @@ class _Function:
             metrics = (self.function() if makes_one else self.function)(run)
         except SparsecError:
             raise
-        except Exception as error:  # the user's code may fail in any way
+        except (Exception, SystemExit) as error:  # the user's code may fail in any way
             raise CalibrationError(
                 f"--eval {self.data}: the function failed: {type(error).__name__}: {error}",
                 where=self.data,

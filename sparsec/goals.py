@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sparsec.ir.errors import UsageError
+from sparsec.ir.errors import UsageError, did_you_mean
 
 COSTS = ("latency", "bytes", "macs", "params", "nonzero")
 
@@ -92,6 +92,23 @@ class Goal:
         return {"goal": self.text, "before": before, "after": after, "met": met}
 
 
+def check_measurable(goals: tuple[Goal, ...], evaluates: bool) -> None:
+    """Refuse goals of a quality before any work is done, if nothing will be evaluated.
+
+    Raises
+    ------
+    UsageError
+    """
+    for goal in goals:
+        if not (goal.is_cost or evaluates):
+            known = did_you_mean(goal.metric, COSTS)
+            raise UsageError(
+                f"goal {goal.text!r}: {goal.metric!r} is no cost ({known}); give --eval SOURCE to "
+                "have it evaluated",
+                where=goal.text,
+            )
+
+
 def check_goals(
     goals: tuple[Goal, ...],
     before: Mapping[str, float],
@@ -117,7 +134,7 @@ def check_goals(
         else:
             known = accuracy["before"] if accuracy else {}
             if goal.metric not in known:
-                have = ", ".join(sorted(known)) or "none; give --eval SOURCE"
+                have = ", ".join(sorted(known))
                 raise UsageError(
                     f"goal {goal.text!r}: {goal.metric!r} was not evaluated (evaluated: {have})",
                     where=goal.text,

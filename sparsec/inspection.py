@@ -16,7 +16,7 @@ from sparsec.ir.codes import Code
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import SparsecError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.groups import find_groups
+from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.load import load_model
 from sparsec.ir.sites import Sites, sparsity, weight_sites
 from sparsec.prove import densified
@@ -92,6 +92,7 @@ def pruning_groups(model: ir.Model) -> dict[str, Any]:
     seen = model.clone()
     clean_up(seen)
     fold_batch_norm(seen)
+    prepare(seen)
     found = find_groups(seen)
     return {
         "groups": [group.to_json() for group in found],

@@ -22,12 +22,11 @@ from sparsec.artifact.graph import load_graph
 from sparsec.artifact.writer import save_model
 from sparsec.backends.base import Backend, Feeds, Runner
 from sparsec.compare import TOLERANCE, Difference, Fidelity
-from sparsec.evaluate import load_evaluator
-from sparsec.ir.errors import UnsupportedTargetError, VerifyError
+from sparsec.evaluate import Evaluator
+from sparsec.ir.errors import CalibrationError, UnsupportedTargetError, VerifyError
 from sparsec.ir.load import load_model
 from sparsec.ir.memory import return_to_system
 from sparsec.ir.run import OrtRunner
-from sparsec.recipe import Recipe
 
 MAX_SAMPLES = 8
 
@@ -53,8 +52,8 @@ class Trial:
 
     @property
     def where(self) -> str:
-        """What messages call the model: its file, or nothing where it is none."""
-        return str(self.source_file or "")
+        """What messages call the model: its file, or its name where it is none."""
+        return str(self.source_file or self.source.graph.name or "the model")
 
     @property
     def dense(self) -> Path:
@@ -99,17 +98,20 @@ def runnable(
     scratch: Path,
     threads: int | None = 1,
 ) -> tuple[Runner, str]:
-    """Return what runs the artifact here, and how: ``device``, or ``emulated`` in stock operators.
+    """Return what runs the artifact here, and how: on the ``device``, or ``emulated``.
 
-    Where the device is absent the artifact's own packed data is unpacked into stock operators: that
-    proves everything but the kernels' arithmetic.
+    Where the device is absent, what its backend has in its stead runs the artifact's packed data; where
+    there is nothing, they are unpacked into stock operators. Both prove everything but the arithmetic of
+    the device's kernels.
     """
     try:
         return backend.runner(root, manifest, threads), "device"
     except UnsupportedTargetError:
-        return OrtRunner(
-            densified(backend, root, scratch), threads=threads, low_memory=True
-        ), "emulated"
+        stand_in = backend.stand_in(root, manifest, threads)
+    if stand_in is None:
+        stock = densified(backend, root, scratch)
+        stand_in = OrtRunner(stock, threads=threads, low_memory=True)
+    return stand_in, "emulated"
 
 
 def densified(backend: Backend, root: Path, scratch: Path) -> Path:
@@ -137,10 +139,10 @@ def prove(
     stage: Path,
     manifest: Mapping[str, Any],
     backend: Backend,
-    recipe: Recipe,
+    evaluator: Evaluator | None,
     progress: Callable[[str, float], None],
 ) -> dict[str, Any]:
-    """Compare the artifact with the reference and the original, and evaluate both.
+    """Compare the artifact with the reference and the original, and evaluate both if asked to.
 
     Returns
     -------
@@ -171,7 +173,6 @@ def prove(
             where=str(manifest["target"]),
         )
 
-    evaluator = None if recipe.eval is None else load_evaluator(recipe.eval, trial.source)
     if evaluator is not None:
         progress("evaluate", 0.75)
     after = None if evaluator is None else evaluator(runner.run)
@@ -183,8 +184,16 @@ def prove(
     fidelity = Fidelity()
     for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
         fidelity.add(mine, theirs)
-    before = None if evaluator is None else evaluator(original.run)
-    accuracy = evaluator and {"before": before, "after": after, "data": evaluator.data}
+    accuracy: dict[str, Any] | None = None
+    if evaluator is not None and after is not None:
+        before = evaluator(original.run)
+        if before.keys() != after.keys():
+            raise CalibrationError(
+                f"--eval {evaluator.data}: gave the metrics {', '.join(after)} for the compiled "
+                f"model and {', '.join(before)} for the original; needed the same",
+                where=evaluator.data,
+            )
+        accuracy = {"before": before, "after": after, "data": evaluator.data}
     return {"verify": verification, "fidelity": fidelity.to_json(), "accuracy": accuracy}
 
 

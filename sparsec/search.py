@@ -16,6 +16,7 @@ from typing import Any
 from sparsec.artifact import Artifact
 from sparsec.artifact.writer import publish
 from sparsec.goals import Goal
+from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.passes.base import Pass
 from sparsec.recipe import Recipe
 
@@ -69,6 +70,11 @@ def solve(
     Artifact
         The one that meets every goal; where none does, the one nearest to them: the sparsest if a
         cost is too high, the least sparse if a quality is lost. Its exit code then is 5.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If none of the goals can be measured for the target.
     """
     costs = [goal for goal in recipe.goals if goal.is_cost]
     trials: dict[float, Artifact] = {}
@@ -87,7 +93,15 @@ def solve(
             results: list[dict[str, Any]] = trials[sparsity].manifest["goals"]
             by_text = {result["goal"]: result["met"] for result in results}
             watched: list[Goal] = costs or list(recipe.goals)
-            return all(by_text[goal.text] is not False for goal in watched)
+            verdicts = [by_text[goal.text] for goal in watched]
+            if all(verdict is None for verdict in verdicts):
+                goals = ", ".join(goal.text for goal in watched)
+                raise UnsupportedTargetError(
+                    f"the sparsity cannot be solved for {goals}: target {recipe.target!r} cannot be "
+                    "timed here; give sparsity=, or a goal of bytes or of quality",
+                    where=recipe.target,
+                )
+            return False not in verdicts
 
         best = least(met) if costs else most(met)
         publish(trials[best].path, output, force)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsec.artifact.writer import payload_bytes
 from sparsec.backends.base import Feeds, Runner
-from sparsec.backends.targets import backends, platform_tag
+from sparsec.backends.targets import backends
 from sparsec.compare import fidelity_warning
 from sparsec.goals import check_goals
 from sparsec.ir.codes import Code
@@ -46,11 +46,12 @@ def judge(
     """
     before, after = (
         totals(cost[0], source_bytes(trial, manifest)),
-        totals(cost[1], payload_bytes(stage, platform_tag())),
+        totals(cost[1], payload_bytes(stage)),
     )
     latency = None
-    if target.status is Status.MEASURED:
-        runner = backends.get(target.backend)().runner(stage, manifest, 1)
+    backend = backends.get(target.backend)()
+    if backend.status(target) is Status.MEASURED:
+        runner = backend.runner(stage, manifest, 1)
         latency = measure(runner, (trial.original, trial.dense), trial.feeds[0])
     goals = check_goals(recipe.goals, before, after, latency, manifest["accuracy"])
     changed = any(step.result.changed for step in steps)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +10,73 @@ import onnx_ir as ir
 
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cpu.choose import Outcome, choose
+from sparsec.backends.cpu.choose_modelled import choose_modelled
+from sparsec.backends.cpu.cost_model import BreakEven, Fitted
+from sparsec.backends.cpu.cross import COMPILERS, library_for, why_no_library_for
 from sparsec.backends.cpu.densify import densify_model
-from sparsec.backends.cpu.insert import apply
+from sparsec.backends.cpu.insert import Chosen, apply
 from sparsec.backends.cpu.library import FILE_NAME, features, library_path, why_no_library
 from sparsec.backends.cpu.rows import cost_entries, layer_row
+from sparsec.backends.cpu.rows_modelled import modelled_entries, modelled_row
 from sparsec.backends.targets import platform_tag
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostRecord
 from sparsec.ir.run import OrtRunner
-from sparsec.ir.sites import weight_sites
-from sparsec.ir.target import Target
+from sparsec.ir.sites import Sites, weight_sites
+from sparsec.ir.target import Status, Target
 
 
 class CpuBackend(Backend):
-    """Lowers for this machine by measuring on it."""
+    """Lowers for this machine by measuring on it, for other machines by a cost model."""
 
     name = "cpu"
 
     def why_not(self, target: Target) -> str | None:
-        """Say whether the library is here and this machine is of the target's kind."""
-        if reason := why_no_library():
-            return reason
-        missing = sorted(target.features - {platform.machine().lower(), *features()})
-        if missing:
-            return (
-                f"this machine lacks {', '.join(missing)}, and layers are chosen by timing them; "
-                "compile on such a machine, or for the target cpu"
-            )
-        return None
+        """Say whether there is a library for the target, or can be."""
+        return why_no_library_for(_tag(target))
+
+    def status(self, target: Target) -> Status:
+        """Say that what runs on the target's own kernels here is measured, and the rest modelled."""
+        if (isa := _isa(target)) is None:
+            return Status.MEASURED
+        here = _tag(target) == platform_tag() and not why_no_library()
+        return Status.MEASURED if here and features()[0] == isa else Status.MODELLED
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
-        """Replace what measures faster by Region nodes."""
+        """Replace what is faster by Region nodes."""
         sites = weight_sites(model)
+        library = library_for(_tag(target))
+        decide = self._measure if self.status(target) is Status.MEASURED else self._model
+        chosen, lowered = decide(model, sites, target, context)
+        plans = apply(model, chosen)
+        if plans:
+            lowered.files[f"lib/{_tag(target)}/{FILE_NAME}"] = library
+            lowered.files |= {f"plans/{name}.plan": plan for name, plan in plans.items()}
+        return lowered
+
+    def _measure(
+        self, model: ir.Model, sites: Sites, target: Target, context: LowerContext
+    ) -> tuple[Sequence[Chosen], Lowered]:
         outcome = Outcome()
         if any(site.pattern is not None for site in sites):
             outcome = choose(model, sites, context)
         rows = [layer_row(site, outcome) for site in sites]
-        plans = apply(model, outcome.kept)
-        library = library_path()
-        assert library is not None
-        files: dict[str, bytes | Path] = {}
-        if plans:
-            files[f"lib/{platform_tag()}/{FILE_NAME}"] = library
-            files |= {f"plans/{name}.plan": plan for name, plan in plans.items()}
         entries = list(cost_entries(outcome, context.threads))
         record = CostRecord(target.name, {"isa": features()[0]}, entries)
-        return Lowered(model, rows, files=files, record=record, notes=outcome.notes)
+        return outcome.kept, Lowered(model, rows, record=record, notes=outcome.notes)
+
+    def _model(
+        self, model: ir.Model, sites: Sites, target: Target, context: LowerContext
+    ) -> tuple[Sequence[Chosen], Lowered]:
+        isa = _isa(target)
+        assert isa is not None
+        costs = BreakEven() if isa == "neon" else Fitted(isa)
+        outcome = choose_modelled(model, sites, context, costs)
+        rows = [modelled_row(site, outcome, costs) for site in sites]
+        entries = list(modelled_entries(sites, outcome, costs, context.threads))
+        record = CostRecord(target.name, {"isa": isa}, entries)
+        note = f"kernels for {target.name} were chosen by a model: nothing was timed"
+        return outcome.kept, Lowered(model, rows, record=record, notes=[note])
 
     def densify(self, model: ir.Model, root: Path) -> ir.Model:
         """Return the graph in stock operators, weights unpacked from the plans."""
@@ -69,17 +89,38 @@ class CpuBackend(Backend):
         running whatever the artifact's author put there.
         """
         folder = root / "lib"
-        library = folder / platform_tag() / FILE_NAME
-        if folder.is_dir() and not library.is_file():
+        if not folder.is_dir():
+            return OrtRunner(root / "model.onnx", threads=threads)
+        if not (folder / platform_tag() / FILE_NAME).is_file():
             there = ", ".join(sorted(path.name for path in folder.iterdir()))
             raise UnsupportedTargetError(
                 f"{root}: the artifact holds kernels for {there}, this machine is {platform_tag()}; "
                 "compile it here", where=str(root),
             )  # fmt: skip
-        if not library.is_file():
-            return OrtRunner(root / "model.onnx", threads=threads)
         if reason := why_no_library():
             raise UnsupportedTargetError(f"{root}: {reason}", where=str(root))
-        installed = library_path()
-        libraries = [installed] if installed else []
-        return OrtRunner(root / "model.onnx", threads=threads, libraries=libraries)
+        return _with_own_library(root, threads)
+
+    def stand_in(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None
+    ) -> Runner | None:
+        """Run the plans of another kind of machine with this machine's kernels: plans know no machine."""
+        return None if why_no_library() else _with_own_library(root, threads)
+
+
+def _with_own_library(root: Path, threads: int | None) -> Runner:
+    library = library_path()
+    assert library is not None
+    return OrtRunner(root / "model.onnx", threads=threads, libraries=[library])
+
+
+def _isa(target: Target) -> str | None:
+    """Return the widest instruction set that a target names; None for this machine, whatever it has."""
+    return next((isa for isa in ("avx512", "avx2", "neon") if isa in target.features), None)
+
+
+def _tag(target: Target) -> str:
+    """Return ``<os>-<arch>`` of a target."""
+    return next(
+        (tag for tag in COMPILERS if tag.partition("-")[2] in target.features), platform_tag()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +17,21 @@ from sparsec.backends.cpu.labels import write_labels
 from sparsec.ir.names import UniqueNames
 
 
-def apply(model: ir.Model, candidates: Sequence[Candidate]) -> dict[str, bytes]:
+class Chosen(Protocol):
+    """A region that was chosen, with its plan."""
+
+    @property
+    def region(self) -> Region:
+        """What the plan replaces."""
+        ...
+
+    @property
+    def plan(self) -> bytes:
+        """The plan, as it is stored."""
+        ...
+
+
+def apply(model: ir.Model, candidates: Sequence[Chosen]) -> dict[str, bytes]:
     """Put the candidates' nodes into the graph and return their plans by the node's name."""
     plans: dict[str, bytes] = {}
     replaced: dict[ir.Value, ir.Value] = {}

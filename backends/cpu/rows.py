@@ -21,20 +21,23 @@ def kernel_name(pattern: Pattern | None) -> str:
     return "f32_spmm_unstructured"
 
 
-def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
-    """Return the row of one site."""
-    pattern = site.pattern
-    zeros = sparsity(site.matrix())
-    row = LayerRow(
+def dense_row(site: WeightSite) -> LayerRow:
+    """Return the row of a site that stays with ONNX Runtime."""
+    return LayerRow(
         name=site.name,
         op=site.op,
         shape=site.shape,
-        pattern="dense" if pattern is None else str(pattern),
-        sparsity=zeros,
+        pattern="dense" if site.pattern is None else str(site.pattern),
+        sparsity=sparsity(site.matrix()),
         kernel=DENSE_KERNEL,
         code=Code.DENSE,
         reason="not pruned",
     )
+
+
+def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
+    """Return the row of one site."""
+    row, pattern = dense_row(site), site.pattern
     if pattern is None:
         return row
     alone, region = outcome.layers.get(site.name), outcome.regions.get(site.name)
@@ -54,7 +57,7 @@ def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
         if tried.gains:
             row.reason = f"alone {_ratio(tried)}, but the whole model was not faster with it"
         else:
-            row.reason = f"{_ratio(tried)}; {_what_would_pay(pattern, zeros)}"
+            row.reason = f"{_ratio(tried)}; {what_would_pay(pattern, row.sparsity)}"
     else:
         row.code = Code.SHAPE_UNSUPPORTED if site.name in outcome.expressible else Code.NO_KERNEL
         row.reason = f"no CPU kernel for this form of {site.op}"
@@ -83,7 +86,8 @@ def _ratio(tried: Candidate) -> str:
     )
 
 
-def _what_would_pay(pattern: Pattern, zeros: float) -> str:
+def what_would_pay(pattern: Pattern, zeros: float) -> str:
+    """Return what would make a layer that loses gain."""
     if isinstance(pattern, Block):
         return "a higher sparsity would pay"
     if zeros < 0.6:

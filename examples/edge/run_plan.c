@@ -1,10 +1,9 @@
-/* Runs one plan on one tensor, without ONNX Runtime and without Python: the edge path.
+/* Runs plans one after the other, without ONNX Runtime and without Python: the edge path.
  *
- *     run_plan PLAN INPUT.f32 OUTPUT.f32 DIM [DIM ...]
+ *     run_plan INPUT.f32 OUTPUT.f32 PLAN SHAPE [PLAN SHAPE]...
  *
- * INPUT holds float32 in row-major order with the given dims. Build, on or for any machine:
- *
- *     cc -I backends/cpu/csrc examples/edge/run_plan.c libsparsec_cpu.so -o run_plan
+ * INPUT holds float32 in row-major order. Each plan gets what the one before it computed, seen with
+ * its SHAPE, such as 1x3x224x224.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +28,12 @@ static size_t elements(const SparsecTensor* t) {
   return n;
 }
 
+static void parse_shape(const char* text, SparsecTensor* t) {
+  char* end = (char*)text;
+  for (t->rank = 0; t->rank < SPARSEC_MAX_RANK && *text; text = *end ? end + 1 : end)
+    t->dims[t->rank++] = strtoll(text, &end, 10);
+}
+
 static int fail(const char* what) {
   fprintf(stderr, "run_plan: %s\n", what);
   return 1;
@@ -36,25 +41,27 @@ static int fail(const char* what) {
 
 int main(int argc, char** argv) {
   char error[256] = "";
-  size_t plan_size = 0, input_size = 0;
-  if (argc < 5 || argc > 4 + SPARSEC_MAX_RANK) return fail("usage: run_plan PLAN INPUT OUTPUT DIM...");
-  void* bytes = read_file(argv[1], &plan_size);
-  SparsecTensor in = {read_file(argv[2], &input_size), argc - 4, {0}}, out = {0};
-  if (!bytes || !in.data) return fail("a file cannot be read");
-  for (int i = 4; i < argc; ++i) in.dims[i - 4] = atoll(argv[i]);
-  if (elements(&in) * sizeof(float) != input_size) return fail("the input has another size than its dims say");
-
-  SparsecPlan* plan = sparsec_plan_load(bytes, plan_size, NULL, error, sizeof error);
-  if (!plan) return fail(error);
-  if (sparsec_plan_inputs(plan) != 1 || sparsec_plan_outputs(plan) != 1) return fail("this program runs plans with one input and one output");
-  if (sparsec_plan_shapes(plan, &in, &out, error, sizeof error)) return fail(error);
-  out.data = malloc(elements(&out) * sizeof(float));
-  if (!out.data || sparsec_plan_run(plan, &in, &out, error, sizeof error)) return fail(error);
-
-  FILE* file = fopen(argv[3], "wb");
-  const size_t count = elements(&out);
-  if (!file || fwrite(out.data, sizeof(float), count, file) != count || fclose(file)) return fail("the output cannot be written");
-  sparsec_plan_free(plan);
-  printf("%s: %zu values\n", sparsec_isas(), count);
+  size_t plan_size = 0, size = 0;
+  if (argc < 5 || argc % 2 == 0) return fail("usage: run_plan INPUT OUTPUT PLAN SHAPE [PLAN SHAPE]...");
+  SparsecTensor in = {read_file(argv[1], &size), 0, {0}}, out = {0};
+  for (int i = 3; i < argc; i += 2, in.data = out.data) {
+    void* bytes = read_file(argv[i], &plan_size);
+    if (!bytes || !in.data) return fail("a file cannot be read");
+    parse_shape(argv[i + 1], &in);
+    if (elements(&in) * sizeof(float) != size) return fail("a shape says another size than the data have");
+    SparsecPlan* plan = sparsec_plan_load(bytes, plan_size, NULL, error, sizeof error);
+    if (!plan) return fail(error);
+    if (sparsec_plan_inputs(plan) != 1 || sparsec_plan_outputs(plan) != 1) return fail("a plan has several inputs or outputs");
+    if (sparsec_plan_shapes(plan, &in, &out, error, sizeof error)) return fail(error);
+    size = elements(&out) * sizeof(float);
+    out.data = malloc(size);
+    if (!out.data || sparsec_plan_run(plan, &in, &out, error, sizeof error)) return fail(error);
+    sparsec_plan_free(plan);
+    free(bytes);
+    free(in.data);
+  }
+  FILE* file = fopen(argv[2], "wb");
+  if (!file || fwrite(in.data, 1, size, file) != size || fclose(file)) return fail("the output cannot be written");
+  printf("%s: %zu values\n", sparsec_isas(), size / sizeof(float));
   return 0;
 }

@@ -33,6 +33,8 @@ _FAMILIES = {
     "conv:RULE": "Conv ConvTranspose",
     "linear:MATMUL": "MatMul",
     "linear:GEMM": "Gemm",
+    "recurrent:RULE": "GRU LSTM RNN",
+    "attention:RULE": "Attention",
     "norm:BATCH": "BatchNormalization",
     "norm:INSTANCE": "InstanceNormalization",
     "norm:GROUP": "GroupNormalization",

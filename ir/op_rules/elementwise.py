@@ -67,7 +67,7 @@ def _product(view: NodeView) -> Sequence[Axes]:
 
 
 def _any_vanishes(axis: Axis | None, column: Sequence[Axis | None]) -> Axis | None:
-    return axis and Axis(axis.atoms, any(one is not None and one.vanishes for one in column))
+    return axis and axis.vanishing(any(one is not None and one.vanishes for one in column))
 
 
 def _quotient(view: NodeView) -> Sequence[Axes]:
@@ -77,7 +77,7 @@ def _quotient(view: NodeView) -> Sequence[Axes]:
     firsts = [column[0] for column in columns]
     return [
         tuple(
-            axis and Axis(axis.atoms, first is not None and first.vanishes)
+            axis and axis.vanishing(first is not None and first.vanishes)
             for axis, first in zip(axes, firsts, strict=True)
         )
     ]
@@ -130,19 +130,19 @@ def _prelu(view: NodeView) -> Sequence[Axes]:
     firsts = [column[0] for column in columns]
     return [
         tuple(
-            axis and Axis(axis.atoms, first is not None and first.vanishes)
+            axis and axis.vanishing(first is not None and first.vanishes)
             for axis, first in zip(axes, firsts, strict=True)
         )
     ]
 
 
 _ABOUT = "all axes; equal positions of all operands"
-ZERO_KEPT = OpRule(_unary(True), about="all axes")
-ZERO_LOST = OpRule(_unary(False), about="all axes")
-SUM = OpRule(_sum, about=_ABOUT)
-PRODUCT = OpRule(_product, about=_ABOUT)
-QUOTIENT = OpRule(_quotient, about=_ABOUT)
-POWER = OpRule(_power, about=_ABOUT)
-OTHER = OpRule(_other, about=_ABOUT)
-CLIP = OpRule(_clip, about="all axes")
-PRELU = OpRule(_prelu, about=_ABOUT)
+ZERO_KEPT = OpRule(_unary(True), about="all axes", cyclic=True)
+ZERO_LOST = OpRule(_unary(False), about="all axes", cyclic=True)
+SUM = OpRule(_sum, about=_ABOUT, cyclic=True)
+PRODUCT = OpRule(_product, about=_ABOUT, cyclic=True)
+QUOTIENT = OpRule(_quotient, about=_ABOUT, cyclic=True)
+POWER = OpRule(_power, about=_ABOUT, cyclic=True)
+OTHER = OpRule(_other, about=_ABOUT, cyclic=True)
+CLIP = OpRule(_clip, about="all axes", cyclic=True)
+PRELU = OpRule(_prelu, about=_ABOUT, cyclic=True)

@@ -53,36 +53,102 @@ def reshaped(
     matched first; what is left is taken apart to common factors. Where that is not exact, or a size
     is unknown, the axes concerned are frozen.
     """
+    before, after = _same_symbols(before, after)
     found: list[Axis | None] = [None] * len(after)
     front, back = _matched(before, after)
-    ins: list[int] = list(range(front, len(before)))
-    outs: list[int] = list(range(front, len(after)))
+    ins, outs = list(range(front, len(before))), list(range(front, len(after)))
     for i in range(front):
         found[i] = axes[i]
     for in_block, out_block in back:
         ins = [i for i in ins if i not in in_block]
         outs = [i for i in outs if i not in out_block]
-        made = _block(
-            view,
-            [axes[i] for i in in_block],
-            [_int(before[i]) for i in in_block],
-            [_int(after[i]) for i in out_block],
-        )
-        for i, axis in zip(out_block, made, strict=True):
-            found[i] = axis
-    sizes_in = [before[i] for i in ins]
-    sizes_out = [after[i] for i in outs]
-    if all(isinstance(size, int) for size in (*sizes_in, *sizes_out)):
-        made = _block(
-            view, [axes[i] for i in ins], [_int(s) for s in sizes_in], [_int(s) for s in sizes_out]
-        )
-        for i, axis in zip(outs, made, strict=True):
-            found[i] = axis
-    else:
-        view.freeze_all(
-            (axes[i] for i in ins), "reshapes it together with a size that is not known"
-        )
+        _fill(view, found, axes, before, after, in_block, out_block)
+    sizes = [before[i] for i in ins], [after[i] for i in outs]
+    if all(isinstance(size, int) for size in (*sizes[0], *sizes[1])):
+        _fill(view, found, axes, before, after, ins, outs)
+    elif not _cycle(view, found, axes, *sizes, ins, outs):
+        why = "reshapes it together with a size that is not known"
+        view.freeze_all((axes[i] for i in ins), why)
     return tuple(found)
+
+
+def _fill(
+    view: NodeView,
+    found: list[Axis | None],
+    axes: Sequence[Axis | None],
+    before: Sequence[Dim],
+    after: Sequence[Dim],
+    ins: Sequence[int],
+    outs: Sequence[int],
+) -> None:
+    """Take the block ``ins`` of axes apart and put it together as the block ``outs``."""
+    if len(ins) == len(outs) == 1:
+        found[outs[0]] = axes[ins[0]]
+        return
+    sizes = [_int(before[i]) for i in ins], [_int(after[i]) for i in outs]
+    for i, axis in zip(outs, _block(view, [axes[i] for i in ins], *sizes), strict=True):
+        found[i] = axis
+
+
+def _cycle(
+    view: NodeView,
+    found: list[Axis | None],
+    axes: Sequence[Axis | None],
+    before: Sequence[Dim],
+    after: Sequence[Dim],
+    ins: Sequence[int],
+    outs: Sequence[int],
+) -> bool:
+    """Merge axes with a leading one of unknown size into one, or take them apart again.
+
+    ``[n, heads] -> [n * heads]`` makes a cyclic axis, and ``[n * heads] -> [n, heads]`` undoes it.
+    """
+    if len(outs) == 1 and len(ins) > 1:
+        known = max(i for i, size in enumerate(before) if not isinstance(size, int)) + 1
+        why = "merges it with an axis of unknown size"
+        view.freeze_all((axes[i] for i in ins[:known]), why)
+        rest = [_int(size) for size in before[known:]]
+        merged = merge(view.atoms, [axes[i] for i in ins[known:]], rest)
+        found[outs[0]] = merged and Axis(merged.atoms, merged.vanishes, cyclic=True)
+        return True
+    if len(ins) == 1 and len(outs) > 1:
+        axis = axes[ins[0]]
+        rest = [size for size in after[1:] if isinstance(size, int)]
+        if axis is None:
+            return True
+        if not axis.cyclic or len(rest) < len(outs) - 1 or int(np.prod(rest)) != axis.size:
+            return False
+        parts = split(view, Axis(axis.atoms, axis.vanishes), rest)
+        for i, part in zip(outs[1:], parts, strict=True):
+            found[i] = part
+        return True
+    return False
+
+
+def _same_symbols(
+    before: Sequence[Dim], after: Sequence[Dim]
+) -> tuple[Sequence[Dim], Sequence[Dim]]:
+    """Give the one size that is unknown on either side the same symbol, if it must be the same.
+
+    Both shapes have equally many elements: if all that is known agrees, the rest does, too.
+
+    Examples
+    --------
+    >>> _same_symbols(["n", 2, 3, "a"], ["n", 6, "b"])
+    (['n', 2, 3, 'a'], ['n', 6, 'a'])
+    """
+    shared = {size for size in before if isinstance(size, str)} & set(after)
+    one, other = (
+        [i for i, size in enumerate(shape) if not isinstance(size, int) and size not in shared]
+        for shape in (before, after)
+    )
+    known = [int(np.prod([s for s in shape if isinstance(s, int)])) for shape in (before, after)]
+    same_count = all(list(before).count(s) == list(after).count(s) for s in shared)
+    if len(one) != 1 or len(other) != 1 or known[0] != known[1] or not same_count:
+        return before, after
+    left, right = list(before), list(after)
+    left[one[0]] = right[other[0]] = left[one[0]] or "unknown"
+    return left, right
 
 
 def _int(size: Dim) -> int:
@@ -107,6 +173,10 @@ def _matched(
     while i > 0 and j > 0:
         ins, outs = [i - 1], [j - 1]
         left, right = before[i - 1], after[j - 1]
+        if isinstance(left, str) and left == right:
+            blocks.append((ins, outs))
+            i, j = i - 1, j - 1
+            continue
         if not isinstance(left, int) or not isinstance(right, int):
             break
         while left != right:

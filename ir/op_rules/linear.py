@@ -10,8 +10,10 @@ from sparsec.ir.op_rules.view import NodeView
 _SUM = "sums over it, and what was removed need not be zero there"
 
 
-def contract(view: NodeView, left: Axis | None, right: Axis | None) -> None:
-    """Tie the axis that a product sums over.
+def contract(
+    view: NodeView, left: Axis | None, right: Axis | None, weight: tuple[int, int] | None = None
+) -> None:
+    """Tie the axis that a product sums over; ``weight`` is the operand that is one, and its axis.
 
     What goes must be zero on one side in the dense graph: a weight is, once zeroed; an activation
     may not be, behind a sigmoid.
@@ -22,6 +24,10 @@ def contract(view: NodeView, left: Axis | None, right: Axis | None) -> None:
         assert right is not None
         if not (left.vanishes or right.vanishes):
             view.freeze(summed, _SUM)
+        if weight is not None:
+            view.reads(*weight, left if weight[0] == 1 else right)
+        else:
+            view.lattice.summed.append(summed.atoms)
 
 
 def matmul(view: NodeView) -> Sequence[Axes]:
@@ -46,17 +52,25 @@ def matmul(view: NodeView) -> Sequence[Axes]:
         view.freeze_all((*a, *b), "multiplies by a vector")
         rank = max(len(a), len(b)) - 1
         return [(None,) * rank]
-    contract(view, a[-1], b[-2])
+    contract(view, a[-1], b[-2], _weight(view, len(a) - 1, len(b) - 2))
     batch = _batch(view, a[:-2], b[:-2])
     if view.is_weight(1):
         view.made(b[-1])
     elif view.is_weight(0):
         view.made(a[-2])
     else:
-        view.mark(a[-1] and b[-2], "head_dim")
+        for axis in (a[-2], b[-2], b[-1]):
+            view.mark(axis, "head_dim")
         for axis in batch:
             view.mark(axis, "head")
     return [(*batch, a[-2], b[-1])]
+
+
+def _weight(view: NodeView, of_left: int, of_right: int) -> tuple[int, int] | None:
+    """Return which operand is a weight of the graph, and the axis of it that is summed over."""
+    if view.is_weight(1):
+        return 1, of_right
+    return (0, of_left) if view.is_weight(0) else None
 
 
 def _batch(
@@ -75,7 +89,7 @@ def _batch(
         ]
         axis = view.tie(present, "multiplies it with an axis that is fixed")
         vanishes = any(one is not None and one.vanishes for one in column)
-        found.append(axis and Axis(axis.atoms, vanishes))
+        found.append(axis and axis.vanishing(vanishes))
     return tuple(found)
 
 
@@ -92,7 +106,8 @@ def gemm(view: NodeView) -> Sequence[Axes]:
     """
     m, k = view.known(0)[:: -1 if view.integer("transA", 0) else 1]
     k_other, n = view.known(1)[:: -1 if view.integer("transB", 0) else 1]
-    contract(view, k, k_other)
+    axes_of_k = (0 if view.integer("transA", 0) else 1, 1 if view.integer("transB", 0) else 0)
+    contract(view, k, k_other, _weight(view, *axes_of_k))
     axes = [m, n]
     if view.has(2):
         added = [None, None, *view.known(2)][-2:]
@@ -110,5 +125,7 @@ def gemm(view: NodeView) -> Sequence[Axes]:
     return [tuple(axes)]
 
 
-MATMUL = OpRule(matmul, about="rows, columns, reduction and batch axes, weights or activations")
+MATMUL = OpRule(
+    matmul, about="rows, columns, reduction and batch axes, weights or activations", cyclic=True
+)
 GEMM = OpRule(gemm, about="rows, columns and reduction")

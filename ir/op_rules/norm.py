@@ -25,6 +25,8 @@ def batch_norm(view: NodeView) -> Sequence[Axes]:
     if len(axes) > 1:
         parameters = [axis for index in range(1, 5) for axis in view.known(index)]
         tied = view.tie([axes[1], *parameters])
+        if (scale := view.node.inputs[1]) is not None:
+            view.lattice.scales.add(scale)
         view.never_zero(3)
         view.never_zero(4)
         # With scale and bias zeroed the result is zero, whatever comes in.
@@ -72,9 +74,9 @@ def last_axes(view: NodeView) -> Sequence[Axes]:
     view.freeze_all(axes[start:], _OVER)
     for index in range(1, len(view)):
         view.freeze_input(index, _OVER)
-    kept = [axis and axis.fading(False) for axis in axes[:start]]
-    out = (*kept, *(None for _ in axes[start:]))
-    return [out, *(out for _ in view.node.outputs[1:])]
+    out = tuple(axis and axis.fading(False) for axis in axes)
+    statistics = (*out[:start], *(None for _ in axes[start:]))
+    return [out, *(statistics for _ in view.node.outputs[1:])]
 
 
 def softmax(view: NodeView) -> Sequence[Axes]:
@@ -87,9 +89,7 @@ def softmax(view: NodeView) -> Sequence[Axes]:
     start = in_range(view.integer("axis", 1 if old else -1), len(axes))
     over = range(start, len(axes)) if old else (start,)
     view.freeze_all((axes[i] for i in over), _OVER)
-    return [
-        tuple(None if i in over else axis and axis.fading(False) for i, axis in enumerate(axes))
-    ]
+    return [tuple(axis and axis.fading(False) for axis in axes)]
 
 
 def one_axis(view: NodeView) -> Sequence[Axes]:
@@ -98,14 +98,12 @@ def one_axis(view: NodeView) -> Sequence[Axes]:
     default = 1 if view.node.op_type == "LRN" else -1
     over = in_range(view.integer("axis", default), len(axes))
     view.freeze(axes[over], _OVER)
-    return [
-        tuple(None if i == over else axis and axis.fading(False) for i, axis in enumerate(axes))
-    ]
+    return [tuple(axis and axis.fading(False) for axis in axes)]
 
 
 BATCH = OpRule(batch_norm, about="channels")
 INSTANCE = OpRule(instance_norm, about="channels")
 GROUP = OpRule(group_norm, shrink_group_norm, "whole groups of channels")
 LAST = OpRule(last_axes, about="all but the normalised axes")
-SOFTMAX = OpRule(softmax, about="all but the normalised axes")
+SOFTMAX = OpRule(softmax, about="all but the normalised axes", cyclic=True)
 ONE_AXIS = OpRule(one_axis, about="all but the normalised axis")

@@ -32,10 +32,14 @@ class Axis:
     vanishes : bool
         Whether the value is zero at a position whose atom was removed, once the weights of that
         atom are zero. Sums over the axis rely on it.
+    cyclic : bool
+        Whether the axis holds the positions again and again, an unknown number of times: heads that
+        a Reshape has merged with the batch.
     """
 
     atoms: Labels
     vanishes: bool = True
+    cyclic: bool = False
 
     @property
     def size(self) -> int:
@@ -48,7 +52,11 @@ class Axis:
 
     def fading(self, vanishes: bool) -> Axis:
         """Return the axis with another word on whether it vanishes; it cannot win that back."""
-        return Axis(self.atoms, self.vanishes and vanishes)
+        return self.vanishing(self.vanishes and vanishes)
+
+    def vanishing(self, vanishes: bool) -> Axis:
+        """Return the axis with a new word on whether it vanishes."""
+        return Axis(self.atoms, vanishes, self.cyclic)
 
 
 Axes: TypeAlias = "tuple[Axis | None, ...] | None"
@@ -70,11 +78,14 @@ class OpRule:
         Given a node some of whose positions are gone, rewrites its attributes and constants.
     about : str
         What of the axes the rule follows, for the table of operators.
+    cyclic : bool
+        Whether the rule also holds for cyclic axes; to all others they are fixed.
     """
 
     couple: Couple
     shrink: Shrink | None = None
     about: str = ""
+    cyclic: bool = False
 
 
 def merge(atoms: Atoms, axes: Sequence[Axis | None], sizes: Sequence[int]) -> Axis | None:

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsec.ir.cleanup.operators import small_constant
 from sparsec.ir.op_rules.factor import reshaped
 from sparsec.ir.op_rules.rule import Axes, Axis, OpRule
-from sparsec.ir.op_rules.shrink import ShrinkView, count, shrinks
-from sparsec.ir.op_rules.target_shape import rewritable, rewrite_target
+from sparsec.ir.op_rules.shrink import ShrinkView, shrinks
+from sparsec.ir.op_rules.target_shape import (
+    SizeOf,
+    Stated,
+    escaping_sizes,
+    origin,
+    rewrite_target,
+)
 from sparsec.ir.op_rules.view import NodeView, in_range
 
 
@@ -34,17 +39,38 @@ def reshape(view: NodeView) -> Sequence[Axes]:
         view.freeze_input(0, "reshapes it to a shape that is not known")
         return [None]
     axes = reshaped(view, view.known(0), before, after)
-    if view.node.op_type == "Reshape" and not view.is_weight(0):
-        for place, axis in enumerate(axes or ()):
-            if axis is not None and not rewritable(view.lattice, view.node.inputs[1], place):
-                view.freeze(axis, "reshapes it to a shape that is computed at run time")
+    if view.node.op_type == "Reshape":
+        return [check_target(view, axes)]
     return [axes]
+
+
+def check_target(view: NodeView, axes: Axes) -> Axes:
+    """See that the shape which a Reshape or Expand reads can follow its axes; freeze those it cannot.
+
+    A size that is a constant is rewritten. One that is read off another value shrinks with that
+    value's axis, so the two are tied.
+    """
+    for place, axis in enumerate(axes or ()):
+        source = origin(view.lattice, view.node.inputs[1], place)
+        measured_axis = None
+        if isinstance(source, SizeOf):
+            measured_axis = (view.lattice.axes_of(source.value) or ())[source.axis]
+        if measured_axis is not None:
+            view.tie([axis, measured_axis], "makes an axis of that size that is fixed")
+        elif axis is None:
+            continue
+        elif axis.cyclic:
+            if not (isinstance(source, Stated) and source.size == -1):
+                view.freeze(axis, "states the size of heads merged with the batch")
+        elif not isinstance(source, Stated):
+            view.freeze(axis, "makes an axis of a size that is computed at run time")
+    return axes
 
 
 def shrink_reshape(view: ShrinkView) -> None:
     """Write the new sizes into the shape that a Reshape reads."""
     if view.node.op_type == "Reshape" and (shrinks(view.kept()) or shrinks(view.kept_out())):
-        rewrite_target(view, 1, [count(kept) for kept in view.kept_out()])
+        rewrite_target(view, 1, view.sizes_out())
 
 
 def transpose(view: NodeView) -> Sequence[Axes]:
@@ -63,6 +89,7 @@ def squeeze(view: NodeView) -> Sequence[Axes]:
         shape = view.out_shape()
         return [None if shape is None else (None,) * len(shape)]
     gone = {in_range(axis, len(axes)) for axis in listed}
+    view.freeze_all((axes[place] for place in gone), "relies on its having one position")
     return [tuple(axis for place, axis in enumerate(axes) if place not in gone)]
 
 
@@ -104,23 +131,22 @@ def expand(view: NodeView) -> Sequence[Axes]:
     if before is None or after is None:
         view.freeze_all(axes, "expands it to a shape that is not known")
         return [None]
+    filled = view.constant(0)
+    zero = filled is not None and not filled.any()
     found: list[Axis | None] = []
     for place in range(-len(after), 0):
         axis = axes[place] if -place <= len(axes) else None
         size, old = after[place], before[place] if -place <= len(before) else 1
-        index = place + len(after)
         if axis is None and old == 1 and isinstance(size, int) and size > 1:
-            axis = Axis(view.atoms.fresh(size), vanishes=False)
-        if axis is not None and not rewritable(view.lattice, view.node.inputs[1], index):
-            view.freeze(axis, "expands it to a shape that is computed at run time")
+            axis = Axis(view.atoms.fresh(size), vanishes=zero)
         found.append(axis)
-    return [tuple(found)]
+    return [check_target(view, tuple(found))]
 
 
 def shrink_expand(view: ShrinkView) -> None:
     """Write the new sizes into the shape that an Expand reads."""
     if shrinks(view.kept_out()):
-        rewrite_target(view, 1, [count(kept) for kept in view.kept_out()], ones_stay=True)
+        rewrite_target(view, 1, view.sizes_out(), ones_stay=True)
 
 
 def tile(view: NodeView) -> Sequence[Axes]:
@@ -142,40 +168,18 @@ def measured(view: NodeView) -> Sequence[Axes]:
     """Couple Shape and Size: whoever learns the size of an axis may compute with it."""
     axes = view.known(0)
     start = view.integer("start", 0)
-    end = view.integer("end", len(axes))
-    seen = set(range(len(axes))[start:end])
+    listed = list(range(len(axes)))[start : view.integer("end", len(axes))]
+    escaping = set(listed)
     if view.node.op_type == "Shape":
-        picked = picked_elements(view)
-        if picked is not None:
-            seen = {place for place in seen if place - start in picked}
-    view.freeze_all((axes[place] for place in seen), "computes with its size")
+        escaping = escaping_sizes(view.lattice, view.node.outputs[0], listed)
+    view.freeze_all((axes[place] for place in sorted(escaping)), "computes with its size")
     return [(None,) * (1 if view.node.op_type == "Shape" else 0)]
 
 
-def picked_elements(view: NodeView) -> set[int] | None:
-    """Return the elements of a shape that anybody reads; None if that is not known."""
-    shape, out = view.shape(0), view.node.outputs[0]
-    if shape is None or out.is_graph_output():
-        return None
-    picked: set[int] = set()
-    for node, index in out.uses():
-        chosen = None
-        if node.op_type == "Gather" and index == 0:
-            chosen = small_constant(node.inputs[1])
-        elif node.op_type == "Slice" and index == 0 and 3 <= len(node.inputs) <= 4:
-            start, end = (small_constant(value) for value in node.inputs[1:3])
-            if start is not None and end is not None:
-                chosen = np.arange(len(shape))[int(start.item()) : int(end.item())]
-        if chosen is None:
-            return None
-        picked.update(in_range(int(place), len(shape)) for place in np.reshape(chosen, -1))
-    return picked
-
-
-RESHAPE = OpRule(reshape, shrink_reshape, "all axes, by common factors")
-TRANSPOSE = OpRule(transpose, about="all axes")
-SQUEEZE = OpRule(squeeze, about="all axes")
-UNSQUEEZE = OpRule(unsqueeze, about="all axes")
+RESHAPE = OpRule(reshape, shrink_reshape, "all axes, by common factors", cyclic=True)
+TRANSPOSE = OpRule(transpose, about="all axes", cyclic=True)
+SQUEEZE = OpRule(squeeze, about="all axes", cyclic=True)
+UNSQUEEZE = OpRule(unsqueeze, about="all axes", cyclic=True)
 EXPAND = OpRule(expand, shrink_expand, "all axes, the repeated ones too")
 TILE = OpRule(tile, about="all axes")
-MEASURED = OpRule(measured, about="the axes whose size nobody reads")
+MEASURED = OpRule(measured, about="the axes whose size nobody reads", cyclic=True)

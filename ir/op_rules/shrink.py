@@ -47,6 +47,15 @@ class ShrinkView:
         """Return the same for an output."""
         return self._kept(self.node.outputs[index])
 
+    def sizes_out(self) -> list[int | None]:
+        """Return the new size of every axis of the output; None where it is not counted."""
+        axes = self.lattice.axes.get(self.node.outputs[0]) or ()
+        kept = self.kept_out()
+        return [
+            None if axis is None or axis.cyclic else count(mask)
+            for axis, mask in zip(axes, kept, strict=True)
+        ]
+
     def constant(self, index: int) -> NDArray[Any] | None:
         """Return the array of a small constant input; None for everything else."""
         has = index < len(self.node.inputs)

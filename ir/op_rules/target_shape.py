@@ -5,9 +5,11 @@ A shape is either one constant, or a Concat of pieces, some constant and some co
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -19,27 +21,138 @@ if TYPE_CHECKING:
     from sparsec.ir.lattice import Lattice
 
 
-def rewritable(lattice: Lattice, shape: ir.Value | None, place: int) -> bool:
-    """Whether element ``place`` of a shape is a constant that can be replaced."""
-    return _piece(lattice, shape, place) is not None
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stated:
+    """A size that a constant states.
+
+    Parameters
+    ----------
+    size : int
+    piece : int
+        Which input of the Concat the constant is; -1 if it is the whole shape.
+    place : int
+        Where in the constant it stands.
+    """
+
+    size: int
+    piece: int
+    place: int
 
 
-def _piece(lattice: Lattice, shape: ir.Value | None, place: int) -> tuple[int, int] | None:
-    """Return which input of the Concat holds an element, and where in it; (-1, place) if none."""
-    if small_constant(shape) is not None:
-        return -1, place
+@dataclasses.dataclass(frozen=True, slots=True)
+class SizeOf:
+    """A size that is read off a value at run time."""
+
+    value: ir.Value
+    axis: int
+
+
+def origin(lattice: Lattice, shape: ir.Value | None, place: int) -> Stated | SizeOf | None:
+    """Return where element ``place`` of a shape comes from; None if it is computed with."""
+    array = small_constant(shape)
+    if array is not None:
+        return Stated(int(array.reshape(-1)[place]), -1, place)
     producer = shape.producer() if shape is not None else None
-    if producer is None or not is_standard(producer, "Concat"):
+    if producer is None or not is_standard(producer):
         return None
-    for index, value in enumerate(producer.inputs):
-        constant = small_constant(value)
+    if producer.op_type == "Concat":
+        return _in_concat(lattice, producer, place)
+    if producer.op_type == "Shape":
+        value = producer.inputs[0]
+        start = producer.attributes.get_int("start", 0) or 0
+        known = None if value is None else lattice.shape_of(value)
+        if value is None or known is None:
+            return None
+        return SizeOf(value, (start + len(known) if start < 0 else start) + place)
+    if producer.op_type in _PASSING:
+        found = origin(lattice, producer.inputs[0], place)
+    else:
+        picked = _picked(lattice, producer)
+        found = None if picked is None else origin(lattice, producer.inputs[0], picked[place])
+    return found if isinstance(found, SizeOf) else None
+
+
+def _in_concat(lattice: Lattice, concat: ir.Node, place: int) -> Stated | SizeOf | None:
+    for index, value in enumerate(concat.inputs):
         known = None if value is None else lattice.shape_of(value)
         if not known or not isinstance(size := known[0], int):
             return None
         if place < size:
-            return None if constant is None else (index, place)
+            found = origin(lattice, value, place)
+            direct = isinstance(found, Stated) and found.piece == -1
+            return Stated(found.size, index, place) if direct else _size_only(found)  # type: ignore[union-attr]
         place -= size
     return None
+
+
+def _size_only(found: Stated | SizeOf | None) -> SizeOf | None:
+    return found if isinstance(found, SizeOf) else None
+
+
+_PASSING = {"Cast", "Identity", "Squeeze", "Unsqueeze"}
+
+
+def _picked(lattice: Lattice, node: ir.Node) -> list[int] | None:
+    """Return which elements of a shape a Slice or Gather picks; None if that is not constant."""
+    data = node.inputs[0] if node.inputs else None
+    known = None if data is None else lattice.shape_of(data)
+    if not known or len(known) != 1 or not isinstance(known[0], int):
+        return None
+    places = np.arange(known[0])
+    arrays = [small_constant(value) for value in node.inputs[1:]]
+    if node.op_type == "Gather" and arrays[0] is not None:
+        return [int(i) for i in places[arrays[0].reshape(-1)]]
+    if node.op_type == "Slice" and arrays and all(array is not None for array in arrays):
+        start, end, *rest = (int(array.item()) for array in arrays)  # type: ignore[union-attr]
+        step = rest[1] if len(rest) > 1 else 1
+        return [int(i) for i in places[start:end:step]]
+    return None
+
+
+def escaping_sizes(lattice: Lattice, shape: ir.Value, axes: Sequence[int]) -> set[int]:
+    """Return the axes whose sizes, elements of ``shape``, reach anything but a target shape.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    shape : onnx_ir.Value
+        One-dimensional.
+    axes : sequence of int
+        The axis that each of its elements is the size of; -1 for none.
+    """
+    found: set[int] = set()
+    if shape.is_graph_output():
+        found.update(axes)
+    for node, index in shape.uses():
+        passed: Sequence[int] | None = None
+        if (
+            node.op_type in ("Reshape", "Expand")
+            and index == 1
+            and node.graph is lattice.model.graph
+        ):
+            continue
+        if node.op_type in _PASSING:
+            passed = axes
+        elif node.op_type == "Concat":
+            passed = _placed(lattice, node, index, axes)
+        elif index == 0 and (picked := _picked(lattice, node)) is not None:
+            passed = [axes[place] for place in picked]
+        if passed is None or node.graph is not lattice.model.graph:
+            found.update(axes)
+        else:
+            found |= escaping_sizes(lattice, node.outputs[0], passed)
+    return found - {-1}
+
+
+def _placed(lattice: Lattice, concat: ir.Node, index: int, axes: Sequence[int]) -> list[int] | None:
+    """Return the axes behind the elements of a Concat, -1 for those of its other inputs."""
+    placed: list[int] = []
+    for number, value in enumerate(concat.inputs):
+        known = None if value is None else lattice.shape_of(value)
+        if not known or not isinstance(known[0], int):
+            return None
+        placed += axes if number == index else [-1] * known[0]
+    return placed
 
 
 def rewrite_target(
@@ -69,8 +182,9 @@ def rewrite_target(
     pieces = list(concat.inputs)
     wanted: dict[int, dict[int, int | None]] = {}
     for place, size in enumerate(sizes):
-        if size is not None and (at := _piece(view.lattice, shape, place)):
-            wanted.setdefault(at[0], {})[at[1]] = size
+        source = origin(view.lattice, shape, place)
+        if size is not None and isinstance(source, Stated):
+            wanted.setdefault(source.piece, {})[source.place] = size
     for number, changes in wanted.items():
         old = pieces[number]
         array = small_constant(old)

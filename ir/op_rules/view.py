@@ -27,9 +27,12 @@ class NodeView:
     node : onnx_ir.Node
     lattice : Lattice
         What is known of the graph so far; inputs of the node are in it.
+    cyclic : bool
+        Whether the rule can follow cyclic axes; else they are frozen before it sees them.
     """
 
-    def __init__(self, node: ir.Node, lattice: Lattice) -> None:
+    def __init__(self, node: ir.Node, lattice: Lattice, cyclic: bool = True) -> None:
+        self._cyclic = cyclic
         self.node = node
         self.lattice = lattice
         self.atoms = lattice.atoms
@@ -46,7 +49,12 @@ class NodeView:
         """Return the axes of input ``index``."""
         value = self.node.inputs[index]
         assert value is not None
-        return self.lattice.axes_of(value)
+        axes = self.lattice.axes_of(value)
+        if axes is None or self._cyclic or not any(axis and axis.cyclic for axis in axes):
+            return axes
+        cyclic = [axis for axis in axes if axis and axis.cyclic]
+        self.freeze_all(cyclic, "cannot follow heads that are merged with the batch")
+        return tuple(None if axis and axis.cyclic else axis for axis in axes)
 
     def known(self, index: int) -> Sequence[Axis | None]:
         """Return the axes of input ``index``; none if its rank is not known."""
@@ -110,18 +118,25 @@ class NodeView:
         found = [axis for axis in axes if axis is not None]
         if not found:
             return None
-        if len(found) < len(axes) or len({axis.size for axis in found}) > 1:
+        if len(found) < len(axes) or len({(axis.size, axis.cyclic) for axis in found}) > 1:
             self.freeze_all(found, why)
             return None
         for other in found[1:]:
             self.atoms.tie(found[0].atoms, other.atoms)
-        return Axis(found[0].atoms, all(axis.vanishes for axis in found))
+        return found[0].vanishing(all(axis.vanishes for axis in found))
 
     def made(self, axis: Axis | None) -> Axis | None:
         """Declare that this node's weights make the positions of an axis; return the axis."""
         if axis is not None:
             self.lattice.makers.append((self.node, axis.atoms))
         return axis
+
+    def reads(self, index: int, axis: int, read: Axis | None) -> None:
+        """Declare that weight ``index`` sums over ``read`` along one of its own axes."""
+        value = self.node.inputs[index]
+        if value is not None and read is not None:
+            key = value, axis
+            self.lattice.readers[key] = self.lattice.readers.get(key, True) and read.vanishes
 
     def mark(self, axis: Axis | None, kind: str) -> None:
         """Note what an axis is (``head``, ``head_dim``, ``state``), for passes that ask."""

@@ -16,13 +16,13 @@ from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import emptied, remove
 from sparsec.ir.errors import PassConfigError
-from sparsec.ir.groups import Group, Groups, find_groups
+from sparsec.ir.groups import Group, Groups, find_groups, prepare
 from sparsec.ir.patterns import Unstructured
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
 from sparsec.passes.budget import check_budget, settled
-from sparsec.passes.channel.scores import check_criterion, unit_scores
+from sparsec.passes.channel.scores import BATCH_NORM, check_criterion, unit_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class StructurePass(Pass):
     sparsity : float, optional
         Fraction of the units that goes, 0..1. Left open, it is solved for: see goals.
     criterion : str
-        ``l1``, ``l2``, ``fpgm``, ``lamp`` or ``random``.
+        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``, or ``bn``: the scale of BatchNormalization, which
+        is then not folded before the pass; ``l2`` where a group has none.
     scope : str
         ``layer``: the same sparsity in every group. ``global``: the groups compete.
     round : int
@@ -68,12 +69,18 @@ class StructurePass(Pass):
                     where=self.name,
                 )
 
+    @property
+    def needs_batch_norm(self) -> bool:  # type: ignore[override]  # it depends on an option here
+        """Whether the criterion looks at BatchNormalization."""
+        return self.criterion == BATCH_NORM
+
     @abc.abstractmethod
     def takes(self, group: Group) -> bool:
         """Whether the pass prunes groups of this kind."""
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Remove units in place; the result carries the certificate."""
+        prepare(model)
         groups = find_groups(model)
         chosen, skipped = self._choose(model, groups)
         result = PassResult(skipped=skipped)

@@ -22,6 +22,7 @@ from sparsec.artifact import format as fmt
 from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
+from sparsec.ir.load import is_onnx
 from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
@@ -215,22 +216,25 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def payload_bytes(stage: Path, tag: str | None = None) -> int:
-    """Return the bytes that a deployment needs: no manifest, report, plans, certificates; one library.
+def payload_bytes(stage: Path) -> int:
+    """Return the bytes that a deployment needs: all but manifest, report and plans, one library.
 
-    ``plans/`` holds the same bytes as the graph's data, for use without ONNX Runtime.
+    ``plans/`` holds the same bytes as the graph's data, for use without ONNX Runtime. Of the libraries
+    of several platforms the largest counts.
     """
-    total = 0
+    total, libraries = 0, {"": 0}
     for file in stage.rglob("*"):
         relative = file.relative_to(stage)
         if not file.is_file() or relative.name in (fmt.MANIFEST, fmt.REPORT):
             continue
-        if relative.parts[0] in ("plans", fmt.CERTIFICATES) or (
-            relative.parts[0] == "lib" and tag not in relative.parts
-        ):
-            continue
-        total += file.stat().st_size
-    return total
+        match relative.parts:
+            case "plans", *_:
+                continue
+            case "lib", platform, *_:
+                libraries[platform] = libraries.get(platform, 0) + file.stat().st_size
+            case _:
+                total += file.stat().st_size
+    return total + max(libraries.values())
 
 
 def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
@@ -240,10 +244,13 @@ def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
     -------
     dict
         ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data
-        file. A model that was no file has no hash and no size.
+        file. A model that was no file has no hash, one that was no ONNX file has no size: what it
+        would take as ONNX is not known from it.
     """
     if path is None:
         return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}
+    if not is_onnx(path):
+        return {"name": path.name, "sha256": sha256(path), "bytes": None, "data": {}}
     locations = sorted(
         {
             str(value.const_value.location)

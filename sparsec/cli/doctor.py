@@ -49,8 +49,10 @@ def examine() -> dict[str, Any]:
         target = targets.get(name)
         if target.status is Status.PLANNED:
             continue
-        reason = backends.get(target.backend)().why_not(target)
-        checks.append(_check(f"target {name}", not reason, reason or str(target.status), None))
+        backend = backends.get(target.backend)()
+        reason = backend.why_not(target)
+        finding = reason or str(backend.status(target))
+        checks.append(_check(f"target {name}", not reason, finding, None))
     return {"machine": fingerprint(), "checks": checks}
 
 

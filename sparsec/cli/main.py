@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 import sparsec
+from sparsec.cli.signals import Terminated, ending_cleanly
 from sparsec.ir.errors import SparsecError, did_you_mean
 from sparsec.printable import printable
 
@@ -80,10 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name must not fail for want of a character
             stream.reconfigure(errors="backslashreplace")
+    stdout = sys.stdout
     as_json = "--json" in args
     verbose = "-v" in args or "--verbose" in args
     try:
-        result = cli.main(args=args, prog_name="sparsec", standalone_mode=False)
+        with ending_cleanly():
+            result = cli.main(args=args, prog_name="sparsec", standalone_mode=False)
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
@@ -97,15 +100,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verbose:
             traceback.print_exc()
         return _fail(type(error).__name__, error.message, error.where, error.exit_code, as_json)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _fail(
-            "Interrupted", "interrupted; nothing was left behind", "", INTERRUPTED, as_json
-        )
-    except (BrokenPipeError, SystemExit):
-        # The reader of a pipe went away (click turns that into an exit): the rest of the output
-        # has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (KeyboardInterrupt, click.exceptions.Abort) as error:
+        cause = error.__cause__ if isinstance(error, click.exceptions.Abort) else error
+        exit_code = cause.exit_code if isinstance(cause, Terminated) else INTERRUPTED
+        return _fail("Interrupted", "interrupted; nothing was left behind", "", exit_code, as_json)
+    except BrokenPipeError:
+        return _nowhere_to_print(0)
+    except SystemExit as error:
+        if sys.stdout is not stdout:  # click wraps it and exits when the reader of a pipe goes away
+            return _nowhere_to_print(0)
+        return _fail("SystemExit", f"internal error: exit with {error.code}", "", 1, as_json)
+    except OSError as error:
+        if verbose:
+            traceback.print_exc()
+        about = f"{error.filename}: " if error.filename else "the result cannot be printed: "
+        return _fail("OSError", f"{about}{error.strerror or error}", "", 1, as_json)
     except MemoryError:
         return _fail("MemoryError", "not enough memory for this model here", "", 1, as_json)
     except Exception as error:
@@ -124,10 +133,20 @@ def _usage(error: click.ClickException) -> str:
     return f"{error.format_message()}{hint}"
 
 
+def _nowhere_to_print(exit_code: int) -> int:
+    """Send the rest of the output nowhere: whoever read it went away, or has no room for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_code
+
+
 def _fail(kind: str, message: str, where: str, exit_code: int, as_json: bool) -> int:
     if as_json:
         failure: dict[str, Any] = {"type": kind, "message": message, "where": where}
-        print(json.dumps({"error": failure, "exit_code": exit_code}, ensure_ascii=True))
-    else:
-        print(f"sparsec: {printable(message)}", file=sys.stderr)
+        try:
+            print(json.dumps({"error": failure, "exit_code": exit_code}, ensure_ascii=True))
+            sys.stdout.flush()
+            return exit_code
+        except OSError:
+            exit_code = _nowhere_to_print(exit_code)
+    print(f"sparsec: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -46,13 +46,14 @@ def describe(name: str) -> dict[str, Any]:
     from sparsec.ir.target import Status
 
     target = targets.get(name)
-    reason = "not built yet"
-    if target.status is not Status.PLANNED:
-        reason = backends.get(target.backend)().why_not(target) or ""
+    status, reason = target.status, "not built yet"
+    if status is not Status.PLANNED:
+        backend = backends.get(target.backend)()
+        status, reason = backend.status(target), backend.why_not(target) or ""
     return {
         "name": target.name,
         "title": target.title,
-        "status": str(target.status),
+        "status": str(status),
         "available": not reason,
         "reason": reason or None,
         "backend": target.backend or None,

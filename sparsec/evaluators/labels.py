@@ -53,6 +53,12 @@ class LabelAccuracy:
                 )
             truth = self.truth[done : done + len(scores)]
             done += len(scores)
+            if (unknown := truth[(truth < 0) | (truth >= scores.shape[1])]).size:
+                raise CalibrationError(
+                    f"{self.path}: holds the label {unknown[0]}; the output {self.output!r} knows "
+                    f"the classes 0 to {scores.shape[1] - 1}",
+                    where=str(self.path),
+                )
             if len(truth) == len(scores):
                 hits = np.argsort(-scores, axis=-1, kind="stable")[:, :5] == truth[:, None]
                 first += int(np.count_nonzero(hits[:, 0]))
@@ -77,6 +83,11 @@ def labels(path: Path, model: ir.Model) -> LabelAccuracy:
     arrays = read_npz(path)
     if LABELS not in arrays or not arrays[LABELS].size:
         raise CalibrationError(f"{path}: no array {LABELS!r} in it", where=str(path))
-    truth = arrays[LABELS].astype(np.int64).ravel()
+    truth = arrays[LABELS].ravel()
+    if not np.issubdtype(truth.dtype, np.number) or np.any(truth != np.round(truth)):
+        raise CalibrationError(
+            f"{path}: {LABELS!r} must hold whole numbers, the classes; got {truth.dtype}",
+            where=str(path),
+        )
     output = model.graph.outputs[0].name or ""
-    return LabelAccuracy(path, load_feeds(str(path), model), truth, output)
+    return LabelAccuracy(path, load_feeds(str(path), model), truth.astype(np.int64), output)

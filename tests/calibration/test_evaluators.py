@@ -109,6 +109,13 @@ def test_labels_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "d.npz", x=normal(4, 6), labels=np.zeros(3))
     with pytest.raises(CalibrationError, match="3 labels do not fit"):
         load_evaluator(str(tmp_path / "d.npz"), model)(OrtRunner(model).run)
+    np.savez(tmp_path / "d.npz", x=normal(4, 6), labels=np.array([0, 1, 2, 8]))
+    with pytest.raises(CalibrationError, match=r"the label 8; .* the classes 0 to 7"):
+        load_evaluator(str(tmp_path / "d.npz"), model)(OrtRunner(model).run)
+    for labels in (np.array(list("abcd")), np.array([0.5, 1, 2, 3]), np.full(4, np.nan)):
+        np.savez(tmp_path / "d.npz", x=normal(4, 6), labels=labels)
+        with pytest.raises(CalibrationError, match="must hold whole numbers"):
+            load_evaluator(str(tmp_path / "d.npz"), model)
     np.savez(tmp_path / "d.npz", x=normal(4, 6))
     with pytest.raises(CalibrationError, match="no array 'labels'"):
         load_evaluator(str(tmp_path / "d.npz"), model)

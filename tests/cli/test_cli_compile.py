@@ -275,6 +275,13 @@ def nan(run):
 
 def text(run):
     return {"loss": "low"}
+
+def leaves(run):
+    raise SystemExit(0)
+
+def fickle(run, calls=[]):
+    calls.append(run)
+    return {f"loss{len(calls)}": 1.0}
 """
 
 
@@ -294,6 +301,8 @@ def test_a_function_evaluates(run: Any, mlp: Path, tmp_path: Path, name: str) ->
         ("broken", "the function failed: KeyError: 'oops'"),
         ("nan", "needed a finite number for 'loss', got nan"),
         ("text", "needed a finite number for 'loss', got 'low'"),
+        ("leaves", "the function failed: SystemExit: 0"),
+        ("fickle", "gave the metrics loss1 for the compiled model and loss2 for the original"),
         ("missing", "has no function 'missing'"),
     ],
 )

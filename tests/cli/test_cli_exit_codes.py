@@ -47,6 +47,13 @@ USAGE = [
     (("compile", "M", "--seed", "-1"), "--seed"),
     (("compile", "M", "--target", "onnx", "-o", "no/such/folder.sparsec"), "no such folder"),
     (("compile", "M", "--target", "onnx", "-o", "M"), "never replaced"),
+    (("compile", "M", "--target", "onnx", "--goal", "top1=-0.5"), "give --eval SOURCE"),
+    (("compile", "M", "--target", "onnx", "--goal", "latencyy=-5%"), "did you mean 'latency'"),
+    (("compile", "M", "--target", "onnx", "--cache", "/dev/null/c"), "--cache /dev/null/c"),
+    (
+        ("compile", "M", "--dry-run", "--pass", "unstructured", "--goal", "bytes=-5%"),
+        "cannot solve for a sparsity",
+    ),
     (("bench", "A", "--threads", "0"), "at least 1"),
     (("bench", "A", "--threads", "two"), "no list of whole numbers"),
     (("passes", "nm42"), "did you mean 'nm4"),
@@ -63,6 +70,14 @@ def test_usage_errors_are_2(
     assert result.code == 2
     assert words in failure(result)["message"]
     assert result.err == ""
+
+
+def test_a_goal_that_no_sparsity_can_be_solved_for_is_4(run: Any, mlp: Path) -> None:
+    result = run("compile", mlp, "--target", "onnx", "--pass", "unstructured", "--goal",
+                 "latency=-40%", "--json")  # fmt: skip
+    assert result.code == 4
+    assert "cannot be timed here; give sparsity=" in failure(result)["message"]
+    assert not list(Path.cwd().iterdir())
 
 
 def test_errors_for_people_go_to_stderr(run: Any, mlp: Path) -> None:
@@ -188,7 +203,8 @@ def test_a_bug_is_reported_as_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert "internal error: ZeroDivisionError: a bug" in failure(result)["message"]
 
 
-def test_interrupt_is_130_and_leaves_nothing(mlp: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(mlp: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\n"
         "def evaluate(run):\n"
@@ -213,9 +229,9 @@ def test_interrupt_is_130_and_leaves_nothing(mlp: Path, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert '"Interrupted"' in out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["scratch", "slow.py", "started"]
     assert not list(scratch.iterdir())
@@ -234,6 +250,24 @@ def test_a_reader_that_goes_away_is_no_error(compiled: Path) -> None:
     )
     assert done.stdout.strip() == "0"
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_result_that_cannot_be_printed_is_said(
+    compiled: Path, arguments: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sparsec", "inspect", str(compiled), *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "sparsec: the result cannot be printed: No space left on device\n"
 
 
 def test_main_is_importable_without_side_effects() -> None:

@@ -39,7 +39,7 @@ def pip(command: str, *arguments: str, python: Path | str = sys.executable) -> N
 
 def modules(root: Path, package: str) -> set[str]:
     """Return the files of a folder that must be installed, by their path in the wheel."""
-    wanted = (".py", ".pyi", ".typed", ".html")
+    wanted = (".py", ".pyi", ".typed", ".html", ".json")
     return {
         f"{package}/{path.relative_to(root).as_posix()}"
         for path in root.rglob("*")

@@ -1,94 +1,102 @@
 """A plan run by a C program: no Python, no ONNX Runtime."""
 
-import os
+import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from examples.zoo.benchnets import BUILDERS, benchmark_input
-from sparsec.backends.cpu.assemble import build_plan
-from sparsec.backends.cpu.choose import is_sparse
-from sparsec.backends.cpu.items import Scene
+import sparsec
+from examples.zoo import real
+from examples.zoo.cache import UnavailableError
+from sparsec.backends.cpu.build import SOURCES
 from sparsec.backends.cpu.library import LoadedPlan, library_path
-from sparsec.backends.cpu.observe import observe_shapes
-from sparsec.backends.cpu.recognise import recognise
-from sparsec.backends.cpu.regions import grow_regions
-from sparsec.ir.cleanup import clean_up
-from sparsec.ir.sites import weight_sites
+from tests.backends.cpu import emulated
 from tests.backends.cpu.layers import NEEDS_LIBRARY, linear_plan, sparse_matrix
 
-pytestmark = NEEDS_LIBRARY
-
 ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = ROOT / "examples/edge/run_plan.c"
 CC = shutil.which("cc") or shutil.which("gcc")
 
 
+@NEEDS_LIBRARY
 @pytest.mark.skipif(CC is None, reason="no C compiler")
 def test_the_example_in_c(tmp_path: Path) -> None:
     library = library_path()
     assert library is not None
     assert CC is not None
     program = tmp_path / "run_plan"
-    source, headers = ROOT / "examples/edge/run_plan.c", ROOT / "backends/cpu/csrc"
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{headers}"]
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
     rpath = f"-Wl,-rpath,{library.parent}"
-    subprocess.run([CC, *flags, source, library, rpath, "-o", program], check=True)
+    subprocess.run([CC, *flags, PROGRAM, library, rpath, "-o", program], check=True)
 
     rng = np.random.default_rng(0)
-    plan = linear_plan(sparse_matrix(rng, 20, 30, 0.8), 1).to_bytes()
+    first = linear_plan(sparse_matrix(rng, 20, 30, 0.8), 1).to_bytes()
+    second = linear_plan(sparse_matrix(rng, 6, 140, 0.8), 1).to_bytes()
     x = rng.standard_normal((7, 30)).astype(np.float32)
-    (tmp_path / "a.plan").write_bytes(plan)
+    a, b = tmp_path / "a.plan", tmp_path / "b.plan"
+    a.write_bytes(first)
+    b.write_bytes(second)
     x.tofile(tmp_path / "x")
-    command = [program, tmp_path / "a.plan", tmp_path / "x", tmp_path / "y", "7", "30"]
+    command = [program, tmp_path / "x", tmp_path / "y", a, "7x30", b, "1x140"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.endswith("140 values\n")
-    got = np.fromfile(tmp_path / "y", np.float32).reshape(7, 20)
-    np.testing.assert_array_equal(got, LoadedPlan(plan).run(x)[0])
+    assert done.stdout.endswith(": 6 values\n")
+    (middle,) = LoadedPlan(first).run(x)
+    (want,) = LoadedPlan(second).run(middle.reshape(1, 140))
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "y", np.float32), want.ravel())
 
-    (tmp_path / "a.plan").write_bytes(plan[:-1])
+    for change, said in (
+        (["7x31"], "another size"),
+        (["7x30", b, "2x70"], "70 channels"),
+        (["7x30", b], "usage"),
+    ):
+        failed = subprocess.run(
+            [*command[:4], *change], check=False, capture_output=True, text=True
+        )
+        assert failed.returncode == 1
+        assert said in failed.stderr
+    a.write_bytes(first[:-1])
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert failed.returncode == 1
     assert "truncated" in failed.stderr
 
 
-CROSS, QEMU = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not (CROSS and QEMU), reason="needs aarch64-linux-gnu-g++ and qemu-aarch64")
-def test_a_network_on_arm(tmp_path: Path) -> None:
-    """MobileNetV1, cross-compiled library and C program under qemu, against this machine's result."""
-    environment = {**os.environ, "CXX": str(CROSS), "SPARSEC_MACHINE": "aarch64"}
-    build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path / "lib"]
-    subprocess.run(
-        [*build, "--build-temp", tmp_path / "tmp"], check=True, cwd=ROOT, env=environment
-    )
-    (library,) = (tmp_path / "lib").rglob("libsparsec_cpu.so")
-    program = tmp_path / "run_plan"
-    cc = str(CROSS).replace("g++", "gcc")
-    rpath = f"-Wl,-rpath,{library.parent}"
-    source, headers = ROOT / "examples/edge/run_plan.c", ROOT / "backends/cpu/csrc"
-    subprocess.run([cc, f"-I{headers}", source, library, rpath, "-o", program], check=True)
+@pytest.mark.zoo
+@NEEDS_LIBRARY
+@pytest.mark.skipif(emulated.why_not() is not None, reason=str(emulated.why_not()))
+def test_a_trained_network_on_arm(tmp_path: Path) -> None:
+    """EfficientNet-lite0 from pixels to scores: the artifact, and nothing else, under an emulator."""
+    try:
+        model, feeds = real.path("effnet_lite0"), real.feeds("effnet_lite0", n=1, seed=0)[0]
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    recipe = {"passes": ["unstructured:sparsity=0.9"], "seed": 0}
+    arm = sparsec.compile(model, target="aarch64", output=tmp_path / "arm.sparsec", **recipe).path
+    library = arm / "lib/linux-aarch64/libsparsec_cpu.so"
+    machine = int.from_bytes(library.read_bytes()[18:20], "little")
+    assert machine == 183, "ELF of AArch64"
+    layers = json.loads((arm / "manifest.json").read_text())["layers"]
+    assert {row["code"] for row in layers if row["pattern"] != "dense"} == {"modelled"}
 
-    proto = BUILDERS["mobilenet_v1"](0.9)
-    model, x = ir.from_proto(proto), benchmark_input(proto)["x"]
-    clean_up(model)
-    scene = Scene(model, observe_shapes(model, [{"x": x}]))
-    region = grow_regions(scene, recognise(scene, weight_sites(model)), is_sparse)[0]
-    plan = build_plan(scene, region).to_bytes()
-    (tmp_path / "a.plan").write_bytes(plan)
+    program = tmp_path / "run_plan"
+    link = [library, f"-Wl,-rpath,{library.parent}"]
+    flags = ["-std=c11", "-O2", f"-I{SOURCES}"]
+    subprocess.run([str(emulated.CC), *flags, PROGRAM, *link, "-o", program], check=True)
+    (x,) = feeds.values()
     x.tofile(tmp_path / "x")
-    dims = [str(size) for size in x.shape]
-    files = [tmp_path / "a.plan", tmp_path / "x", tmp_path / "y"]
-    command = [QEMU, "-L", "/usr/aarch64-linux-gnu", program, *files, *dims]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("neon,portable")
-    want = LoadedPlan(plan).run(x)[0].ravel()
-    assert want.max() > 0.1
+    stages = [arm / "plans/region_0.plan", "1x3x224x224", arm / "plans/region_1.plan", "1x1280"]
+    command = [str(emulated.QEMU), "-L", emulated.SYSROOT, program, tmp_path / "x", tmp_path / "y"]
+    done = subprocess.run([*command, *stages], check=True, capture_output=True, text=True)
+    assert done.stdout == "neon,portable: 1000 values\n"
     got = np.fromfile(tmp_path / "y", np.float32)
-    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+
+    # The same plans with this machine's kernels, and the pruned network in stock operators.
+    (mean,) = LoadedPlan(stages[0].read_bytes()).run(x)
+    (scores,) = LoadedPlan(stages[2].read_bytes()).run(mean.reshape(1, 1280))
+    stock = sparsec.compile(model, target="onnx", output=tmp_path / "stock.sparsec", **recipe)
+    (want,) = sparsec.load(stock.path).run(feeds).values()
+    for other in (scores.ravel(), want.ravel()):
+        assert np.abs(got - other).max() <= 1e-4 * np.abs(other).max()
