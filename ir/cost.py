@@ -51,9 +51,10 @@ class GraphCost:
     Parameters
     ----------
     params : int
-        Elements of all floating-point tensors, and of integer tensors that store a weight.
+        Elements of all floating-point tensors, and of integer tensors that store weights: those of
+        weight sites, and all of at most 8 bits with two axes or more.
     nonzero : int
-        Those of them that are not zero; behind a quantisation, that do not stand for zero.
+        Those of them that are not zero; of an integer weight site, that do not stand for zero.
     macs : int
         Multiply-accumulates of one run, zeros included.
     sites : mapping of str to SiteCost
@@ -93,7 +94,7 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or not (tensor.dtype.is_floating_point() or value in weights):
+            if tensor is None or not (value in weights or _holds_parameters(tensor)):
                 continue
             params += tensor.size
             if value in weights and tensor.dtype.is_integer():
@@ -102,6 +103,13 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
                 nonzero += int(np.count_nonzero(tensor.numpy()))
             release(tensor)  # a large model is never wholly in memory
     return params, nonzero
+
+
+def _holds_parameters(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor is learned, as far as its type tells: indices and shapes are wider."""
+    if tensor.dtype.is_integer():
+        return tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1
+    return tensor.dtype.is_floating_point()
 
 
 def product_shapes(model: ir.Model, feeds: Feeds | None) -> dict[str, Shape]:

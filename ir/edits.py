@@ -57,7 +57,7 @@ def zero(model: ir.Model, removal: Removal) -> None:
     for name, axes in removal.tensors.items():
         if name not in removal.never_zero:
             value = model.graph.initializers[name]
-            _store(value, zeroed(_array(value), axes))
+            replace_array(value, zeroed(_array(value), axes))
 
 
 def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
@@ -125,7 +125,7 @@ def remove(lattice: Lattice, units: Labels) -> Removal:
             rule.shrink(ShrinkView(node, lattice, gone))
     for name, axes in removal.tensors.items():
         value = model.graph.initializers[name]
-        _store(value, shrunk(_array(value), axes))
+        replace_array(value, shrunk(_array(value), axes))
         _drop_pattern(value)
     for value in lattice.axes:
         _resize(lattice, value, gone)
@@ -177,7 +177,7 @@ def permute(lattice: Lattice, units: Labels, order: Labels) -> None:
                 array = _array(value) if array is None else array
                 array = np.take(array, _sources(leaves, wanted), axis=index)
         if array is not None:
-            _store(value, np.ascontiguousarray(array))
+            replace_array(value, np.ascontiguousarray(array))
 
 
 def _exchangeable(lattice: Lattice, roots: Labels, order: Labels) -> bool:
@@ -234,7 +234,8 @@ def _array(value: ir.Value) -> NDArray[Any]:
     return array
 
 
-def _store(value: ir.Value, array: NDArray[Any]) -> None:
+def replace_array(value: ir.Value, array: NDArray[Any]) -> None:
+    """Store ``array`` in place of a constant, in its dtype; the shape may be another."""
     old = value.const_value
     tensor = ir.tensor(
         np.ascontiguousarray(array), dtype=old.dtype if old else None, name=value.name

@@ -50,10 +50,17 @@ class Lattice:
         Which weights make which atoms, in graph order.
     marks : list of (kind, labels)
         What rules noted of an axis: ``head``, ``head_dim``.
+    readers : dict of (onnx_ir.Value, int) to bool
+        Weights that sum over an axis of an activation, by the axis of the weight; whether what they
+        read vanishes.
+    summed : list of labels
+        Axes that are summed over without a weight of the graph.
     constants : set of onnx_ir.Value
         Initializers and what is computed from them alone.
     never_zero : set of onnx_ir.Value
         Variances and divisors.
+    scales : set of onnx_ir.Value
+        Factors of BatchNormalization, one for each channel.
     followed : dict of onnx_ir.Node to OpRule
         Nodes whose rule applied; all others are barriers.
     barriers : dict of Barrier
@@ -66,9 +73,12 @@ class Lattice:
         self.axes: dict[ir.Value, Axes] = {}
         self.makers: list[tuple[ir.Node, Labels]] = []
         self.marks: list[tuple[str, Labels]] = []
+        self.readers: dict[tuple[ir.Value, int], bool] = {}
+        self.summed: list[Labels] = []
         self.constants: set[ir.Value] = set()
         self.never_zero: set[ir.Value] = set()
         self.followed: dict[ir.Node, OpRule] = {}
+        self.scales: set[ir.Value] = set()
         self.barriers: dict[Barrier, None] = {}
         self.opset = opset(model)
         self._facts = facts

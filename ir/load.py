@@ -67,7 +67,7 @@ def load_model(
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if path.suffix == ".pt2":
+        if not is_onnx(path):
             from sparsec.ir.load_torch import model_from_pt2
 
             return model_from_pt2(path)
@@ -83,6 +83,11 @@ def load_model(
         return _load_module(source, example_inputs, dynamic_shapes)
     canonicalise(model, name)
     return model
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a model file is read as ONNX; else it is an archive of ``torch.export.save``."""
+    return path.suffix != ".pt2"
 
 
 def _load_onnx(path: Path) -> ir.Model:

@@ -25,6 +25,7 @@ passes: Registry[type[Pass]] = Registry(
         "unstructured": "sparsec.passes.unstructured:UnstructuredPass",
         "block": "sparsec.passes.block:BlockPass",
         "channel": "sparsec.passes.channel.channel:ChannelPass",
+        "prune-exact": "sparsec.passes.channel.exact:PruneExactPass",
         "heads": "sparsec.passes.channel.heads:HeadsPass",
         "ffn": "sparsec.passes.channel.ffn:FeedForwardPass",
         "fold-constants": "sparsec.passes.cleanup.fold_constants:FoldConstantsPass",

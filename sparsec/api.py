@@ -35,7 +35,7 @@ from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.memory import release_all
 from sparsec.ir.sources import load_feeds
 from sparsec.ir.target import Status, Target
@@ -179,7 +179,8 @@ def build_artifact(
     masked = source.clone()
     clean_up(masked)
     with tempfile.TemporaryDirectory(prefix="sparsec-") as scratch_name:
-        trial = Trial(source, file, Path(scratch_name), feeds)
+        onnx_file = file if file is not None and is_onnx(file) else None
+        trial = Trial(source, onnx_file, Path(scratch_name), feeds)
         trial.keep_dense(masked)
 
         steps = prune(
@@ -238,10 +239,8 @@ def choose_backend(name: str) -> tuple[Target, Backend]:
 
 
 def model_file(model: Source) -> Path | None:
-    """Return the ONNX file behind ``model``, if that is what it is."""
-    if isinstance(model, (str, os.PathLike)) and Path(model).suffix != ".pt2":
-        return Path(model)
-    return None
+    """Return the file behind ``model``, if that is what it is."""
+    return Path(model) if isinstance(model, (str, os.PathLike)) else None
 
 
 def output_path(model: Source, output: str | os.PathLike[str] | None) -> Path:

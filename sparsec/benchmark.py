@@ -13,7 +13,7 @@ from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.artifact.writer import save_model
 from sparsec.ir.cleanup import clean_up
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.load import is_onnx, load_model
 from sparsec.machine import fingerprint
 from sparsec.prove import densified
 from sparsec.verdict import measure
@@ -63,20 +63,19 @@ def bench_artifact(
             stock = densified(backend, path, scratch)
             model = load_model(stock)
             runners = {count: backend.runner(path, manifest, count) for count in threads}
-        source = against or stock
+        baselines = [stock] if against is None else [against] if is_onnx(against) else []
         if against is not None:
             model = load_model(against)
         cleaned = scratch / "cleaned" / "model.onnx"
         cleaned.parent.mkdir()
         save_model(_cleaned(model), cleaned)
+        baselines.append(cleaned)
         for batch in batches:
             feeds = random_feeds(
                 model, seed=manifest["recipe"]["seed"], samples=1, batch=batch
             ).feeds[0]
             for count in threads:
-                result = measure(
-                    runners[count], (source, cleaned), feeds, threads=count, rounds=rounds
-                )
+                result = measure(runners[count], baselines, feeds, threads=count, rounds=rounds)
                 rows.append(
                     {"threads": count, "batch": batch, **{key: result[key] for key in KEYS}}
                 )

@@ -52,8 +52,8 @@ class Trial:
 
     @property
     def where(self) -> str:
-        """What messages call the model: its file, or nothing where it is none."""
-        return str(self.source_file or "")
+        """What messages call the model: its file, or its name where it is none."""
+        return str(self.source_file or self.source.graph.name or "the model")
 
     @property
     def dense(self) -> Path:

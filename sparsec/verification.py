@@ -15,7 +15,7 @@ from sparsec.backends.base import Backend, Feeds
 from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, PatternError, VerifyError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.load import load_model
+from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import sparsity, weight_sites
 from sparsec.prove import densified, outputs_of, runnable, verification_json
@@ -171,7 +171,8 @@ def compare_with_source(
     from sparsec.artifact.writer import source_digest
 
     recorded = manifest["source"]
-    found = source_digest(model, load_model(model))
+    source = load_model(model)
+    found = source_digest(model, source)
     same = all(found[key] == recorded[key] for key in ("sha256", "data"))
     if recorded["sha256"] is not None and not same:
         raise VerifyError(
@@ -181,7 +182,8 @@ def compare_with_source(
         )
     runner, _ = runnable(backend, path, manifest, scratch)
     fidelity = Fidelity()
-    original = outputs_of(OrtRunner(model, low_memory=True), feeds)
+    graph = model if is_onnx(model) else source
+    original = outputs_of(OrtRunner(graph, low_memory=True, where=str(model)), feeds)
     for mine, theirs in zip(outputs_of(runner, feeds), original, strict=True):
         fidelity.add(mine, theirs)
     return fidelity.to_json()

@@ -43,6 +43,7 @@ def conv(view: NodeView) -> Sequence[Axes]:
     inner, outer = (rows, columns) if transposed else (columns, rows)
     if group == 1:
         read(view, x[1], inner)
+        view.reads(1, 0 if transposed else 1, x[1])
         made = outer
     else:
         made = _grouped(view, x[1], rows, columns, group, transposed)
@@ -89,6 +90,7 @@ def _grouped(
         return merge(view.atoms, (which, columns), (group, per_group))
     if place is not None and columns is not None:
         view.tie([place, columns])
+        view.lattice.summed.append(place.atoms)
     if rows is None:
         return None
     outer = split(view, rows, (group, per_group))[0]

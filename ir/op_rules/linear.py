@@ -10,8 +10,10 @@ from sparsec.ir.op_rules.view import NodeView
 _SUM = "sums over it, and what was removed need not be zero there"
 
 
-def contract(view: NodeView, left: Axis | None, right: Axis | None) -> None:
-    """Tie the axis that a product sums over.
+def contract(
+    view: NodeView, left: Axis | None, right: Axis | None, weight: tuple[int, int] | None = None
+) -> None:
+    """Tie the axis that a product sums over; ``weight`` is the operand that is one, and its axis.
 
     What goes must be zero on one side in the dense graph: a weight is, once zeroed; an activation
     may not be, behind a sigmoid.
@@ -22,6 +24,10 @@ def contract(view: NodeView, left: Axis | None, right: Axis | None) -> None:
         assert right is not None
         if not (left.vanishes or right.vanishes):
             view.freeze(summed, _SUM)
+        if weight is not None:
+            view.reads(*weight, left if weight[0] == 1 else right)
+        else:
+            view.lattice.summed.append(summed.atoms)
 
 
 def matmul(view: NodeView) -> Sequence[Axes]:
@@ -46,7 +52,7 @@ def matmul(view: NodeView) -> Sequence[Axes]:
         view.freeze_all((*a, *b), "multiplies by a vector")
         rank = max(len(a), len(b)) - 1
         return [(None,) * rank]
-    contract(view, a[-1], b[-2])
+    contract(view, a[-1], b[-2], _weight(view, len(a) - 1, len(b) - 2))
     batch = _batch(view, a[:-2], b[:-2])
     if view.is_weight(1):
         view.made(b[-1])
@@ -58,6 +64,13 @@ def matmul(view: NodeView) -> Sequence[Axes]:
         for axis in batch:
             view.mark(axis, "head")
     return [(*batch, a[-2], b[-1])]
+
+
+def _weight(view: NodeView, of_left: int, of_right: int) -> tuple[int, int] | None:
+    """Return which operand is a weight of the graph, and the axis of it that is summed over."""
+    if view.is_weight(1):
+        return 1, of_right
+    return (0, of_left) if view.is_weight(0) else None
 
 
 def _batch(
@@ -93,7 +106,8 @@ def gemm(view: NodeView) -> Sequence[Axes]:
     """
     m, k = view.known(0)[:: -1 if view.integer("transA", 0) else 1]
     k_other, n = view.known(1)[:: -1 if view.integer("transB", 0) else 1]
-    contract(view, k, k_other)
+    axes_of_k = (0 if view.integer("transA", 0) else 1, 1 if view.integer("transB", 0) else 0)
+    contract(view, k, k_other, _weight(view, *axes_of_k))
     axes = [m, n]
     if view.has(2):
         added = [None, None, *view.known(2)][-2:]

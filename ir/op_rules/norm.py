@@ -25,6 +25,8 @@ def batch_norm(view: NodeView) -> Sequence[Axes]:
     if len(axes) > 1:
         parameters = [axis for index in range(1, 5) for axis in view.known(index)]
         tied = view.tie([axes[1], *parameters])
+        if (scale := view.node.inputs[1]) is not None:
+            view.lattice.scales.add(scale)
         view.never_zero(3)
         view.never_zero(4)
         # With scale and bias zeroed the result is zero, whatever comes in.

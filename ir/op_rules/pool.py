@@ -52,6 +52,8 @@ def reduce(view: NodeView) -> Sequence[Axes]:
             continue
         if not (neutral and axis is not None and axis.vanishes):
             view.freeze(axis, "reduces over it, and every position counts")
+        elif axis is not None:
+            view.lattice.summed.append(axis.atoms)
         if keep:
             found.append(None)
     return [tuple(found)]

@@ -33,6 +33,7 @@ def recurrent(view: NodeView) -> Sequence[Axes]:
         view.freeze(axes[0], "is one direction of it")
     if x[-1] is not None or w[-1] is not None:
         view.tie([x[-1], w[-1]], "reads an input that is fixed")
+    view.reads(1, 2, x[-1])
     # A cell of default activations stays at zero once its weights are, if it starts there.
     zero = view.node.attributes.get_strings("activations", None) is None
     hidden = r[-1]
@@ -49,6 +50,7 @@ def recurrent(view: NodeView) -> Sequence[Axes]:
                 zero = zero and state is not None and state.vanishes
         view.made(hidden)
     made = hidden and Axis(hidden.atoms, zero)
+    view.reads(2, 2, made)
     every = (None, None, None, made)
     last = (None, None, made)
     return [every, last, last][: len(view.node.outputs)]

@@ -131,6 +131,13 @@ class NodeView:
             self.lattice.makers.append((self.node, axis.atoms))
         return axis
 
+    def reads(self, index: int, axis: int, read: Axis | None) -> None:
+        """Declare that weight ``index`` sums over ``read`` along one of its own axes."""
+        value = self.node.inputs[index]
+        if value is not None and read is not None:
+            key = value, axis
+            self.lattice.readers[key] = self.lattice.readers.get(key, True) and read.vanishes
+
     def mark(self, axis: Axis | None, kind: str) -> None:
         """Note what an axis is (``head``, ``head_dim``, ``state``), for passes that ask."""
         if axis is not None:

@@ -75,6 +75,7 @@ def lamp(rows: Rows) -> NDArray[np.float64]:
 
 SLICE_CRITERIA: dict[str, SliceCriterion] = {"l1": l1, "l2": l2, "fpgm": fpgm, "lamp": lamp}
 RANDOM = "random"
+BATCH_NORM = "bn"
 
 
 def check_criterion(who: str, name: str) -> None:
@@ -84,7 +85,7 @@ def check_criterion(who: str, name: str) -> None:
     ------
     PassConfigError
     """
-    known = (*SLICE_CRITERIA, RANDOM)
+    known = (*SLICE_CRITERIA, RANDOM, BATCH_NORM)
     if name not in known:
         hint = did_you_mean(name, known)
         raise PassConfigError(f"{who}: unknown criterion {name!r}; {hint}", where=who)
@@ -112,14 +113,37 @@ def unit_scores(
     if criterion == RANDOM:
         rng = np.random.default_rng(seed)
         return [rng.random(group.size) for group in chosen]
-    score = SLICE_CRITERIA[criterion]
+    if criterion == BATCH_NORM:
+        scales = _slice_scores(groups, chosen, l1, scales_only=True)
+        bare = [group for group, found in zip(chosen, scales, strict=True) if found is None]
+        weights = iter(unit_scores(groups, bare, "l2", seed)) if bare else iter(())
+        return [next(weights) if found is None else found for found in scales]
+    found = _slice_scores(groups, chosen, SLICE_CRITERIA[criterion])
+    return [np.zeros(g.size) if s is None else s for g, s in zip(chosen, found, strict=True)]
+
+
+def _slice_scores(
+    groups: Groups, chosen: list[Group], score: SliceCriterion, scales_only: bool = False
+) -> list[NDArray[np.float64] | None]:
+    """Return the mean score of every unit over its tensors; None for a group that has none.
+
+    Parameters
+    ----------
+    groups : Groups
+    chosen : list of Group
+    score : callable
+    scales_only : bool
+        Look at the scales of BatchNormalization, not at the weights.
+    """
     lattice = groups.lattice
     number, place = _places(groups, chosen)
     sums = [np.zeros(group.size) for group in chosen]
     counts = [0] * len(chosen)
     for value in lattice.model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is None or len(tensor.shape) < 2 or not tensor.dtype.is_floating_point():
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        if (value not in lattice.scales) if scales_only else len(tensor.shape) < 2:
             continue
         for index, axis in enumerate(lattice.axes.get(value) or ()):
             if axis is None:
@@ -136,7 +160,7 @@ def unit_scores(
                 sums[owner] += found / mean if mean > 0 else found
                 counts[owner] += 1
         release(tensor)
-    return [total / max(count, 1) for total, count in zip(sums, counts, strict=True)]
+    return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def _places(groups: Groups, chosen: list[Group]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

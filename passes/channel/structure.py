@@ -22,7 +22,7 @@ from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
 from sparsec.passes.budget import check_budget, settled
-from sparsec.passes.channel.scores import check_criterion, unit_scores
+from sparsec.passes.channel.scores import BATCH_NORM, check_criterion, unit_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class StructurePass(Pass):
     sparsity : float, optional
         Fraction of the units that goes, 0..1. Left open, it is solved for: see goals.
     criterion : str
-        ``l1``, ``l2``, ``fpgm``, ``lamp`` or ``random``.
+        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``, or ``bn``: the scale of BatchNormalization, which
+        is then not folded before the pass; ``l2`` where a group has none.
     scope : str
         ``layer``: the same sparsity in every group. ``global``: the groups compete.
     round : int
@@ -67,6 +68,11 @@ class StructurePass(Pass):
                     f"{self.name}: {field} must be at least 1, got {getattr(self, field)}",
                     where=self.name,
                 )
+
+    @property
+    def needs_batch_norm(self) -> bool:  # type: ignore[override]  # it depends on an option here
+        """Whether the criterion looks at BatchNormalization."""
+        return self.criterion == BATCH_NORM
 
     @abc.abstractmethod
     def takes(self, group: Group) -> bool:

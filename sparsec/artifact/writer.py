@@ -22,6 +22,7 @@ from sparsec.artifact import format as fmt
 from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
+from sparsec.ir.load import is_onnx
 from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
@@ -243,10 +244,13 @@ def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
     -------
     dict
         ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data
-        file. A model that was no file has no hash and no size.
+        file. A model that was no file has no hash, one that was no ONNX file has no size: what it
+        would take as ONNX is not known from it.
     """
     if path is None:
         return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}
+    if not is_onnx(path):
+        return {"name": path.name, "sha256": sha256(path), "bytes": None, "data": {}}
     locations = sorted(
         {
             str(value.const_value.location)

@@ -103,19 +103,6 @@ def test_silero_counts_what_each_branch_saw():
         np.testing.assert_allclose(found[stft.name].gram(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sequences_of_a_raw_export():
-    """As exported, SmolLM2 splits its heads into sequences of tensors."""
-    model, feeds = prepared("smollm2", cleaned=False)
-    assert any(node.op_type == "SequenceAt" for node in model.graph)
-    sites = list(weight_sites(model))[:8]
-    feeds = [{"input_ids": feed["input_ids"][:, :16]} for feed in feeds]
-    order = []
-    Calibration(feeds).sequential(
-        model, sites, Needs(), lambda site, found: order.append((site.name, found.count)), method=""
-    )
-    assert order == [(site.name, 32) for site in sites]
-
-
 def test_wanda_beats_magnitude_on_pictures():
     """2:4 on EfficientNet-lite0 without any training: both are poor, but not alike."""
     from sparsec.compare import Fidelity

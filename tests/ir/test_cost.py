@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from examples.zoo.cache import cache_dir
-from sparsec.ir.cost import graph_cost
+from sparsec.ir.cost import count_parameters, graph_cost
 from sparsec.ir.load import load_model
 from sparsec.ir.sites import weight_sites
 from tests.graphs import matmul, model, normal
@@ -118,3 +119,29 @@ def test_real_models_cost_what_is_known(file, inputs, params, macs):
     assert params is None or math.isclose(cost.params / 1e6, params, abs_tol=0.005)
     covered = {site.name for site in weight_sites(graph)}
     assert set(cost.sites) == covered
+
+
+def test_quantised_weights_of_any_operator_count_and_indices_do_not():
+    """An embedding and a ConvInteger hold their weights in 8 bits; neither is a weight site."""
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["rows"]),
+        helper.make_node("ConvInteger", ["x", "kernel"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 2, 4, 4]),
+        ],
+        [
+            helper.make_tensor_value_info("rows", TensorProto.INT8, [1, 3]),
+            helper.make_tensor_value_info("y", TensorProto.INT32, [1, 5, 4, 4]),
+        ],
+        [
+            numpy_helper.from_array(np.array([[1, 0, 2], [0, 0, 3]], np.int8), "table"),
+            numpy_helper.from_array(np.ones((5, 2, 1, 1), np.uint8), "kernel"),
+            numpy_helper.from_array(np.arange(6).reshape(2, 3), "indices"),
+        ],
+    )
+    assert count_parameters(ir.from_proto(helper.make_model(graph))) == (6 + 10, 3 + 10)

@@ -161,7 +161,7 @@ def test_two_passes_leave_two_certificates(net: Path, tmp_path: Path):
     assert verify_artifact(artifact.path, net)["certificates"]["replayed"] == 2
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp", "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp", "random", "bn"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_criteria_and_scopes(net: Path, tmp_path: Path, criterion: str, scope: str):
     spec = f"channel:sparsity=0.4,round=2,criterion={criterion},scope={scope}"
@@ -198,3 +198,40 @@ def test_the_smallest_filters_go_first(tmp_path: Path):
 def test_options_out_of_range_are_refused(spec: str, message: str):
     with pytest.raises(PassConfigError, match=message):
         parse_spec(spec)
+
+
+def test_the_scale_of_a_normalisation_decides(tmp_path: Path):
+    scale = np.ones(8, np.float32)
+    scale[[2, 3]] = 0.001
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "first"),
+        helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["n"], "norm"),
+        helper.make_node("Conv", ["n", "u"], ["y"], "second"),
+    ]
+    weights = {
+        "w": normal(8, 3, 1, 1),
+        "s": scale,
+        "b": normal(8, seed=1),
+        "m": normal(8, seed=2),
+        "v": np.abs(normal(8, seed=3)) + 1,
+        "u": normal(2, 8, 1, 1),
+    }
+    source = tmp_path / "m.onnx"
+    onnx.save(proto(nodes, {"x": [1, 3, 4, 4]}, ["y"], weights), source)
+    passes = ["channel:sparsity=0.25,round=2,criterion=bn"]
+    output = tmp_path / "a.sparsec"
+    artifact = sparsec.compile(source, passes=passes, target="onnx", output=output)
+    body = json.loads((artifact.path / artifact.manifest["certificates"][0]["file"]).read_text())
+    assert body["tensors"]["s"]["removed"]["0"] == [[2, 2]]
+    assert body["never_zero"] == ["v"] or body["never_zero"] == ["m", "v"]
+    assert verify_artifact(artifact.path, source)["certificates"]["replayed"] == 1
+
+
+def test_criterion_bn_without_a_normalisation_is_l2(net: Path, tmp_path: Path):
+    shapes = []
+    for criterion in ("bn", "l2"):
+        spec = f"channel:sparsity=0.5,round=4,criterion={criterion}"
+        output = tmp_path / f"{criterion}.sparsec"
+        artifact = sparsec.compile(net, passes=[spec], target="onnx", output=output)
+        shapes.append(artifact.manifest["after"]["nonzero"])
+    assert shapes[0] == shapes[1]

@@ -1,0 +1,61 @@
+"""The exact tier: units that go without a change of what the model returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsec.ir.certificate import certify, replay
+from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.codes import Code
+from sparsec.ir.edits import emptied, remove
+from sparsec.ir.exact import idle_units, merge_duplicates
+from sparsec.ir.groups import find_groups, prepare
+from sparsec.passes.base import Pass, PassContext, PassResult, Skipped
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneExactPass(Pass):
+    """Remove channels that are zero, that nobody reads, or that are copies of others."""
+
+    name: ClassVar[str] = "prune-exact"
+    exact: ClassVar[bool] = True
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Remove in place; the notes say how many units of each kind went."""
+        prepare(model)
+        groups = find_groups(model)
+        result = PassResult()
+        result.skipped = [Skipped(g.name, Code.BARRIER, g.reason or "") for g in groups.frozen]
+        units = np.empty(0, np.int64)
+        named = []
+        counts = {"zero": 0, "unread": 0, "duplicates": 0}
+        for group in groups:
+            zero, unread = idle_units(groups, group)
+            idle = np.concatenate([zero, unread])
+            copies = merge_duplicates(groups, group, idle)
+            kept = np.empty(0, np.int64)
+            for kind, found in (("zero", zero), ("unread", unread), ("duplicates", copies)):
+                for unit in found:
+                    more = np.append(units, unit)
+                    # What is all there is of an axis has to stay, exact or not.
+                    if not emptied(groups.lattice, groups.lattice.atoms.gone(more)):
+                        units, kept = more, np.append(kept, unit)
+                        counts[kind] += 1
+            if kept.size:
+                removed = np.flatnonzero(np.isin(group.units, kept))
+                named.append((group.name, group.size, tuple(int(i) for i in removed)))
+                result.changed += [display_name(node) for node in group.makers]
+        if not units.size:
+            return result
+        before = model.clone()
+        removal = remove(groups.lattice, units)
+        certificate = certify(self.name, named, removal, before, model)
+        replay(certificate, seed=context.seed)
+        result.certificates.append(certificate)
+        result.changed = list(dict.fromkeys(result.changed))
+        result.notes |= {kind: float(count) for kind, count in counts.items()}
+        return result
