@@ -1,7 +1,7 @@
 """What a product costs on a machine that is not this one.
 
 x86: times fitted on measured records (``records_x86.json``). 64-bit ARM: the break-even rule, because no
-ARM machine has been measured; its costs have no unit. Why so stands in docs/adr/0032-cost-model.md.
+ARM machine has been measured; its costs have no unit. Why so stands in docs/adr/0014-cost-model.md.
 """
 
 from __future__ import annotations
