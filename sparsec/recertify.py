@@ -16,6 +16,7 @@ from sparsec.ir.certificate import Certificate, replay
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.edits import shrunk
 from sparsec.ir.errors import VerifyError
+from sparsec.ir.groups import prepare
 from sparsec.ir.load import load_model
 
 Weights = dict[str, NDArray[Any]]
@@ -105,6 +106,7 @@ class _OwnWeights:
         self._path = path
         plain = load_model(path)
         clean_up(plain)
+        prepare(plain)
         self._later = _values(plain)
         fold_batch_norm(plain)
         self._folded = _values(plain)

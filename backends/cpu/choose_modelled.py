@@ -7,7 +7,7 @@ as in a plan, so that it changes no decision; the ratio said of a region is that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
 
 import onnx_ir as ir
 
@@ -17,7 +17,7 @@ from sparsec.backends.cpu.choose import is_sparse, sites_of
 from sparsec.backends.cpu.cost_model import DENSE, DIRECT_COLUMNS, CostModel, Product
 from sparsec.backends.cpu.items import Item, Scene
 from sparsec.backends.cpu.observe import observe_shapes
-from sparsec.backends.cpu.plan import NONE, Blocks, Kind, OpCode, Plan
+from sparsec.backends.cpu.plan import Blocks, Kind, OpCode, Plan, Tensor
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.regions import grow_regions
 from sparsec.ir.sites import Sites
@@ -93,12 +93,14 @@ def _gains(candidate: Modelled, costs: CostModel) -> bool:
 
 def _modelled(scene: Scene, region: Region, costs: CostModel) -> Modelled:
     plan = build_plan(scene, region)
-    products = dict(_products(scene, region, plan))
-    direct = any(product.direct for product in products.values())
+    direct = _is_direct(scene, region, plan)
     border = 0 if direct else sum(_elements(scene, v) for v in (*region.inputs, *region.outputs))
     total = Cost(0.0, costs.border(border))
     layers: dict[str, Cost] = {}
-    for item, product in products.items():
+    for item, op in zip(region.items, plan.ops, strict=True):
+        if item.code not in (OpCode.LINEAR, OpCode.CONV):
+            continue
+        product = _product(scene, item, plan.tensors[op.weight], direct)
         dense = costs.dense(product)
         cost = Cost(dense, dense if product.block_rows == DENSE else costs.sparse(product))
         total += cost
@@ -107,24 +109,29 @@ def _modelled(scene: Scene, region: Region, costs: CostModel) -> Modelled:
     return Modelled(region, plan.to_bytes(), total, layers)
 
 
-def _products(scene: Scene, region: Region, plan: Plan) -> Iterable[tuple[Item, Product]]:
-    """Yield the items that multiply by a weight, but for depthwise ones, and what they multiply."""
-    for item, op in zip(region.items, plan.ops, strict=True):
-        if item.code not in (OpCode.LINEAR, OpCode.CONV) or op.weight == NONE:
-            continue
-        weight = plan.tensors[op.weight]
-        columns = _elements(scene, item.output) // item.channels
-        rows, width = item.tensors["weight"].shape
-        block_rows, kept = DENSE, rows * width
-        if isinstance(weight, Blocks):
-            block_rows, kept = weight.block_rows, weight.values.size
-        lone = len(region.items) == 1 and item.kind is Kind.ROWS and block_rows != DENSE
-        direct = lone and columns <= DIRECT_COLUMNS
-        yield item, Product(rows, width, columns, block_rows, kept, direct)
+def _is_direct(scene: Scene, region: Region, plan: Plan) -> bool:
+    """Whether the library reads the plan's weights without tiles: rows, few of them, simple operators."""
+    simple = {OpCode.LINEAR, OpCode.ADD, OpCode.MULTIPLY, OpCode.ACTIVATION, OpCode.RMS_NORM}
+    return all(
+        item.kind is Kind.ROWS
+        and item.code in simple
+        and (item.code is not OpCode.LINEAR or isinstance(plan.tensors[op.weight], Blocks))
+        and _columns(scene, item) <= DIRECT_COLUMNS
+        for item, op in zip(region.items, plan.ops, strict=True)
+    )
+
+
+def _product(scene: Scene, item: Item, weight: Tensor, direct: bool) -> Product:
+    rows, reduction = item.tensors["weight"].shape
+    block_rows, kept = DENSE, rows * reduction
+    if isinstance(weight, Blocks):
+        block_rows, kept = weight.block_rows, weight.values.size
+    return Product(rows, reduction, _columns(scene, item), block_rows, kept, direct)
+
+
+def _columns(scene: Scene, item: Item) -> int:
+    return _elements(scene, item.output) // item.channels
 
 
 def _elements(scene: Scene, value: ir.Value) -> int:
-    count = 1
-    for size in scene.shape(value) or ():
-        count *= size
-    return count
+    return math.prod(scene.shape(value) or (0,))

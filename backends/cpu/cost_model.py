@@ -1,7 +1,7 @@
 """What a product costs on a machine that is not this one.
 
 x86: times fitted on measured records (``records_x86.json``). 64-bit ARM: the break-even rule, because no
-ARM machine has been measured; its costs have no unit. Why so stands in docs/adr/0032-cost-model.md.
+ARM machine has been measured; its costs have no unit. Why so stands in docs/adr/0014-cost-model.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDS = Path(__file__).parent / "records_x86.json"
 DENSE = 0  # as a number of block rows
 ONNXRUNTIME = "onnxruntime"
 
-# Up to so many columns, a plan of one product reads its weight directly instead of in tiles.
+# Up to so many columns, a plan of rows reads its weights directly instead of in tiles.
 DIRECT_COLUMNS = 3
 # Values of 4 MB: what a core of the measured machine streams without asking the memory.
 _CACHED = 2**20
@@ -140,7 +140,8 @@ class Fitted:
 
     def dense(self, product: Product) -> float:
         """Return the seconds of ONNX Runtime's dense product."""
-        return self._seconds(product.dense())
+        direct = product.columns <= DIRECT_COLUMNS  # as ONNX Runtime does, whatever a plan can
+        return self._seconds(dataclasses.replace(product.dense(), direct=direct))
 
     def sparse(self, product: Product) -> float:
         """Return the seconds of the product in a plan; a few columns of a direct one take turns."""

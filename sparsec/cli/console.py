@@ -24,10 +24,18 @@ _LINE_EVERY_SECONDS = 2.0
 _WIDTH_OF_FILES = 160
 
 
+class _Pipe(Console):
+    """A console that leaves it to the command line what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich would turn into an exit."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Return a console on stdout; colours only on a terminal, and never with NO_COLOR."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    return Console(file=sys.stdout, width=width, highlight=False)
+    return _Pipe(file=sys.stdout, width=width, highlight=False)
 
 
 def print_json(value: Any) -> None:

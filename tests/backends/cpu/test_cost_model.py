@@ -1,10 +1,16 @@
 """The model that decides for other machines: how it is fitted, how far it errs, where it changes sides."""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.cpu.cases import Case
+from sparsec.backends.base import LowerContext
+from sparsec.backends.cpu.choose_modelled import choose_modelled
 from sparsec.backends.cpu.cost_model import (
     DENSE,
     BreakEven,
@@ -16,6 +22,10 @@ from sparsec.backends.cpu.cost_model import (
     measured,
     records,
 )
+from sparsec.ir.sites import weight_sites
+from tests.backends.cpu.layers import NEEDS_LIBRARY
+
+ROOT = Path(__file__).resolve().parents[3]
 
 ISAS = ("avx2", "avx512")
 KINDS = [(block, direct) for block in (1, 2, 4, 8) for direct in (False, True)]
@@ -107,3 +117,24 @@ def test_records_say_where_they_are_from() -> None:
     assert found["machine"]["cpu"]
     assert len(found["columns"]) == len(found["rows"][0])
     assert {row[0] for row in found["rows"]} == {"onnxruntime", *ISAS}
+
+
+RACED = json.loads((ROOT / "benchmarks/results/cpu-zen4-1thread.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+@NEEDS_LIBRARY
+@pytest.mark.parametrize(
+    "row",
+    [row for row in RACED if row["network"] in ("mobilenet_v1", "mobilenet_v2", "bert4")],
+    ids=lambda row: f"{row['network']}-{row['pattern']}-{row['sparsity']}",
+)
+def test_whole_networks_gain_what_was_raced(row: dict[str, Any]) -> None:
+    """The model keeps as many regions as racing did, and promises what they saved within a half to two."""
+    model, feeds = Case(row["network"], row["sparsity"], row["pattern"]).build()
+    outcome = choose_modelled(model, weight_sites(model), LowerContext([feeds]), Fitted("avx512"))
+    assert len(outcome.kept) == row["regions"]
+    promised = sum(candidate.cost.dense - candidate.cost.sparse for candidate in outcome.kept)
+    saved = (row["dense_ms"] - row["sparse_ms"]) * 1e-3
+    if row["regions"]:
+        assert 0.5 < promised / saved < 2
