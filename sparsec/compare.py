@@ -26,11 +26,19 @@ class Difference:
         Largest, over outputs, of ``max |a - b| / max |b|``: relative to the scale of the output, so
         that an element near zero does not count more than it means.
     samples : int
+    ranges : mapping of str to (float, float)
+        The least and the largest number that each output of the reference held.
     """
 
     max_abs: float = 0.0
     max_rel: float = 0.0
     samples: int = 0
+    ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def varied(self) -> bool:
+        """Whether any output of the reference held two different numbers: else nothing is shown."""
+        return any(low < high for low, high in self.ranges.values())
 
     def add(self, outputs: Outputs, reference: Outputs) -> None:
         """Compare one sample; what cannot be compared counts as infinitely far apart."""
@@ -40,6 +48,13 @@ class Difference:
             absolute, relative = (np.inf, np.inf) if got is None else _difference(got, expected)
             self.max_abs = max(self.max_abs, absolute)
             self.max_rel = max(self.max_rel, relative)
+            self._extend(name, np.asarray(expected))
+
+    def _extend(self, name: str, expected: NDArray[Any]) -> None:
+        numbers = expected.astype(np.float64) if _is_number(expected) else np.empty(0)
+        if (numbers := numbers[_finite(numbers)]).size:
+            low, high = self.ranges.get(name, (np.inf, -np.inf))
+            self.ranges[name] = min(low, float(numbers.min())), max(high, float(numbers.max()))
 
 
 def _difference(got: Any, expected: Any) -> tuple[float, float]:
@@ -122,6 +137,10 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.clip(x @ y / scale, -1.0, 1.0))
 
 
+CONSTANT = (
+    "every output is one and the same number on these inputs, so that verification shows nothing; "
+    "give inputs that the model was made for with --calib"
+)
 POOR_COSINE = 0.9
 
 

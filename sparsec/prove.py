@@ -214,6 +214,7 @@ def verification_json(
         "max_abs": _number(difference.max_abs),
         "max_rel": _number(difference.max_rel),
         "tolerance": limit,
+        "varied": difference.varied,
         "with": how,
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 from sparsec.artifact.writer import payload_bytes
 from sparsec.backends.base import Feeds, Runner
 from sparsec.backends.targets import backends
-from sparsec.compare import fidelity_warning
+from sparsec.compare import CONSTANT, fidelity_warning
 from sparsec.goals import check_goals
 from sparsec.ir.codes import Code
 from sparsec.ir.cost import GraphCost
@@ -57,6 +57,8 @@ def judge(
     goals = check_goals(recipe.goals, before, after, latency, manifest["accuracy"])
     changed = any(step.result.changed for step in steps)
     notes = [*manifest["lowering_notes"]]
+    if not manifest["verify"]["varied"]:
+        notes.append(CONSTANT)
     if warning := fidelity_warning(manifest["fidelity"]):
         notes.append(warning)
     if not changed:

@@ -213,7 +213,8 @@ MANIFEST = record(
                 "max_rel": amount,
                 "tolerance": amount,
                 "with": one_of("device", "emulated"),
-            }
+            },
+            {"varied": boolean},
         ),
         "fidelity": record({"cosine": nullable(cosine), "agreement": nullable(fraction)}),
         "accuracy": nullable(
