@@ -1,5 +1,6 @@
 """The wheel holds the tree: no module is lost, and nothing else gets in."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,12 @@ def test_an_editable_install_imports_from_the_checkout(checkout, tmp_path):
         "print(sparsec.ir.sites.__file__); print(t.targets.get('onnx').name)"
     )
     done = subprocess.run(
-        [str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [str(python), "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
     )
     file, target = done.stdout.split()
     assert Path(file).resolve() == (checkout / "ir" / "sites.py").resolve()
