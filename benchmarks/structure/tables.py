@@ -1,0 +1,2 @@
+def vision_page(results):
+    return ""
