@@ -37,7 +37,7 @@ from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.memory import release_all
-from sparsec.ir.sources import load_feeds
+from sparsec.ir.sources import load_feeds, load_labels
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
@@ -292,7 +292,10 @@ def prune(
     progress: Progress,
 ) -> list[Step]:
     """Run the recipe's passes on ``model``, in place; made-up feeds are no calibration data."""
-    calibration = None if recipe.calib is None else Calibration(feeds, cache=cache)
+    calibration = None
+    if recipe.calib is not None:
+        labels = load_labels(recipe.calib, model)
+        calibration = Calibration(feeds, cache=cache, labels=labels)
     context = PassContext(seed=recipe.seed, calibration=calibration, progress=progress)
     return Pipeline(recipe.passes).run(model, context)
 

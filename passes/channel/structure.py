@@ -22,7 +22,8 @@ from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
 from sparsec.passes.budget import check_budget, settled
-from sparsec.passes.channel.scores import BATCH_NORM, check_criterion, unit_scores
+from sparsec.passes.channel.criteria import unit_criteria
+from sparsec.passes.channel.scores import check_scoring, unit_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,15 @@ class StructurePass(Pass):
     sparsity : float, optional
         Fraction of the units that goes, 0..1. Left open, it is solved for: see goals.
     criterion : str
-        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``, or ``bn``: the scale of BatchNormalization, which
-        is then not folded before the pass; ``l2`` where a group has none.
+        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``; ``bn``, the scale of BatchNormalization, which is
+        then not folded before the pass, and ``l2`` where a group has none; with calibration data and
+        torch ``taylor``, ``taylor-group``, ``saliency``, ``hessian``.
+    reduce : str
+        How the scores of a unit in several tensors become one: ``mean``, ``sum``, ``max``, ``prod``,
+        ``first``.
+    normalise : str, optional
+        What the scores in one tensor are divided by: their ``mean``, ``max``, ``sum``, or ``none``. Left
+        open, the mean; nothing where scores are losses, which compare as they are.
     scope : str
         ``layer``: the same sparsity in every group. ``global``: the groups compete.
     round : int
@@ -51,6 +59,8 @@ class StructurePass(Pass):
 
     sparsity: float | None = None
     criterion: str = "l1"
+    reduce: str = "mean"
+    normalise: str | None = None
     scope: str = "layer"
     round: int = 8
     least: int = 1
@@ -61,7 +71,7 @@ class StructurePass(Pass):
     def __post_init__(self) -> None:
         SiteFilter(self.include, self.exclude, self.ops)
         check_budget(self.name, self.sparsity, self.scope)
-        check_criterion(self.name, self.criterion)
+        check_scoring(self.name, self.criterion, self.reduce, self.normalise)
         for field in ("round", "least"):
             if getattr(self, field) < 1:
                 raise PassConfigError(
@@ -72,7 +82,7 @@ class StructurePass(Pass):
     @property
     def needs_batch_norm(self) -> bool:  # type: ignore[override]  # it depends on an option here
         """Whether the criterion looks at BatchNormalization."""
-        return self.criterion == BATCH_NORM
+        return unit_criteria.get(self.criterion).needs_batch_norm
 
     @abc.abstractmethod
     def takes(self, group: Group) -> bool:
@@ -85,7 +95,14 @@ class StructurePass(Pass):
         chosen, skipped = self._choose(model, groups)
         result = PassResult(skipped=skipped)
         context.progress(f"{self.name}: scores", 0.1)
-        scores = unit_scores(groups, chosen, self.criterion, context.seed)
+        scores = unit_scores(
+            groups,
+            chosen,
+            self.criterion,
+            context,
+            reduce=self.reduce,
+            normalise=self.normalise,
+        )
         kept = self._kept(chosen, scores)
         units, removed = self._settle(groups, chosen, scores, kept)
         for group, gone in zip(chosen, removed, strict=True):
