@@ -102,10 +102,16 @@ struct DepthwiseArgs {
   const int32_t* columns;  // [kernel[1]]
   ptrdiff_t rows, width;  // of y
   float bias, low, high;
-  // Without a padded copy (direct_depthwise, stride 1): x is the input itself, row 0 of the window lies at
-  // input row `top`, and bit l of masks[vector * kernel[1] + kx] says that lane l reads inside the row.
-  const uint16_t* masks;
-  ptrdiff_t top, height;
+  // Without a padded copy (direct_depthwise): x is row 0 of the input itself, `height` rows of `line` floats;
+  // row 0 of the window lies at input row `top`, its column 0 at -left, rows outside are `zeros`. Bit l of
+  // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
+  // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; full[vector]: all are. Nothing is
+  // written beyond the last row: bit l of `cut` keeps lane l of its last vector, 0 keeps all.
+  const uint32_t* masks;
+  const uint8_t* full;
+  const float* zeros;
+  ptrdiff_t top, left, height;
+  uint16_t cut;
 };
 
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
