@@ -121,6 +121,7 @@ struct Padded {
   int64_t band = 0;                    // output rows that are done at a time
   std::vector<uint32_t> direct;        // masks to read the input itself; empty: it is copied
   std::vector<uint8_t> full;           // see DepthwiseArgs
+  int64_t packed = 0;
   std::vector<float> zeros;            // a row outside of the input
 };
 
@@ -141,6 +142,7 @@ struct BuiltOp {
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
   size_t planes_at = 0;     // bytes into the arena
+  int64_t patch_width = 0;  // columns of the rows of patches
   int64_t channel_stride = 0;  // of the planes or the input, floats
   float low = 0, high = 0;
 };

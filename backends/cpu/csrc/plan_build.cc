@@ -109,7 +109,7 @@ class Builder {
     if (op.code == OpCode::kDepthwise) {
       // It works on rows of its own, not on tiles: short rows want short vectors.
       for (const KernelTable* t : plan_.tables)
-        if (t == plan_.tables[0] || (t->direct_depthwise && y.width <= t->lanes)) b.table = t;
+        if (t == plan_.tables[0] || (t->direct_depthwise && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
       prepare_padded(b, x, y);
       b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.tile % y.width == 0);
     }
@@ -125,7 +125,17 @@ class Builder {
     const OpRecord& op = *b.record;
     Padded& p = b.padded;
     const int64_t stride = op.stride[1], lanes = b.table->lanes;
-    for (int64_t v = 0; v < y.width; v += lanes) {
+    p.packed = stride == 1 && 2 * y.width <= lanes && y.width == x.width ? lanes / y.width : 0;
+    for (int64_t r = -op.pads[0]; p.packed && r < y.height + p.packed + op.kernel[0]; ++r)
+      for (int k = 0; k < op.kernel[1]; ++k) {
+        uint32_t mask = 0;
+        for (int64_t l = 0; l < p.packed * y.width; ++l) {
+          const int64_t row = r + l / y.width, c = l % y.width + k - op.pads[1];
+          if (row >= 0 && row < x.height && c >= 0 && c < x.width) mask |= 1u << l;
+        }
+        p.direct.push_back(mask);
+      }
+    for (int64_t v = 0; !p.packed && v < y.width; v += lanes) {
       bool full = true;
       for (int k = 0; k < op.kernel[1]; ++k) {
         uint32_t mask = 0;
@@ -264,13 +274,15 @@ class Builder {
     b.panels = cut_panels(b.table, q.block_rows, q.rows_at_once, y.tile);
     b.last_panels = cut_panels(b.table, q.block_rows, q.rows_at_once, std::max<int64_t>(y.columns - (y.tiles - 1) * y.tile, 1));
     int64_t widest = 0;
-    for (const Panel& p : b.panels) widest = std::max<int64_t>(widest, p.kernel->width);
-    q.row_bytes = (conv ? y.tile : x.row_stride) * 4;
+    for (const auto* panels : {&b.panels, &b.last_panels})
+      for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
+    q.row_bytes = (conv ? widest : x.row_stride) * 4;
     q.local = conv;
-    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, conv ? y.tile : widest);
+    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, widest);
     q.chunks = 1;
     if (!by_tiles && y.tiles < 4 * threads_)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
+    b.patch_width = conv ? widest : 0;
     b.pack = cached_pack(q);
   }
 

@@ -65,8 +65,7 @@ void pad(const PadArgs& a) {
 template <class S>
 void patch(const PatchArgs& a) {
   float* row = a.rows;
-  const ptrdiff_t width = a.vectors * S::lanes;
-  for (int32_t t = a.begin; t < a.end; ++t, row += width) {
+  for (int32_t t = a.begin; t < a.end; ++t, row += a.width) {
     const float* x = a.x + a.first_vector * S::lanes + a.taps.offsets[t];
     const uint16_t* mask = a.taps.masks;
     if (!mask) {

@@ -34,7 +34,7 @@ void run_part(const BuiltOp& b, SpmmArgs a, int chunk, int block, const Panel& p
   a.groups = part.groups;
   a.first = block == 0;
   a.last = block + 1 == pack.blocks;
-  a.x += panel.at * 4;
+  if (!b.patch_width) a.x += panel.at * 4;
   a.y += panel.at;
   if (a.residual) a.residual += panel.at;
   panel.kernel->run(a);
@@ -63,25 +63,28 @@ void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
   const int lanes = b.table->lanes;
   const int64_t total = channels * b.window.taps, depth = b.pack->depth;
   SpmmArgs a = product_args(c, b, tile);
-  float* rows = scratch(depth * y.tile);
+  float* rows = scratch(depth * b.patch_width);
   a.x = reinterpret_cast<const char*>(rows);
   PatchArgs p{};
   p.taps = taps(b);
-  p.first_vector = tile * y.tile / lanes;
-  p.vectors = y.tile / lanes;
-  for (int block = 0; block < b.pack->blocks; ++block) {
-    float* row = rows;
-    for (int64_t k = block * depth, end = std::min(total, k + depth); k < end;) {
-      const int64_t channel = k / b.window.taps;
-      p.begin = static_cast<int32_t>(k % b.window.taps);
-      p.end = static_cast<int32_t>(std::min<int64_t>(b.window.taps, p.begin + end - k));
-      p.x = x + channel * b.channel_stride;
-      p.rows = row;
-      b.table->patch(p);
-      row += (p.end - p.begin) * y.tile;
-      k += p.end - p.begin;
+  p.width = b.patch_width;
+  for (const Panel& panel : panels(c, b, tile)) {
+    p.first_vector = (tile * y.tile + panel.at) / lanes;
+    p.vectors = panel.kernel->width / lanes;
+    for (int block = 0; block < b.pack->blocks; ++block) {
+      float* row = rows;
+      for (int64_t k = block * depth, end = std::min(total, k + depth); k < end;) {
+        const int64_t channel = k / b.window.taps;
+        p.begin = static_cast<int32_t>(k % b.window.taps);
+        p.end = static_cast<int32_t>(std::min<int64_t>(b.window.taps, p.begin + end - k));
+        p.x = x + channel * b.channel_stride;
+        p.rows = row;
+        b.table->patch(p);
+        row += (p.end - p.begin) * p.width;
+        k += p.end - p.begin;
+      }
+      run_part(b, a, chunk, block, panel);
     }
-    for (const Panel& panel : panels(c, b, tile)) run_part(b, a, chunk, block, panel);
   }
 }
 

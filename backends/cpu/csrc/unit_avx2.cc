@@ -38,6 +38,10 @@ struct Avx2 {
   }
   static Vec load_masked(const float* p, uint16_t mask) { return _mm256_maskload_ps(p, lanes_of(mask)); }
   static void store_masked(float* p, uint16_t mask, Vec v) { _mm256_maskstore_ps(p, lanes_of(mask), v); }
+  // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
+  static Vec even_pairs(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
+  static Vec odd_pairs(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+  static Vec in_order(Vec v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xD8)); }
   static Vec even_of(Vec a, Vec b) {
     const Vec s = _mm256_shuffle_ps(a, b, 0x88);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));

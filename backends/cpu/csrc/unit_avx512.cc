@@ -34,6 +34,12 @@ struct Avx512 {
   }
   static void store_masked(float* p, uint16_t mask, Vec v) { _mm512_mask_storeu_ps(p, mask, v); }
   static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
+  static Vec even_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
+  static Vec odd_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
+  static Vec in_order(Vec v) {
+    return _mm512_castpd_ps(_mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_castps_pd(v)));
+  }
   static Vec even_of(Vec a, Vec b) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

@@ -73,7 +73,8 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
   d.line = b.padded.line;
   d.columns = b.padded.columns.data();
   d.width = l.width;
-  d.bias = b.bias[channel];
+  d.bias = b.bias.data() + channel;
+  d.channels = 1;
   d.low = b.low;
   d.high = b.high;
   if (b.padded.direct.empty()) return d;
@@ -85,17 +86,20 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
   d.masks = b.padded.direct.data();
   d.full = b.padded.full.data();
   d.zeros = b.padded.zeros.data();
+  d.packed = b.padded.packed;
   d.cut = static_cast<uint16_t>((1u << l.width % b.table->lanes) - 1);
   return d;
 }
 
-// Rows [begin, end) of one channel, written where they belong.
+// Rows [begin, end) of all channels of d, written where they belong.
 void rows_in_place(const BuiltOp& b, DepthwiseArgs& d, float* y, int64_t begin, int64_t end) {
   d.y = y;
   d.top = begin * b.record->stride[0] - b.record->pads[0];
   d.rows = end - begin;
+  d.masks = b.padded.direct.data() + (d.packed ? begin * d.kernel[1] : 0);
   b.table->depthwise(d);
-  if (const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)]) finish(d.y, d.rows * d.width);
+  if (const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)])
+    for (int64_t r = 0; r < d.channels; ++r) finish(y + r * d.y_step, d.rows * d.width);
 }
 
 }  // namespace
@@ -104,10 +108,11 @@ void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
   const Layout& l = c.out(b);
   const View y = c.view(b.record->output);
   const int64_t band = l.tile / l.width, begin = tile * band, end = std::min(l.height, begin + band);
-  for (int64_t r = 0; r < c.channels(b); ++r) {
-    DepthwiseArgs d = depthwise_args(c, b, r);
-    rows_in_place(b, d, y.at(tile, r), begin, end);
-  }
+  DepthwiseArgs d = depthwise_args(c, b, 0);
+  d.channels = c.channels(b);
+  d.x_step = c.view(b.record->inputs[0]).row_stride;
+  d.y_step = y.row_stride;
+  rows_in_place(b, d, y.at(tile, 0), begin, end);
 }
 
 void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel) {
@@ -132,6 +137,7 @@ void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel) {
   for (int64_t r = 0; r < l.height; r += band) {
     d.rows = std::min(band, l.height - r);
     d.top = r * op.stride[0] - op.pads[0];
+    if (d.packed) d.masks = b.padded.direct.data() + r * d.kernel[1];
     if (copied) {
       pad_rows(c, b, x, d.top, (d.rows - 1) * op.stride[0] + reach, padded);
       d.x = padded;
