@@ -97,6 +97,7 @@ unit_criteria: Registry[UnitCriterion] = Registry(
         "taylor-group": f"{_HERE}.taylor:taylor_group",
         "saliency": f"{_HERE}.saliency:saliency",
         "hessian": f"{_HERE}.hessian:hessian",
+        "energy": f"{_HERE}.energy:energy",
         "random": f"{_HERE}.chance:chance",
     },
     error=PassConfigError,
