@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region, build_plan
 from sparsec.backends.cpu.items import Item, Scene
+from sparsec.backends.cpu.kernels import site_kernels
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.observe import observe
 from sparsec.ir.names import unused
@@ -27,6 +28,7 @@ class Candidate:
 
     region: Region
     plan: bytes
+    kernels: Mapping[str, str]  # of each pruned site, by its name
     dense_seconds: float
     sparse_seconds: float
 
@@ -82,7 +84,8 @@ class Measurer:
         return [self._candidate(region, data) for region in regions]
 
     def _candidate(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Candidate:
-        plan = build_plan(self._scene, region).to_bytes()
+        made = build_plan(self._scene, region)
+        plan = made.to_bytes()
         key = self._signature(region, data)
         if key not in self._known:
             dense = _part(self._scene.model, region)
@@ -92,7 +95,8 @@ class Measurer:
             contest.enter("sparse", sparse, data)
             times = contest.run(cold=self._cold)
             self._known[key] = times["dense"], times["sparse"]
-        return Candidate(region, plan, *self._known[key])
+        kernels = site_kernels(self._scene, region, made)
+        return Candidate(region, plan, kernels, *self._known[key])
 
     def _signature(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Any:
         """Return what decides the time of a region: its shapes, wiring, patterns and sparsities."""
