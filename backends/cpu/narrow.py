@@ -48,11 +48,11 @@ def _bytes(blocks: Blocks) -> tuple[NDArray[np.int8], NDArray[np.float32]] | Non
     The largest value of a row is 127 steps: its scale is found by one division, and it is the right one
     if it is a float32 and all values are whole multiples of it.
     """
-    counts: NDArray[np.int64] = np.diff(blocks.starts.astype(np.int64))
+    starts = blocks.starts.astype(np.int64)
+    counts = starts[1:] - starts[:-1]
     largest = np.zeros((len(counts), NARROW_ROWS))
     filled = counts > 0
-    first = blocks.starts[:-1][filled].astype(np.int64)
-    largest[filled] = np.maximum.reduceat(np.abs(blocks.values), first, axis=0)
+    largest[filled] = np.maximum.reduceat(np.abs(blocks.values), starts[:-1][filled], axis=0)
     largest[largest == 0] = _LARGEST  # rows of zeros: any scale does
     scales = (largest / _LARGEST).astype(np.float32)
     if not np.array_equal(scales.astype(np.float64) * _LARGEST, largest):
