@@ -29,7 +29,7 @@ def nm24_matmul(
     """Multiply with a packed 2:4 weight."""
     kind = getattr(torch, out)
     y = operators.linear_operator("nm24")(
-        x, [vals, meta], bias, M, K, kind, dense_from, None, list(kernels)
+        x, [vals, meta], bias, M, K, dtype, kind, dense_from, None, ",".join(kernels)
     )
     assert isinstance(y, Tensor)
     return y

@@ -2,8 +2,8 @@
 
 ::
 
-    sparsec::<format>_linear(x, packed, bias, M, K, out, dense_from, prefill, kernels) -> y
-    sparsec::<format>_unpack(packed, M, K, dtype) -> W
+    sparsec::<format>_linear(x, packed, bias, M, K, values, out, dense_from, prefill, kernels) -> y
+    sparsec::<format>_unpack(packed, M, K, values, dtype) -> W
 
 ``linear`` computes ``y[..., M] = x[..., K] @ W.T + bias``: float16 or bfloat16 operands, a float32 sum, a
 float32 bias added to it, one rounding to ``out``. From ``dense_from`` rows of x on, the weight is
@@ -13,6 +13,7 @@ of the weight. ``unpack`` gives W back, exactly.
 Both have implementations for CUDA and for the CPU, and fake ones, so they can be compiled, exported and
 captured in CUDA graphs. Those for the CPU are the reference: they unpack with the format's own code and
 multiply in float32. Gradients reach x and the bias; the packed weight is a constant.
+``kernels`` names compiled kernels of an artifact, by commas; without any, they come from source.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda.torch_formats import FORMATS, TorchFormat
+from sparsec.backends.cuda import dispatch, formats, torch_formats
 from sparsec.ir.errors import ShapeError, UnsupportedTargetError
 
 NAMESPACE = "sparsec"
 NEVER = 2**31 - 1  # as ``dense_from``: the packed kernel for every number of rows
 
 _LINEAR = (
-    "{name}_linear(Tensor x, Tensor[] packed, Tensor? bias, int M, int K, ScalarType out, "
-    "int dense_from, Tensor? prefill, str[] kernels) -> Tensor"
+    "{name}_linear(Tensor x, Tensor[] packed, Tensor? bias, int M, int K, str values, "
+    "ScalarType out, int dense_from, Tensor? prefill, str kernels) -> Tensor"
 )
-_UNPACK = "{name}_unpack(Tensor[] packed, int M, int K, ScalarType dtype) -> Tensor"
+_UNPACK = "{name}_unpack(Tensor[] packed, int M, int K, str values, ScalarType dtype) -> Tensor"
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
@@ -48,10 +49,10 @@ def unpack_operator(name: str) -> Any:
     return getattr(torch.ops.sparsec, f"{name}_unpack").default
 
 
-def _register(form: TorchFormat) -> None:
-    linear, unpack = f"{form.name}_linear", f"{form.name}_unpack"
-    _library.define(_LINEAR.format(name=form.name))
-    _library.define(_UNPACK.format(name=form.name))
+def _register(name: str) -> None:
+    linear, unpack = f"{name}_linear", f"{name}_unpack"
+    _library.define(_LINEAR.format(name=name))
+    _library.define(_UNPACK.format(name=name))
 
     def linear_on_cpu(
         x: Tensor,
@@ -59,14 +60,15 @@ def _register(form: TorchFormat) -> None:
         bias: Tensor | None,
         M: int,  # noqa: N803
         K: int,  # noqa: N803
+        values: str,
         out: torch.dtype,
         dense_from: int,
         prefill: Tensor | None,
-        kernels: Sequence[str],
+        kernels: str,
     ) -> Tensor:
-        _check(form, x, K)
-        weight = form.unpack(packed, M, K, x.dtype)
-        y = x.reshape(-1, K).float() @ weight.float().T
+        _check(name, x, K)
+        weight = torch_formats.unpack(name, packed, (M, K), values)
+        y = x.reshape(-1, K).float() @ weight.T
         y = y if bias is None else y + bias
         return y.to(out).reshape(*x.shape[:-1], M)
 
@@ -76,23 +78,25 @@ def _register(form: TorchFormat) -> None:
         bias: Tensor | None,
         M: int,  # noqa: N803
         K: int,  # noqa: N803
+        values: str,
         out: torch.dtype,
         dense_from: int,
         prefill: Tensor | None,
-        kernels: Sequence[str],
+        kernels: str,
     ) -> Tensor:
-        _check(form, x, K)
+        _check(name, x, K)
         rows = x.reshape(-1, K).contiguous()
         if not len(rows):
             y = rows.new_empty((0, M), dtype=out)
         elif len(rows) < dense_from:
             y = rows.new_empty((len(rows), M), dtype=out)
-            form.launch(rows, packed, bias, y, kernels)
+            dispatch.linear(name, rows, packed, bias, y, kernels)
         elif prefill is not None:
             y = _cusparselt(rows, prefill, M).to(out)
             y = y if bias is None else y + bias.to(out)
         else:
-            y = _dense(rows, form.unpack(packed, M, K, x.dtype), bias, out)
+            weight = dispatch.unpack(name, packed, (M, K), x.dtype)
+            y = _dense(rows, weight, bias, out)
         return y.reshape(*x.shape[:-1], M)
 
     def linear_fake(
@@ -101,59 +105,72 @@ def _register(form: TorchFormat) -> None:
         bias: Tensor | None,
         M: int,  # noqa: N803
         K: int,  # noqa: N803
+        values: str,
         out: torch.dtype,
         dense_from: int,
         prefill: Tensor | None,
-        kernels: Sequence[str],
+        kernels: str,
     ) -> Tensor:
         return x.new_empty((*x.shape[:-1], M), dtype=out)
 
-    def unpacked(
+    def unpack_on_cpu(
         packed: Sequence[Tensor],
         M: int,  # noqa: N803
         K: int,  # noqa: N803
+        values: str,
         dtype: torch.dtype,
     ) -> Tensor:
-        return form.unpack(packed, M, K, dtype)
+        return torch_formats.unpack(name, packed, (M, K), values).to(dtype)
 
-    def unpacked_fake(
+    def unpack_on_cuda(
         packed: Sequence[Tensor],
         M: int,  # noqa: N803
         K: int,  # noqa: N803
+        values: str,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        return dispatch.unpack(name, packed, (M, K), dtype)
+
+    def unpack_fake(
+        packed: Sequence[Tensor],
+        M: int,  # noqa: N803
+        K: int,  # noqa: N803
+        values: str,
         dtype: torch.dtype,
     ) -> Tensor:
         return packed[0].new_empty((M, K), dtype=dtype)
 
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, packed, bias, rows, columns, *_, kernels = inputs
+        x, packed, bias, rows, columns, values, *_ = inputs
         ctx.save_for_backward(*packed)
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
-        ctx.sizes, ctx.kernels = (rows, columns), len(kernels)
+        ctx.weight = rows, columns, values
 
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         packed = list(ctx.saved_tensors)
-        weight = unpack_operator(form.name)(packed, *ctx.sizes, ctx.x_dtype)
-        of_x = (gradient.float() @ weight.float()).to(ctx.x_dtype)
+        weight = unpack_operator(name)(packed, *ctx.weight, torch.float32)
+        of_x = (gradient.float() @ weight).to(ctx.x_dtype)
         of_bias = None
         if ctx.bias_dtype is not None:
-            of_bias = gradient.float().reshape(-1, ctx.sizes[0]).sum(0).to(ctx.bias_dtype)
-        constants = (None,) * 5  # M, K, out, dense_from, prefill
-        return of_x, [None] * len(packed), of_bias, *constants, [None] * ctx.kernels
+            of_bias = gradient.float().reshape(-1, ctx.weight[0]).sum(0).to(ctx.bias_dtype)
+        constants = (None,) * 7  # M, K, values, out, dense_from, prefill, kernels
+        return of_x, [None] * len(packed), of_bias, *constants
 
     _library.impl(linear, linear_on_cpu, "CPU")
     _library.impl(linear, linear_on_cuda, "CUDA")
-    _library.impl(unpack, unpacked, "CompositeExplicitAutograd")
+    _library.impl(unpack, unpack_on_cpu, "CPU")
+    _library.impl(unpack, unpack_on_cuda, "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{linear}", linear_fake, lib=_library)
-    torch.library.register_fake(f"{NAMESPACE}::{unpack}", unpacked_fake, lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{unpack}", unpack_fake, lib=_library)
     torch.library.register_autograd(
         f"{NAMESPACE}::{linear}", backward, setup_context=remember, lib=_library
     )
 
 
-def _check(form: TorchFormat, x: Tensor, columns: int) -> None:
+def _check(name: str, x: Tensor, columns: int) -> None:
     if x.dtype not in (torch.float16, torch.bfloat16) or not x.ndim or x.shape[-1] != columns:
         raise ShapeError(
-            f"{form.name}_linear: need x float16 or bfloat16 [..., {columns}], got {x.dtype} "
+            f"{name}_linear: need x float16 or bfloat16 [..., {columns}], got {x.dtype} "
             f"{list(x.shape)}"
         )
 
@@ -198,5 +215,5 @@ def _cusparselt(rows: Tensor, packed: Tensor, out: int) -> Tensor:
     return y[: len(rows), :out]
 
 
-for _form in FORMATS.values():
-    _register(_form)
+for _name in formats.names():
+    _register(_name)

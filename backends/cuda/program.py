@@ -45,7 +45,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         elif node.op == "call_function" and _foldable(node, values):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             with torch.no_grad():
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                values[node] = node.target(*args, **kwargs)
     for count, (node, value) in enumerate(values.items()):
         used = [user for user in node.users if user not in values]
         if node.op == "get_attr" or not used or not isinstance(value, Tensor):
@@ -53,7 +53,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         name = f"_folded_{count}"
         module.register_buffer(name, value, persistent=False)
         with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(name), lambda user: user in used)
+            node.replace_all_uses_with(module.graph.get_attr(name), used.__contains__)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused_tensors(module)

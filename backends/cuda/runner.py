@@ -143,13 +143,17 @@ def captured(traced: fx.GraphModule, static: Sequence[Tensor]) -> Program:
     except RuntimeError as error:
         torch.cuda.synchronize()
         reason = f"not capturable: {error}".splitlines()[0]
-        return Program(lambda inputs: traced(*(i.to(static[0].device) for i in inputs)), "traced", reason)
+        return Program(
+            lambda inputs: traced(*(i.to(static[0].device) for i in inputs)), "traced", reason
+        )
+
+    outputs: Sequence[Tensor] = results
 
     def replay(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         for mine, given in zip(static, inputs, strict=True):
             mine.copy_(given)
         graph.replay()
-        return results
+        return outputs
 
     return Program(replay, "captured")
 

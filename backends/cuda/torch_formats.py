@@ -1,77 +1,86 @@
-"""Packed formats on torch tensors: what the operators need to know of each one."""
+"""Packed formats on torch tensors: packing and unpacking by the format's code, launching by ours."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda.nm24 import NM24Matrix
-from sparsec.ir.errors import ShapeError
-from sparsec.ir.patterns import NM, Pattern
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.formats.base import SCALE, Format
+from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.ir.patterns import Pattern
+
+VALUES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
 
 
-class TorchFormat(Protocol):
-    """A packed format whose arrays are torch tensors."""
-
-    name: str
-    arrays: tuple[str, ...]
-
-    def pack(self, dense: Tensor) -> list[Tensor]:
-        """Pack 16-bit [M, K] into tensors on the CPU, in the order of ``arrays``."""
-        ...
-
-    def unpack(self, packed: Sequence[Tensor], M: int, K: int, dtype: torch.dtype) -> Tensor:  # noqa: N803
-        """Return W [M, K] on the device of ``packed``."""
-        ...
-
-    def launch(
-        self,
-        x: Tensor,
-        packed: Sequence[Tensor],
-        bias: Tensor | None,
-        y: Tensor,
-        kernels: Sequence[str],
-    ) -> None:
-        """Write ``x @ W.T + bias`` to y, on the device."""
-        ...
+@functools.cache
+def form_of(name: str) -> Format:
+    """Return the format of that name; its arrays are passed in the order of :func:`array_names`."""
+    return formats.get(name)
 
 
-class NM24Format:
-    name = "nm24"
-    arrays = ("vals", "meta")
-
-    def refusal(self, pattern: Pattern, shape: tuple[int, int]) -> str | None:
-        return None if pattern == NM(2, 4) else "nm24 holds 2:4"
-
-    def pack(self, dense: Tensor) -> list[Tensor]:
-        bits = dense.contiguous().view(torch.int16).numpy().view(np.float16)
-        packed = NM24Matrix.pack(bits)
-        return [torch.from_numpy(packed.vals), torch.from_numpy(packed.meta)]
-
-    def unpack(self, packed: Sequence[Tensor], M: int, K: int, dtype: torch.dtype) -> Tensor:  # noqa: N803
-        vals, meta = packed
-        matrix = NM24Matrix(vals.numpy(), meta.numpy(), K, "float16")
-        return torch.from_numpy(matrix.unpack().view(np.int16)).view(dtype)
-
-    def check(self, packed: Sequence[Tensor], M: int, K: int) -> None:  # noqa: N803
-        vals, meta = (array.numpy() for array in packed)
-        NM24Matrix(vals, meta, K, "float16").check()
-        if len(vals) != M:
-            raise ShapeError(f"vals: need {M} rows, got {len(vals)}")
-
-    def launch(self, x, packed, bias, y, kernels) -> None:
-        from sparsec.backends.cuda.launch import nm24_linear
-
-        nm24_linear(x, *packed, bias, out=y)
+def array_names(name: str, values: str) -> tuple[str, ...]:
+    """Return the arrays of a format in their order; 8-bit values add their scale."""
+    return (*form_of(name).arrays, *([SCALE] if is_scaled(values) else []))
 
 
-FORMATS: dict[str, TorchFormat] = {form.name: form for form in (NM24Format(),)}
+def pack(name: str, dense: Tensor, values: str, group: int | None = None) -> list[Tensor]:
+    """Pack a matrix [M, K] of any float type into tensors on the CPU.
+
+    Raises
+    ------
+    ShapeError, PatternError
+        If the format cannot hold it.
+    """
+    wide = dense.detach().to("cpu", torch.float32).contiguous().numpy()
+    arrays = form_of(name).pack(wide, values, group)
+    return [torch.from_numpy(np.ascontiguousarray(arrays[k])) for k in array_names(name, values)]
 
 
-def format_for(pattern: Pattern) -> TorchFormat | None:
-    """Return the first format that holds ``pattern``."""
-    return next((f for f in FORMATS.values() if f.refusal(pattern, (0, 0)) is None), None)
+def unpack(name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: str) -> Tensor:
+    """Return W as float32 [M, K] on the CPU, scales applied; the arrays are checked first."""
+    arrays = _arrays(name, packed, values)
+    return torch.from_numpy(form_of(name).unpack(arrays, shape, values))
+
+
+def check(name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: str) -> None:
+    """Accept only what kernels can read.
+
+    Raises
+    ------
+    ShapeError, PatternError
+    """
+    form_of(name).check(_arrays(name, packed, values), shape, values)
+
+
+def format_for(pattern: Pattern, values: str) -> str | None:
+    """Return the first format that holds ``pattern`` in values of that type, or None."""
+    for name in formats.names():
+        form = form_of(name)
+        if form.pattern == str(pattern) and values in form.values:
+            return name
+    return None
+
+
+def refusal(name: str, pattern: Pattern, values: str) -> str | None:
+    """Return why a format cannot hold a pattern in values of that type, or None."""
+    form = form_of(name)
+    if form.pattern not in (str(pattern), "unstructured"):
+        return f"{name} holds {form.pattern}"
+    if values not in form.values:
+        return f"{name} holds {' or '.join(form.values)}"
+    return None
+
+
+def _arrays(name: str, packed: Sequence[Tensor], values: str) -> dict[str, np.ndarray]:
+    names = array_names(name, values)
+    return {key: array.cpu().numpy() for key, array in zip(names, packed, strict=True)}

@@ -106,9 +106,7 @@ class Buckets:
         plain = run(feeds)
         for name in self.sizes:
             key, axis = self.inputs[name][0]
-            longer = Buckets(
-                {name: (int(feeds[key].shape[axis]) + 1,)}, self.inputs, self.outputs
-            )
+            longer = Buckets({name: (int(feeds[key].shape[axis]) + 1,)}, self.inputs, self.outputs)
             for output, array in longer.run(run, feeds).items():
                 deviation = _deviation(array, plain[output])
                 if not deviation <= tolerance:

@@ -129,9 +129,9 @@ def load(
     manifest = open_artifact(root)
     with using_graph(root):
         backend = backend_of(manifest, root)
-        if not emulate:
-            runner: Runner | None = backend.runner(root, manifest, threads)
-        elif (runner := backend.stand_in(root, manifest, threads)) is None:
+        run_by = backend.stand_in if emulate else backend.runner
+        runner = run_by(root, manifest, threads)
+        if runner is None:
             raise UnsupportedTargetError(
                 f"{root}: nothing here stands in for {manifest['target']}; to check the numbers: "
                 "sparsec verify",

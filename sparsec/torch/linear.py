@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsec.backends.cuda import dispatch as kernels
 from sparsec.backends.cuda import operators
-from sparsec.backends.cuda.torch_formats import FORMATS
+from sparsec.backends.cuda.torch_formats import VALUES, array_names
 from sparsec.ir.errors import ShapeError, UsageError, did_you_mean
 
-VALUES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PREFILLS = ("decompress", "cusparselt")
 
 
@@ -45,7 +45,9 @@ class Dispatch:
             )
 
 
-def modelled_dispatch(shape: tuple[int, int], packed_bytes: int, per_read: int = 64) -> Dispatch:
+def modelled_dispatch(
+    format: str, shape: tuple[int, int], packed_bytes: int, per_read: int = 64
+) -> Dispatch:
     """Return where rebuilding the weight costs as much as reading it packed again and again.
 
     The packed kernel reads the weight once for every ``per_read`` rows of x; the other way reads it
@@ -53,15 +55,17 @@ def modelled_dispatch(shape: tuple[int, int], packed_bytes: int, per_read: int =
 
     Examples
     --------
-    >>> modelled_dispatch((4096, 4096), 4096 * 4096 * 9 // 8).dense_from
+    >>> modelled_dispatch("nm24", (4096, 4096), 4096 * 4096 * 9 // 8).dense_from
     257
     """
+    if not kernels.unpacks(format):
+        return Dispatch(operators.NEVER)
     dense_bytes = 2 * shape[0] * shape[1]
     reads = (packed_bytes + 2 * dense_bytes) // packed_bytes
     return Dispatch(per_read * reads + 1)
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     """``x @ W.T + bias`` with W packed: what is not zero, and where it stands.
 
     x may have any float type. It is brought to the type of the stored values, products are summed in
@@ -81,7 +85,7 @@ class SparseLinear(nn.Module):
     bias : Tensor, optional
         [out_features].
     values : str
-        Type of the stored values, ``"float16"`` or ``"bfloat16"``.
+        Type of the stored values: ``"float16"``, ``"bfloat16"``, ``"float8_e4m3fn"``, ``"int8"``.
     pattern : str
         The pattern that the zeros follow.
     dispatch : Dispatch
@@ -105,7 +109,8 @@ class SparseLinear(nn.Module):
         self.out_features, self.in_features = shape
         self.format, self.values, self.pattern = format, values, pattern
         self.dispatch = dispatch
-        for name, array in zip(FORMATS[format].arrays, packed, strict=True):
+        self._arrays = array_names(format, values)
+        for name, array in zip(self._arrays, packed, strict=True):
             self.register_buffer(name, array)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.register_buffer("prefill_weight", None, persistent=False)
@@ -113,7 +118,7 @@ class SparseLinear(nn.Module):
     @property
     def packed(self) -> list[Tensor]:
         """The packed arrays, in the format's order."""
-        return [getattr(self, name) for name in FORMATS[self.format].arrays]
+        return [getattr(self, name) for name in self._arrays]
 
     @property
     def packed_bytes(self) -> int:
@@ -122,11 +127,18 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W, dense, in the type of the values: rebuilt at every access."""
+        """W, dense, in the type that it is multiplied in: rebuilt at every access."""
         unpack = operators.unpack_operator(self.format)
-        dense = unpack(self.packed, self.out_features, self.in_features, VALUES[self.values])
+        shape = self.out_features, self.in_features
+        dense = unpack(self.packed, *shape, self.values, self.multiplied_in)
         assert isinstance(dense, Tensor)
         return dense
+
+    @property
+    def multiplied_in(self) -> torch.dtype:
+        """The type that x is brought to: that of the values, float16 for 8-bit ones."""
+        dtype = VALUES[self.values]
+        return dtype if dtype.itemsize == 2 else torch.float16
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias``.
@@ -146,7 +158,7 @@ class SparseLinear(nn.Module):
         """
         if x.shape[-1] != self.in_features:
             raise ShapeError(f"x: need [..., {self.in_features}], got {list(x.shape)}")
-        values = VALUES[self.values]
+        values = self.multiplied_in
         kind = x.device.type
         out = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         direct = out if out in (values, torch.float32) else torch.float32
@@ -156,10 +168,11 @@ class SparseLinear(nn.Module):
             self.bias,
             self.out_features,
             self.in_features,
+            self.values,
             direct,
             self.dispatch.dense_from,
             self.prefill_weight,
-            [],
+            "",
         )
         assert isinstance(y, Tensor)
         return y.to(out)

@@ -181,10 +181,7 @@ def _watching(
 
         return hook
 
-    handles = [
-        layer.module.register_forward_pre_hook(hook_of(layer.name))  # type: ignore[arg-type]
-        for layer in layers
-    ]
+    handles = [layer.module.register_forward_pre_hook(hook_of(layer.name)) for layer in layers]
     training = [module for module in {layer.module for layer in layers} if module.training]
     if training:
         raise CalibrationError(

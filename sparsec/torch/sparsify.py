@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparsec.backends.cuda.torch_formats import FORMATS, format_for
+from sparsec.backends.cuda import formats, torch_formats
+from sparsec.backends.cuda.operators import NEVER
+from sparsec.backends.cuda.torch_formats import VALUES
 from sparsec.ir.codes import Code
-from sparsec.ir.errors import PatternError, UsageError, did_you_mean
+from sparsec.ir.errors import PatternError, ShapeError, UsageError, did_you_mean
 from sparsec.ir.layers import LayerRow
 from sparsec.ir.patterns import Pattern, parse_pattern
 from sparsec.torch.layers import LinearLayer, like_linear, linear_layers, obstacle, readers
-from sparsec.torch.linear import VALUES, Dispatch, SparseLinear, modelled_dispatch
+from sparsec.torch.linear import Dispatch, SparseLinear, modelled_dispatch
 
 DENSE = "dense"
 
@@ -113,7 +115,8 @@ def sparsify_(
         In place of ``pattern``, ``sparsity``, ``criterion``, ``include`` and ``exclude``: SPECs of
         passes, as on the command line: ``["nm24:criterion=wanda,exclude=lm_head"]``.
     values : str, optional
-        ``"float16"`` or ``"bfloat16"``; by default the type of the weight, float16 for a float32 one.
+        ``"float16"``, ``"bfloat16"``, or 8-bit with scales: ``"float8_e4m3fn"``, ``"int8"``. By default
+        the type of the weight, float16 for a float32 one.
     format : str, optional
         Packed format; the first that takes the pattern by default.
     dispatch : Dispatch, optional
@@ -140,8 +143,8 @@ def sparsify_(
         )
     if values is not None and values not in VALUES:
         raise UsageError(f"values: {did_you_mean(values, VALUES)}")
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"format: {did_you_mean(format, FORMATS)}")
+    if format is not None and format not in formats.names():
+        raise UsageError(f"format: {did_you_mean(format, formats.names())}")
     layers = linear_layers(module)
     held = readers(module)
     rows: dict[str, LayerRow] = {}
@@ -155,7 +158,11 @@ def sparsify_(
     if criterion is None and passes is None:
         done = {layer.name: _as_it_is(layer, parse_pattern(pattern)) for layer in firsts}
     else:
-        options = {"criterion": criterion, "include": tuple(include), "exclude": tuple(exclude)}
+        options: dict[str, Any] = {
+            "criterion": criterion,
+            "include": tuple(include),
+            "exclude": tuple(exclude),
+        }
         if sparsity is not None:
             options["sparsity"] = sparsity
         done = _pruned(module, firsts, pattern, options, passes, calib, call, seed)
@@ -227,40 +234,37 @@ def _pack(
     if pruned.matrix is None or pruned.pattern is None:
         return None, _dense_row(layer, pruned.code, pruned.reason)
     shape = (int(layer.matrix.shape[0]), int(layer.matrix.shape[1]))
-    form = FORMATS[format] if format else format_for(pruned.pattern)
-    refused = "no packed format for this pattern" if form is None else form.refusal(
-        pruned.pattern, shape
-    )
-    if form is None or refused:
-        return None, _dense_row(layer, Code.NO_KERNEL, f"{pruned.pattern}: {refused}")
     own = str(layer.parameter.dtype).removeprefix("torch.")
     values = values or (own if own in VALUES else "float16")
-    matrix = torch.from_numpy(pruned.matrix)
-    narrow = matrix.to(VALUES[values])
-    if bool((~torch.isfinite(narrow.float()) & torch.isfinite(matrix)).any()):
-        largest = float(matrix.abs().max())
-        reason = f"a weight of size {largest:.3g} exceeds the range of {values}"
+    name = format or torch_formats.format_for(pruned.pattern, values)
+    if name is None:
+        reason = f"no packed format holds {pruned.pattern} in {values}"
         return None, _dense_row(layer, Code.NO_KERNEL, reason)
-    arrays = [array.to(layer.parameter.device) for array in form.pack(narrow)]
+    if refused := torch_formats.refusal(name, pruned.pattern, values):
+        return None, _dense_row(layer, Code.NO_KERNEL, f"it is {pruned.pattern}, and {refused}")
+    try:
+        packed_on_cpu = torch_formats.pack(name, torch.from_numpy(pruned.matrix), values)
+    except (ShapeError, PatternError) as error:  # a shape or a number that the format cannot hold
+        return None, _dense_row(layer, Code.NO_KERNEL, error.message)
+    arrays = [array.to(layer.parameter.device) for array in packed_on_cpu]
     stored = sum(array.nbytes for array in arrays)
     if stored >= layer.parameter.nbytes:
         reason = f"packed it takes {stored} bytes, dense {layer.parameter.nbytes}"
         return None, _dense_row(layer, Code.NO_KERNEL, reason)
     packed = SparseLinear(
         shape,
-        form.name,
+        name,
         arrays,
         values=values,
         pattern=str(pruned.pattern),
-        dispatch=dispatch or modelled_dispatch(shape, stored),
+        dispatch=dispatch or modelled_dispatch(name, shape, stored),
     )
     row = _dense_row(layer, Code.MODELLED, "")
-    row.kernel, row.pattern = form.name, str(pruned.pattern)
-    row.sparsity = float((narrow == 0).float().mean())
-    row.reason = (
-        f"{stored / narrow.numel():.3f} bytes a weight, dense from {packed.dispatch.dense_from} rows "
-        f"({packed.dispatch.source})"
-    )
+    row.kernel, row.pattern = name, str(pruned.pattern)
+    row.sparsity = 1.0 - np.count_nonzero(pruned.matrix) / pruned.matrix.size
+    row.reason = f"{stored / pruned.matrix.size:.3f} bytes a weight"
+    if packed.dispatch.dense_from != NEVER:
+        row.reason += f", dense from {packed.dispatch.dense_from} rows ({packed.dispatch.source})"
     return packed, row
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsec.backends.cuda.torch_formats import FORMATS
+from sparsec.backends.cuda import formats, torch_formats
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError, UsageError
 from sparsec.torch.layers import linear_layers
-from sparsec.torch.linear import VALUES, Dispatch, SparseLinear
+from sparsec.torch.linear import Dispatch, SparseLinear
 from sparsec.torch.sparsify import sparse_layers
 
 KEY = "sparsec"
@@ -47,6 +47,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     ArtifactError
         If the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     layers = {name: _describe(layer) for name, layer in sparse_layers(module)}
@@ -59,9 +60,9 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         save_file(tensors, scratch, metadata={KEY: json.dumps(about, sort_keys=True)})
         os.replace(scratch, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{target}: cannot be written: {error.strerror or error}", where=str(target)
+            f"{target}: cannot be written: {error}; nothing was left behind", where=str(target)
         ) from error
     finally:
         scratch.unlink(missing_ok=True)
@@ -104,9 +105,7 @@ def load(
             raise _damaged(file, f"{alias!r} is to be {name!r}, which is not there")
         tensors[alias] = tensors[name]
     linear = {
-        place: layer
-        for layer in linear_layers(module)
-        for place in _names_of(module, layer.module)
+        place: layer for layer in linear_layers(module) for place in _names_of(module, layer.module)
     }
     replacements = {}
     for name, entry in about["layers"].items():
@@ -166,7 +165,9 @@ def _read(file: Path, device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             text = (content.metadata() or {}).get(KEY, "")
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{file}: not readable as safetensors: {error}", where=str(file)) from error
+        raise ArtifactError(
+            f"{file}: not readable as safetensors: {error}", where=str(file)
+        ) from error
     if not text:
         raise ArtifactError(
             f"{file}: holds no sparse layers; a dense file is read by load_state_dict",
@@ -200,31 +201,32 @@ def _build(
 ) -> SparseLinear:
     """Return the sparse layer that an entry describes, its data checked."""
     try:
-        form = FORMATS[entry["format"]]
+        form, values = entry["format"], entry["values"]
         shape = (entry["shape"][0], entry["shape"][1])
-        values, pattern, has_bias = entry["values"], entry["pattern"], entry["bias"]
+        pattern, has_bias = entry["pattern"], entry["bias"]
         dispatch = Dispatch(**entry["dispatch"])
     except (KeyError, TypeError, IndexError, UsageError) as error:
         raise _damaged(file, f"the description of {name!r} is incomplete: {error}") from error
-    if values not in VALUES or not isinstance(pattern, str) or not isinstance(has_bias, bool):
+    known = form in formats.names() and values in torch_formats.form_of(form).values
+    if not known or not isinstance(pattern, str) or not isinstance(has_bias, bool):
         raise _damaged(file, f"the description of {name!r} is not of the known form")
     if shape != needed:
         raise ArtifactError(
             f"{file}: {name!r} is {list(shape)}, the module's is {list(needed)}", where=name
         )
     try:
-        packed = [tensors[f"{name}.{array}"] for array in form.arrays]
+        packed = [tensors[f"{name}.{array}"] for array in torch_formats.array_names(form, values)]
         bias = tensors[f"{name}.bias"] if has_bias else None
     except KeyError as error:
         raise _damaged(file, f"{error.args[0]!r} is missing") from error
     try:
-        form.check([array.cpu() for array in packed], *shape)
+        torch_formats.check(form, packed, shape, values)
     except (ShapeError, PatternError) as error:
         raise _damaged(file, f"{name!r}: {error.message}") from error
     if bias is not None and (bias.dtype != torch.float32 or tuple(bias.shape) != shape[:1]):
         raise _damaged(file, f"{name}.bias: need float32 [{shape[0]}], got {bias.dtype}")
     return SparseLinear(
-        shape, form.name, packed, bias, values=values, pattern=pattern, dispatch=dispatch
+        shape, form, packed, bias, values=values, pattern=pattern, dispatch=dispatch
     )
 
 
@@ -238,9 +240,7 @@ def _check_rest(
     inside = tuple(f"{name}." for name in replacements)
     needed = {k: v for k, v in module.state_dict().items() if not k.startswith(inside)}
     given = {k: v for k, v in tensors.items() if not k.startswith(inside)}
-    own = {
-        f"{name}.{key}" for name, layer in replacements.items() for key in layer.state_dict()
-    }
+    own = {f"{name}.{key}" for name, layer in replacements.items() for key in layer.state_dict()}
     stray = sorted((tensors.keys() - given.keys() - own) | (given.keys() - needed.keys()))
     missing = sorted(needed.keys() - given.keys())
     if stray or missing:
