@@ -126,7 +126,20 @@ _STEP = record(
         "changed": items(text),
         "skipped": items(record({"site": text, "code": text, "reason": text})),
         "notes": mapping(number),
-    }
+    },
+    {
+        "groups": items(
+            record(
+                {
+                    "name": text,
+                    "units": count,
+                    "kept": count,
+                    "code": nullable(text),
+                    "reason": nullable(text),
+                }
+            )
+        )
+    },
 )
 _LAYER = record(
     {
