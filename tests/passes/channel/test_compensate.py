@@ -119,7 +119,9 @@ def test_layers_are_solved_one_after_the_other_on_inputs_that_are_already_refitt
     nodes, weights = [], {}
     for i in range(3):
         weights |= {f"w{i}": normal(16, 16, seed=i) / 4, f"b{i}": normal(16, seed=9 + i) / 4}
-        nodes.append(node("Gemm", ["x" if not i else f"a{i - 1}", f"w{i}", f"b{i}"], [f"h{i}"], f"l{i}"))
+        nodes.append(
+            node("Gemm", ["x" if not i else f"a{i - 1}", f"w{i}", f"b{i}"], [f"h{i}"], f"l{i}")
+        )
         nodes.append(node("Relu", [f"h{i}"], [f"a{i}"]))
     nodes.append(node("Gemm", ["a2", "v", "c"], ["y"], "head"))
     weights |= {"v": normal(16, 4, seed=7), "c": normal(4, seed=8)}
@@ -232,7 +234,9 @@ def test_inputs_that_are_not_finite_are_refused(how: str):
 def test_one_sample_that_is_zero_everywhere_leaves_the_weights():
     graph = conv_net()
     old = graph.graph.initializers["w1"].const_value.numpy()
-    result = prune(graph, "channel:sparsity=0.5,round=4", [{"x": np.zeros((1, 3, 9, 9), np.float32)}])
+    result = prune(
+        graph, "channel:sparsity=0.5,round=4", [{"x": np.zeros((1, 3, 9, 9), np.float32)}]
+    )
     (_, _, gone) = result.certificates[0].groups[0]
     new = graph.graph.initializers["w1"].const_value.numpy()
     np.testing.assert_allclose(new, np.delete(old, gone, axis=1), rtol=1e-6)

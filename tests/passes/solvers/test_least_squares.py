@@ -72,7 +72,11 @@ def test_a_refit_loses_no_more_than_a_bias_and_that_no_more_than_nothing(seed, d
     nothing = Refit(weight[:, kept], np.zeros(OUT))
     losses = [
         lost(weight, kept, found, inputs, ROWS)
-        for found in (refit(weight, kept, inputs, damping), bias_only(weight, kept, inputs), nothing)
+        for found in (
+            refit(weight, kept, inputs, damping),
+            bias_only(weight, kept, inputs),
+            nothing,
+        )
     ]
     assert losses == sorted(losses)
     for found, loss in zip((bias_only(weight, kept, inputs), nothing), losses[1:], strict=True):
