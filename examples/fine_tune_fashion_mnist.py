@@ -102,7 +102,10 @@ def interleaved(sessions: Sequence[sparsec.Session], rounds: int = 200) -> list[
     """Return the median milliseconds of each session on one picture, in turns."""
     times: list[list[float]] = [[] for _ in sessions]
     feeds: list[Mapping[str, Any]] = [
-        {name: np.zeros((1, 1, 28, 28), np.float32) for name in [entry["name"] for entry in session.inputs]}
+        {
+            name: np.zeros((1, 1, 28, 28), np.float32)
+            for name in [entry["name"] for entry in session.inputs]
+        }
         for session in sessions
     ]
     for _ in range(rounds):

@@ -10,7 +10,7 @@ from torch import fx
 _NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
-class BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+class BatchNorm(torch.nn.modules.batchnorm._BatchNorm):  # type: ignore[misc]
     """Torch's own batch normalisation, of any rank."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
