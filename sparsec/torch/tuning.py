@@ -129,4 +129,4 @@ def seconds_on_device(layer: SparseLinear, way: str, rows: int) -> float | None:
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) * 1e-3 / repeats)
-    return statistics.median(times[2:])
+    return float(statistics.median(times[2:]))
