@@ -10,6 +10,7 @@ from sparsec.torch.linear import Dispatch, SparseLinear
 from sparsec.torch.prune import prune
 from sparsec.torch.sparsify import SparsifyReport, sparse_layers, sparsify_
 from sparsec.torch.storage import load, save
+from sparsec.torch.tuning import tune
 
 __all__ = [
     "Dispatch",
@@ -20,4 +21,5 @@ __all__ = [
     "save",
     "sparse_layers",
     "sparsify_",
+    "tune",
 ]
