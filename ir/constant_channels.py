@@ -184,9 +184,10 @@ def layer_weight(node: ir.Node) -> NDArray[Any] | None:
     array = value.const_value.numpy()
     if node.op_type == "Conv":
         return array if array.ndim >= 3 else None
-    if array.ndim != 2 or node.attributes.get_int("transA", 0):
+    flipped, rows_first = (node.attributes.get_int(name, 0) for name in ("transA", "transB"))
+    if array.ndim != 2 or flipped:
         return None
-    return array if node.attributes.get_int("transB", 0) else array.T
+    return array if rows_first else array.T
 
 
 def _bias(node: ir.Node, out: int) -> NDArray[np.float64] | None:
