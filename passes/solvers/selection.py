@@ -57,7 +57,7 @@ def least_needed(
     columns = np.stack([np.flatnonzero(unit_of == unit) for unit in range(units)])
     mu = damping * float(np.diagonal(gram).mean())
     damped = gram + (mu if mu > 0 else 1.0) * np.eye(len(gram))
-    inverse = np.linalg.inv(damped)
+    inverse: Array = np.asarray(np.linalg.inv(damped), np.float64)
     left: Array = weight.astype(np.float64)
     alive = np.ones(units, np.bool_)
     gone = []
