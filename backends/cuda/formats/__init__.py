@@ -1,0 +1,1 @@
+"""Packed weight formats of the GPU kernels, one a file."""
