@@ -4,6 +4,9 @@
 #pragma once
 #include "lanes.cuh"
 
+constexpr int BLOCK_ROWS = 128;  // of W
+constexpr int THREADS = 256;     // of a block
+
 enum Activation { LINEAR = 0, RELU = 1, GELU = 2, SILU = 3, GELU_TANH = 4 };
 
 LANE_FN float activate(float v, int how) {
@@ -15,18 +18,17 @@ LANE_FN float activate(float v, int how) {
 }
 
 struct Epilogue {
-  const float* bias;      // float32 [M], or null
-  const void* residual;   // as y [N, M], or null
-  void* y;                // float16, bfloat16 or float32 [N, M]
+  const float* bias;     // float32 [M], or null
+  const void* residual;  // as y [N, M], or null
+  void* y;               // float16, bfloat16 or float32 [N, M]
   int m, n;
-  int activation;         // one of Activation
-  int wide;               // y and residual are float32
+  int activation;        // one of Activation
+  int wide;              // y and residual are float32
 };
 
 // y = activation(sum + bias) + residual, for one element.
 template <bool BF>
 LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
-  if (row >= e.m || col >= e.n) return;
   const u64 at = (u64)col * e.m + row;
   if (e.bias) sum += as_float(load32(e.bias + row));
   sum = activate(sum, e.activation);
@@ -39,61 +41,62 @@ LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
   }
 }
 
-// Called by all threads of the block. acc[i][j] is the fragment of rows 16 i and columns 8 j of the warp.
-//   row, col   first row of W and of x of this warp
-//   kw         which of the KW warps that share these rows this one is
-//   area       shared memory for one warp's accumulators, the same for the KW warps; free to overwrite
-//   ticket     number of this set of rows and columns, the same in all blocks that share it
+// Called by all threads of the block, which owns BLOCK_ROWS rows of W and 8 NF rows of x. acc[i][j] is the
+// fragment of rows 16 i and columns 8 j of its warp; KW warps hold parts of the sums of the same 16 RF rows,
+// those of set `set`; this one is number `kw` of them. Shared memory is free to overwrite from here on.
+//   partial    float32 [blocks, splits, 8 NF, BLOCK_ROWS]; unused without splits
+//   counters   one a block of rows and columns, zero before the launch and zero after it
 template <bool BF, int KW, int RF, int NF>
-LANE_FN void finish(float (&acc)[RF][NF][4], const Epilogue& e, int row, int col, int kw, u32 area, float* partial,
-                    u32* counters, u32 ticket) {
+LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, int kw, float* partial, u32* counters) {
   const int lane = threadIdx.x & 31;
-#pragma unroll
-  for (int k = 1; k < KW; k++) {
+  const u32 mine = shared_base() + (set * RF * NF * 4 * 32 + lane) * 4;
+#pragma unroll 1
+  for (int k = 0; k < KW; k++) {
     sync_block();
     if (kw == k) {
 #pragma unroll
-      for (int f = 0; f < RF * NF * 4; f++)
-        store_shared32(area + (f * 32 + lane) * 4, as_bits(acc[f / (4 * NF)][f / 4 % NF][f % 4]));
-    }
-    sync_block();
-    if (kw == 0) {
-#pragma unroll
-      for (int f = 0; f < RF * NF * 4; f++)
-        acc[f / (4 * NF)][f / 4 % NF][f % 4] += as_float(load_shared32(area + (f * 32 + lane) * 4));
+      for (int f = 0; f < RF * NF * 4; f++) {
+        float v = acc[f / (4 * NF)][f / 4 % NF][f % 4];
+        if (k) v = as_float(load_shared32(mine + f * 128)) + v;
+        store_shared32(mine + f * 128, as_bits(v));
+      }
     }
   }
-  if (kw != 0 || row >= e.m) return;
+  sync_block();
 
-  const int splits = gridDim.y;
+  constexpr int SIZE = BLOCK_ROWS * 8 * NF;
+  const int row0 = blockIdx.x * BLOCK_ROWS, col0 = blockIdx.z * 8 * NF, splits = gridDim.y;
+  const u32 ticket = blockIdx.z * gridDim.x + blockIdx.x;
+  float* sums = partial + (u64)ticket * splits * SIZE;
+  // Threads beside each other take rows beside each other: these are the contiguous axis of y.
+  const int r = threadIdx.x % BLOCK_ROWS, i = r / 16 % RF, row = row0 + r;
+  const u32 from = shared_base() + ((r / (16 * RF) * RF * NF * 4 + i * NF * 4 + 2 * (r / 8 % 2)) * 32 + r % 8 * 4) * 4;
+  auto local = [&](int c) { return as_float(load_shared32(from + ((c / 8 * 4 + c % 2) * 32 + c % 8 / 2) * 4)); };
+  constexpr int TOGETHER = THREADS / BLOCK_ROWS;
+  const int c0 = threadIdx.x / BLOCK_ROWS;
+
   if (splits > 1) {
-    const u64 size = RF * NF * 4 * 32;
-    float* mine = partial + (u64)ticket * splits * size + lane;
-#pragma unroll
-    for (int f = 0; f < RF * NF * 4; f++)
-      store_partial(mine + blockIdx.y * size + f * 32, acc[f / (4 * NF)][f / 4 % NF][f % 4]);
+#pragma unroll 1
+    for (int c = c0; c < 8 * NF; c += TOGETHER)
+      store_partial(sums + (u64)blockIdx.y * SIZE + c * BLOCK_ROWS + r, local(c));
     fence_device();
-    sync_warp();
-    u32 before = lane == 0 ? count_up(counters + ticket) : 0;
-    before = broadcast(before, 0);
-    if (before != (u32)splits - 1) return;
+    sync_block();
+    const u32 flag = shared_base() + SIZE * 4;
+    if (threadIdx.x == 0) store_shared32(flag, count_up(counters + ticket));
+    sync_block();
+    if (load_shared32(flag) != (u32)splits - 1) return;
     fence_device();
-    if (lane == 0) store32(counters + ticket, 0);  // ready for the next launch
-#pragma unroll
-    for (int f = 0; f < RF * NF * 4; f++) acc[f / (4 * NF)][f / 4 % NF][f % 4] = 0.0f;
-    for (int s = 0; s < splits; s++) {
-#pragma unroll
-      for (int f = 0; f < RF * NF * 4; f++)
-        acc[f / (4 * NF)][f / 4 % NF][f % 4] += load_partial(mine + s * size + f * 32);
-    }
+    if (threadIdx.x == 0) store32(counters + ticket, 0);  // ready for the next launch
   }
-#pragma unroll
-  for (int i = 0; i < RF; i++) {
-#pragma unroll
-    for (int j = 0; j < NF; j++) {
-#pragma unroll
-      for (int q = 0; q < 4; q++)
-        put<BF>(e, row + 16 * i + (lane >> 2) + 8 * (q >> 1), col + 8 * j + 2 * (lane & 3) + (q & 1), acc[i][j][q]);
+  if (row >= e.m) return;
+#pragma unroll 1
+  for (int c = c0; c < 8 * NF && col0 + c < e.n; c += TOGETHER) {
+    float sum = 0.0f;
+    if (splits > 1) {
+      for (int s = 0; s < splits; s++) sum += load_partial(sums + (u64)s * SIZE + c * BLOCK_ROWS + r);
+    } else {
+      sum = local(c);
     }
+    put<BF>(e, row, col0 + c, sum);
   }
 }

@@ -37,6 +37,11 @@ LANE_FN Quad load_shared128(u32 at) {
                : "memory");
   return v;
 }
+LANE_FN u64 load_shared64(u32 at) {
+  u64 v;
+  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(v) : "r"(at) : "memory");
+  return v;
+}
 LANE_FN u32 load_shared32(u32 at) {
   u32 v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
@@ -96,6 +101,8 @@ LANE_FN Quad load128(const void* at) {
                : "l"(at));
   return v;
 }
+// Brings the 128 bytes around `at` to the L2 cache.
+LANE_FN void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 // Written by other blocks during this launch: not through the read-only path.
 LANE_FN float load_partial(const float* at) {
   float v;
@@ -110,14 +117,19 @@ LANE_FN void store16(void* at, u16 v) { asm volatile("st.global.u16 [%0], %1;" :
 
 // ---- copies from global to shared memory that run beside the computation ---------------------------
 
-// Copies `from` bytes, the rest of the BYTES are zeros.
+// Copies BYTES if `go`; zeros instead if not `inside`.
 template <int BYTES>
-LANE_FN void copy_async(u32 to, const void* at, int from) {
+LANE_FN void copy_async(u32 to, const void* at, bool go, bool inside = true) {
   if constexpr (BYTES == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(at), "r"(from) : "memory");
+    asm volatile(
+        "{ .reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %3; }" ::"r"(to), "l"(at),
+        "r"((u32)go), "r"(inside ? 16 : 0)
+        : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(to), "l"(at), "r"(from), "n"(BYTES)
-                 : "memory");
+    asm volatile(
+        "{ .reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.ca.shared.global [%0], [%1], %4, %3; }" ::"r"(to), "l"(at),
+        "r"((u32)go), "r"(inside ? BYTES : 0), "n"(BYTES)
+        : "memory");
 }
 LANE_FN void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most LEFT of the groups committed by this lane are still under way.
@@ -135,7 +147,6 @@ LANE_FN void sync_some(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 LANE_FN void fence_device() { __threadfence(); }
-LANE_FN u32 broadcast(u32 v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 LANE_FN u32 count_up(u32* at) { return atomicAdd(at, 1u); }
 
 // ---- arithmetic -----------------------------------------------------------------------------------
@@ -150,13 +161,13 @@ LANE_FN u32 dot4(u32 a, u32 b, u32 c) {
 template <bool BF>
 LANE_FN void multiply(float (&c)[4], Quad a, u32 b0, u32 b1) {
   if constexpr (BF)
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
   else
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -167,20 +178,26 @@ LANE_FN void multiply(float (&c)[4], Quad a, u32 b0, u32 b1) {
 template <bool BF, int SELECTOR>
 LANE_FN void multiply_sparse(float (&c)[4], Quad a, Quad b, u32 meta) {
   if constexpr (BF)
-    asm volatile(
+    asm(
         "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
         "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(meta),
           "n"(SELECTOR));
   else
-    asm volatile(
+    asm(
         "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
         "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(meta),
           "n"(SELECTOR));
 }
+// at + bytes, in an addition of its own: compilers fold additions of an unrolled loop into many pointers.
+LANE_FN void advance(const char*& at, u32 bytes) {
+  asm volatile("add.s64 %0, %0, %1;" : "+l"(at) : "l"((u64)bytes));
+}
+// The value as it is, which the compiler can no longer compute anew: it stays in a register.
+LANE_FN u32 pin(u32 v) { return __shfl_sync(0xffffffffu, v, threadIdx.x & 31); }
 LANE_FN float as_float(u32 v) { return __uint_as_float(v); }
 LANE_FN u32 as_bits(float v) { return __float_as_uint(v); }
 // To float16 or bfloat16, to nearest, ties to even.

@@ -238,13 +238,6 @@ inline void run_load_matrices(Rows* const* lanes) {
   for (int l = 0; l < 32; l++) lanes[l]->v = {words[0][l], words[1][l], words[2][l], words[3][l]};
 }
 
-struct Shuffle {
-  u32 v, result;
-  int from;
-};
-inline void run_shuffle(Shuffle* const* lanes) {
-  for (int l = 0; l < 32; l++) lanes[l]->result = lanes[lanes[l]->from]->v;
-}
 inline void run_nothing(int* const*) {}
 
 inline void (*entry)(void**);
@@ -344,6 +337,11 @@ LANE_FN Quad load_shared128(u32 at) {
   std::memcpy(&v, emulated::shared(at, 16), 16);
   return v;
 }
+LANE_FN u64 load_shared64(u32 at) {
+  u64 v;
+  std::memcpy(&v, emulated::shared(at, 8), 8);
+  return v;
+}
 LANE_FN u32 load_shared32(u32 at) {
   u32 v;
   std::memcpy(&v, emulated::shared(at, 4), 4);
@@ -367,14 +365,16 @@ LANE_FN Quad load128(const void* at) { return emulated::load_global<Quad>(at); }
 LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
+LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
 LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
 LANE_FN void store_partial(float* at, float v) { emulated::store_global(at, v); }
 LANE_FN void store32(void* at, u32 v) { emulated::store_global(at, v); }
 LANE_FN void store16(void* at, u16 v) { emulated::store_global(at, v); }
 
 template <int BYTES>
-LANE_FN void copy_async(u32 to, const void* at, int from) {
-  const emulated::Copy copy{to, at, from, BYTES};
+LANE_FN void copy_async(u32 to, const void* at, bool go, bool inside = true) {
+  if (!go) return;
+  const emulated::Copy copy{to, at, inside ? BYTES : 0, BYTES};
   if (emulated::machine.eager) emulated::land(copy);
   else emulated::now->open.push_back(copy);
 }
@@ -400,17 +400,17 @@ LANE_FN void sync_some(int id, int threads) {
 }
 LANE_FN void sync_block() { sync_some(0, (int)emulated::machine.lanes.size()); }
 LANE_FN void fence_device() {}
-LANE_FN u32 broadcast(u32 v, int lane) {
-  emulated::Shuffle mine{v, 0, lane};
-  emulated::together("shfl", mine, emulated::run_shuffle);
-  return mine.result;
-}
 LANE_FN u32 count_up(u32* at) {
   const u32 before = emulated::load_global<u32>(at);
   emulated::store_global(at, before + 1);
   return before;
 }
 
+LANE_FN void advance(const char*& at, u32 bytes) { at += bytes; }
+LANE_FN u32 pin(u32 v) {
+  sync_warp();  // the whole warp has to be there
+  return v;
+}
 LANE_FN u32 dot4(u32 a, u32 b, u32 c) {
   for (int i = 0; i < 32; i += 8) c += (a >> i & 255) * (b >> i & 255);
   return c;
