@@ -24,8 +24,9 @@ demo: install
 	$(PY) -m examples.zoo build minilm
 	$(PY) -m examples.demo
 
+# A file's tests share what they compile, so a file stays with one worker. The long suite times things and runs alone.
 test: install
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n auto --dist loadfile
 
 test-slow: install models
 	$(PY) -m pytest -q -m slow

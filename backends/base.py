@@ -98,6 +98,10 @@ class Backend(abc.ABC):
         """Return how much can be said about speed on ``target`` from this very machine."""
         return target.status
 
+    def here(self, target: Target) -> Target:
+        """Return ``target`` with what only this machine can say of it."""
+        return target
+
     @abc.abstractmethod
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
         """Replace the layers that profit; ``model`` is the caller's copy and may be changed.

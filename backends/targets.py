@@ -10,6 +10,10 @@ from sparsec.ir.target import Status, Target
 
 CPU_PATTERNS = ("unstructured", "block:4x1", "2:4")
 
+# Channels at once, see docs/structural-pruning.md: the blocks of ONNX Runtime's convolutions (measured
+# for AVX-512), a vector of four floats, and what fp16 tensor cores ask of a dimension (16 bytes).
+WIDTHS = {"avx2": 8, "avx512": 16, "neon": 4, "tensor cores": 8}
+
 # Peak rates are the vendors' data sheets (dense fp16 tensor-core flop/s; device memory bytes/s).
 # They only decide whether a layer is memory- or compute-bound, never a claim of speed.
 _GPUS = {
@@ -31,6 +35,7 @@ X86_AVX2 = Target(
     Status.MODELLED,
     frozenset({"x86_64", "avx2"}),
     CPU_PATTERNS,
+    WIDTHS["avx2"],
 )
 X86_AVX512 = Target(
     "x86-avx512",
@@ -39,6 +44,7 @@ X86_AVX512 = Target(
     Status.MODELLED,
     frozenset({"x86_64", "avx2", "avx512"}),
     CPU_PATTERNS,
+    WIDTHS["avx512"],
 )
 AARCH64 = Target(
     "aarch64",
@@ -47,6 +53,7 @@ AARCH64 = Target(
     Status.MODELLED,
     frozenset({"aarch64", "neon"}),
     CPU_PATTERNS,
+    WIDTHS["neon"],
 )
 
 
@@ -59,6 +66,7 @@ def _gpu(name: str) -> Target:
         Status.EMITTED,
         frozenset({sm}),
         ("2:4",),
+        WIDTHS["tensor cores"],
         {"flops": flops, "bandwidth": bandwidth},
     )
 

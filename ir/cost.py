@@ -10,6 +10,7 @@ mask saves no operation until a kernel skips it, and that is reported per layer.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from sparsec.ir.memory import release
 from sparsec.ir.run import Feeds, OrtRunner
 from sparsec.ir.sites import weight_sites
 
-_PRODUCTS = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
+PRODUCTS = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
 _KEEP_VALUES_UP_TO = 1024  # elements: shape arithmetic needs the small tensors, and only those
 
 Shape = tuple[int, ...]
@@ -79,7 +80,7 @@ def graph_cost(model: ir.Model, feeds: Feeds | None) -> GraphCost:
     """
     params, nonzero = count_parameters(model)
     shapes = product_shapes(model, feeds)
-    macs = {node: _macs(node, shapes) for node in model.graph if node.op_type in _PRODUCTS}
+    macs = {node: _macs(node, shapes) for node in model.graph if node.op_type in PRODUCTS}
     sites = {}
     for site in weight_sites(model):
         if work := sum(macs.get(node, 0) for node in site.nodes):
@@ -94,7 +95,7 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or not (value in weights or _holds_parameters(tensor)):
+            if tensor is None or not (value in weights or holds_parameters(tensor)):
                 continue
             params += tensor.size
             if value in weights and tensor.dtype.is_integer():
@@ -105,7 +106,7 @@ def count_parameters(model: ir.Model) -> tuple[int, int]:
     return params, nonzero
 
 
-def _holds_parameters(tensor: ir.TensorProtocol) -> bool:
+def holds_parameters(tensor: ir.TensorProtocol) -> bool:
     """Whether a tensor is learned, as far as its type tells: indices and shapes are wider."""
     if tensor.dtype.is_integer():
         return tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1
@@ -114,7 +115,7 @@ def _holds_parameters(tensor: ir.TensorProtocol) -> bool:
 
 def product_shapes(model: ir.Model, feeds: Feeds | None) -> dict[str, Shape]:
     """Return the shapes of what every product reads and writes, by value name."""
-    nodes = [node for node in model.graph if node.op_type in _PRODUCTS]
+    nodes = [node for node in model.graph if node.op_type in PRODUCTS]
     wanted = {v.name or "": v for node in nodes for v in (*node.inputs[:2], *node.outputs) if v}
     known = {
         name: tuple(int(size) for size in value.const_value.shape.numpy())
@@ -188,17 +189,29 @@ def _observed(model: ir.Model, feeds: Feeds, names: list[str]) -> dict[str, Shap
     return {name: tuple(int(size) for size in outputs[shape]) for name, shape in asked.items()}
 
 
-def _macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
-    """Return the multiply-accumulates of one product; 0 if a shape is unknown."""
-    left, right = (shapes.get(value.name or "") if value else None for value in node.inputs[:2])
-    out = shapes.get(node.outputs[0].name or "")
-    if left is None or right is None or out is None:
-        return 0
+def product_axes(node: ir.Node, shapes: Mapping[str, Shape]) -> list[tuple[ir.Value, int]] | None:
+    """Return the axes whose sizes multiply to the work of one product; None if a shape is unknown."""
+    left, right = node.inputs[:2]
+    out = node.outputs[0]
+    if (
+        left is None
+        or right is None
+        or any((v.name or "") not in shapes for v in (left, right, out))
+    ):
+        return None
+    every = [(out, axis) for axis in range(len(shapes[out.name or ""]))]
+    kernel = [(right, axis) for axis in range(1, len(shapes[right.name or ""]))]
     match node.op_type:
         case "Conv" | "ConvInteger":
-            return int(np.prod(out)) * int(np.prod(right[1:]))
+            return every + kernel
         case "ConvTranspose":
-            return int(np.prod(left)) * int(np.prod(right[1:]))
+            return [(left, axis) for axis in range(len(shapes[left.name or ""]))] + kernel
         case "Gemm":
-            return int(np.prod(out)) * left[0 if node.attributes.get_int("transA", 0) else 1]
-    return int(np.prod(out)) * left[-1]
+            return [*every, (left, 0 if node.attributes.get_int("transA", 0) else 1)]
+    return [*every, (left, len(shapes[left.name or ""]) - 1)]
+
+
+def _macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
+    """Return the multiply-accumulates of one product; 0 if a shape is unknown."""
+    axes = product_axes(node, shapes)
+    return 0 if axes is None else math.prod(shapes[value.name or ""][i] for value, i in axes)

@@ -108,6 +108,39 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def load_labels(source: str, model: ir.Model) -> NDArray[Any] | None:
+    """Return ``labels`` of a SOURCE as they are; None if it is not one file, or has none.
+
+    Parameters
+    ----------
+    source : str
+    model : onnx_ir.Model
+        An input of it may itself be called so.
+    """
+    path = Path(source)
+    if path.suffix != ".npz" or not path.is_file():
+        return None
+    if LABELS in {value.name for value in model.graph.inputs}:
+        return None
+    return read_npz(path).get(LABELS)
+
+
+def class_numbers(labels: NDArray[Any], where: str) -> NDArray[np.int64]:
+    """Return labels as int [items].
+
+    Raises
+    ------
+    CalibrationError
+        If they are not whole numbers.
+    """
+    if not np.issubdtype(labels.dtype, np.number) or np.any(labels != np.round(labels)):
+        raise CalibrationError(
+            f"{where}: {LABELS!r} must hold whole numbers, the classes; got {labels.dtype}",
+            where=where,
+        )
+    return labels.ravel().astype(np.int64)
+
+
 def import_function(source: str, option: str) -> Callable[..., Any]:
     """Import ``module:function``, also from the current folder. This runs the module's code.
 

@@ -33,6 +33,9 @@ class Target:
         What kernels may require: ``"avx2"``, ``"sm80"``.
     patterns : tuple of str
         Patterns that some kernel of the target can profit from: ``"2:4"``, ``"unstructured"``.
+    width : int
+        Channels that its kernels work on at once: a layer whose width is no multiple of it costs what
+        the next multiple costs, or more.
     limits : mapping of str to float
         Facts for the cost model: bytes/s, flop/s. Empty where none is needed.
     """
@@ -43,4 +46,5 @@ class Target:
     status: Status
     features: frozenset[str] = frozenset()
     patterns: tuple[str, ...] = ()
+    width: int = 8
     limits: Mapping[str, float] = dataclasses.field(default_factory=dict)

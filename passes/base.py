@@ -11,18 +11,21 @@ import abc
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
 from sparsec.ir.codes import Code
 from sparsec.ir.errors import PassConfigError
+from sparsec.ir.feeds import random_feeds
 from sparsec.ir.layers import CostRecord
 from sparsec.ir.sites import Sites, WeightSite
 
 if TYPE_CHECKING:
     from sparsec.ir.certificate import Certificate
+    from sparsec.ir.run import Feeds
+    from sparsec.ir.target import Target
     from sparsec.passes.calibration.calibration import Calibration
 
 
@@ -72,6 +75,13 @@ class PassContext:
         The user's data and statistics on it; None if no data was given.
     cost : CostRecord, optional
         Times of layers on the target, for passes that choose by what pays.
+    target : Target, optional
+        What is compiled for.
+    feeds : sequence of mappings
+        Inputs that the model runs with, to take shapes from: the user's, or made up; see :meth:`feed`.
+    relative_time : callable, optional
+        Given two models and an input, the time of a run of the second over the first's; None where
+        the target cannot be timed.
     progress : callable
         Given a sentence and the fraction done, 0..1.
     """
@@ -79,6 +89,9 @@ class PassContext:
     seed: int = 0
     calibration: Calibration | None = None
     cost: CostRecord | None = None
+    target: Target | None = None
+    feeds: Sequence[Feeds] = ()
+    relative_time: Callable[[ir.Model, ir.Model, Feeds], float] | None = None
     progress: Callable[[str, float], None] = lambda text, done: None
 
     def calibrated(self, who: str) -> Calibration:
@@ -96,6 +109,16 @@ class PassContext:
                 where=who,
             )
         return self.calibration
+
+    def feed(self, model: ir.Model) -> Feeds:
+        """Return one input that ``model`` runs with.
+
+        Raises
+        ------
+        CalibrationError
+            If none was given and none can be made up.
+        """
+        return self.feeds[0] if self.feeds else random_feeds(model, seed=self.seed).feeds[0]
 
 
 class Pass(abc.ABC):

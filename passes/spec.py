@@ -129,7 +129,7 @@ def _read(name: str, key: str, value: Any, kind: Any) -> Any:
         types.UnionType,
     ):  # an option that may be left open
         (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
-        if value is None:
+        if value is None or value == "auto":
             return None
     try:
         if kind is bool:

@@ -37,7 +37,7 @@ from sparsec.ir.errors import UnsupportedTargetError, UsageError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.memory import release_all
-from sparsec.ir.sources import load_feeds
+from sparsec.ir.sources import load_feeds, load_labels
 from sparsec.ir.target import Status, Target
 from sparsec.manifest import describe
 from sparsec.passes.base import Pass, PassContext
@@ -47,6 +47,7 @@ from sparsec.prove import Trial, prove
 from sparsec.recipe import Recipe
 from sparsec.report import write_report
 from sparsec.search import has_open, solve
+from sparsec.timing import relative_time
 from sparsec.verdict import judge
 
 if TYPE_CHECKING:
@@ -184,7 +185,13 @@ def build_artifact(
         trial.keep_dense(masked)
 
         steps = prune(
-            masked, recipe, feeds, cache, lambda text, done: progress(text, 0.1 + 0.3 * done)
+            masked,
+            recipe,
+            target,
+            backend,
+            feeds,
+            cache,
+            lambda text, done: progress(text, 0.1 + 0.3 * done),
         )
         fold_batch_norm(masked)
         # From here on the weights are read from the reference on disk, not held in memory.
@@ -287,19 +294,32 @@ def calibration_feeds(source: ir.Model, recipe: Recipe, where: str) -> Sequence[
 def prune(
     model: ir.Model,
     recipe: Recipe,
+    target: Target,
+    backend: Backend,
     feeds: Sequence[Feeds],
     cache: Path | None,
     progress: Progress,
 ) -> list[Step]:
     """Run the recipe's passes on ``model``, in place; made-up feeds are no calibration data."""
-    calibration = None if recipe.calib is None else Calibration(feeds, cache=cache)
-    context = PassContext(seed=recipe.seed, calibration=calibration, progress=progress)
+    calibration = None
+    if recipe.calib is not None:
+        labels = load_labels(recipe.calib, model)
+        calibration = Calibration(feeds, cache=cache, labels=labels)
+    timed = backend.status(target) is Status.MEASURED
+    context = PassContext(
+        seed=recipe.seed,
+        calibration=calibration,
+        target=backend.here(target),
+        feeds=feeds,
+        relative_time=relative_time if timed else None,
+        progress=progress,
+    )
     return Pipeline(recipe.passes).run(model, context)
 
 
 def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any]:
     """Return what a compilation would change; nothing is lowered or written (``--dry-run``)."""
-    target, _ = choose_backend(recipe.target)
+    target, backend = choose_backend(recipe.target)
     check_measurable(recipe.goals, recipe.eval is not None)
     if has_open(recipe):
         raise UsageError(
@@ -310,7 +330,7 @@ def plan(model: Source, recipe: Recipe, **load_options: Any) -> Mapping[str, Any
     masked = source.clone()
     clean_up(masked)
     feeds = () if recipe.calib is None else load_feeds(recipe.calib, source)
-    steps = prune(masked, recipe, feeds, None, lambda text, done: None)
+    steps = prune(masked, recipe, target, backend, feeds, None, lambda text, done: None)
     return {
         "artifact": None,
         "target": target.name,

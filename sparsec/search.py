@@ -8,6 +8,7 @@ the largest that loses no more than allowed. Each trial is a whole compilation, 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from sparsec.artifact.writer import publish
 from sparsec.goals import Goal
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.passes.base import Pass
+from sparsec.passes.channel.budget import BudgetError
 from sparsec.recipe import Recipe
 
 LOWEST, HIGHEST = 0.3, 0.98
@@ -85,11 +87,17 @@ def solve(
             if sparsity not in trials:
                 path = Path(folder) / f"{sparsity:g}.sparsec"
                 part = len(trials) / 7
-                trials[sparsity] = attempt(
-                    settle(recipe, sparsity),
-                    path,
-                    lambda text, done: progress(f"sparsity {sparsity:g}: {text}", part + done / 7),
-                )
+
+                def report(text: str, done: float) -> None:
+                    progress(f"sparsity {sparsity:g}: {text}", part + done / 7)
+
+                try:
+                    trials[sparsity] = attempt(settle(recipe, sparsity), path, report)
+                except BudgetError as error:  # the most there is stands for what there is not
+                    most = math.floor(error.most * 0.99e4) / 1e4
+                    if most <= 0:
+                        raise
+                    trials[sparsity] = attempt(settle(recipe, most), path, report)
             results: list[dict[str, Any]] = trials[sparsity].manifest["goals"]
             by_text = {result["goal"]: result["met"] for result in results}
             watched: list[Goal] = costs or list(recipe.goals)
@@ -103,14 +111,25 @@ def solve(
                 )
             return False not in verdicts
 
-        best = least(met) if costs else most(met)
+        best = least(met, stated(recipe)) if costs else most(met)
         publish(trials[best].path, output, force)
     return Artifact.read(output)
 
 
-def least(met: Callable[[float], bool]) -> float:
-    """Return the least sparsity that meets the goals; the highest if none does."""
-    low, high = LOWEST, HIGHEST
+def stated(recipe: Recipe) -> float:
+    """Return where to start: the sparsity that a goal states outright, if the pass counts in its metric.
+
+    ``macs=-40%`` with ``channel:budget=macs`` is a sparsity of 0.4.
+    """
+    (item, *others) = [item for item in recipe.passes if is_open(item)]
+    budget = getattr(item, "budget", None)
+    wanted = [-g.change for g in recipe.goals if g.is_cost and g.relative and g.metric == budget]
+    return max(wanted) if wanted and not others and max(wanted) < HIGHEST else LOWEST
+
+
+def least(met: Callable[[float], bool], low: float = LOWEST) -> float:
+    """Return the least sparsity from ``low`` up that meets the goals; the highest if none does."""
+    high = HIGHEST
     if met(low) or not met(high):
         return low if met(low) else high
     while high - low > RESOLUTION:

@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
+
+from sparsec.ir.run import Feeds, OrtRunner
 
 Run = Callable[[], object]
 
@@ -72,6 +75,16 @@ def race(
             run()  # the caches are the other contestant's
             seconds[name].append(min(_time(run, calls, clock) for _ in range(count)))
     return Times({name: tuple(values) for name, values in seconds.items()})
+
+
+def relative_time(before: ir.Model, after: ir.Model, feeds: Feeds, rounds: int = 7) -> float:
+    """Return the time of a run of ``after`` over that of ``before``: stock ONNX Runtime, one thread."""
+    contestants = {}
+    for name, model in (("before", before), ("after", after)):
+        runner = OrtRunner(model)
+        contestants[name] = lambda runner=runner: runner.run(feeds)
+    times = race(contestants, rounds, clock=time.thread_time)
+    return float(np.median(times.ratios("after", "before")))
 
 
 def _time(run: Run, calls: int, clock: Callable[[], float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sparsec.backends.cpu.insert import Chosen, apply
 from sparsec.backends.cpu.library import FILE_NAME, features, library_path, why_no_library
 from sparsec.backends.cpu.rows import cost_entries, layer_row
 from sparsec.backends.cpu.rows_modelled import modelled_entries, modelled_row
-from sparsec.backends.targets import platform_tag
+from sparsec.backends.targets import WIDTHS, platform_tag
 from sparsec.ir.errors import UnsupportedTargetError
 from sparsec.ir.layers import CostRecord
 from sparsec.ir.run import OrtRunner
@@ -41,6 +42,12 @@ class CpuBackend(Backend):
             return Status.MEASURED
         here = _tag(target) == platform_tag() and not why_no_library()
         return Status.MEASURED if here and features()[0] == isa else Status.MODELLED
+
+    def here(self, target: Target) -> Target:
+        """Say of this machine how wide its instruction set makes the kernels work."""
+        if _isa(target) is not None or why_no_library():
+            return target
+        return dataclasses.replace(target, width=WIDTHS.get(features()[0], target.width))
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
         """Replace what is faster by Region nodes."""

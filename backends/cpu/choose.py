@@ -1,16 +1,16 @@
 """Which regions to keep: only what measures faster than ONNX Runtime stays.
 
 Candidates are, for every maximal region, the region itself, the region without the dense items at its
-borders, and each of its sparse layers alone. The best set of each is then tried in the whole model,
-because a node also changes what surrounds it: ONNX Runtime keeps images in a layout of its own, and a
-node in the middle makes it convert.
+front, at its back and at both, and each of its sparse layers alone. Sets of them are then tried in the
+whole model, because a node also changes what surrounds it: ONNX Runtime keeps images in a layout of its
+own, and a node in the middle makes it convert.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -27,6 +27,13 @@ from sparsec.backends.cpu.regions import grow_regions, trimmed
 from sparsec.ir.sites import Sites, WeightSite
 
 _WHOLE_SECONDS = 2.0
+# Which borders of a region are left to ONNX Runtime: front, back.
+_FORMS = {
+    "whole regions": (False, False),
+    "without fronts": (True, False),
+    "without backs": (False, True),
+    "without both": (True, True),
+}
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,14 +78,23 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     alone = _timed(measurer, layers, context, "time layers", (0.1, 0.5))
     outcome.layers = {site.name: c for c in alone for site in sites_of(c.region)}
 
-    grown = grow_regions(scene, items, is_sparse)
-    variants = [v for region in grown for v in _variants(region)]
-    wide = _timed(measurer, variants, context, "time regions", (0.5, 0.8))
-    best = [_fastest(wide, region) for region in grown]
+    forms = [_forms(region) for region in grow_regions(scene, items, is_sparse)]
+    distinct = list(dict.fromkeys(form for four in forms for form in four if len(form.items) > 1))
+    wide = dict(
+        zip(distinct, _timed(measurer, distinct, context, "time regions", (0.5, 0.8)), strict=True)
+    )
+    best = [_fastest([wide[form] for form in four if form in wide]) for four in forms]
     outcome.regions = {site.name: c for c in best if c is not None for site in sites_of(c.region)}
 
     context.progress("time the whole model", 0.8)
-    outcome.kept = _whole(model, context, outcome, alone, [c for c in best if c is not None])
+    sets = {"regions": [c for c in best if c is not None]}
+    for index, name in enumerate(_FORMS):
+        sets[name] = [
+            chosen if (chosen := wide.get(four[index])) is not None and chosen.gains else fastest
+            for four, fastest in zip(forms, best, strict=True)
+            if fastest is not None
+        ]
+    outcome.kept = _whole(model, context, outcome, alone, sets)
     return outcome
 
 
@@ -87,11 +103,14 @@ def sites_of(region: Region) -> Iterable[WeightSite]:
     return (item.site for item in region.items if item.site is not None and is_sparse(item))
 
 
-def _variants(region: Region) -> list[Region]:
-    """Return the forms of a region worth timing; none if it is a single layer."""
-    short = trimmed(region, is_sparse)
-    forms = [region] if len(short.items) == len(region.items) else [region, short]
-    return [form for form in forms if len(form.items) > 1]
+def _forms(region: Region) -> list[Region]:
+    """Return a region in the order of ``_FORMS``; equal forms are one object."""
+    found: dict[tuple[Item, ...], Region] = {tuple(region.items): region}
+    forms = []
+    for front, back in _FORMS.values():
+        form = trimmed(region, is_sparse, front=front, back=back)
+        forms.append(found.setdefault(tuple(form.items), form))
+    return forms
 
 
 def _timed(
@@ -108,11 +127,13 @@ def _timed(
     return found
 
 
-def _fastest(wide: Sequence[Candidate], region: Region) -> Candidate | None:
-    """Return the form of ``region`` that saves most time, if one gains at all."""
-    inside = set(region.items)
-    forms = [c for c in wide if set(c.region.items) <= inside and c.gains]
-    return max(forms, key=lambda c: c.dense_seconds - c.sparse_seconds, default=None)
+def _fastest(forms: Sequence[Candidate]) -> Candidate | None:
+    """Return the form of a region that saves most time, if one gains at all."""
+    return max(
+        (c for c in forms if c.gains),
+        key=lambda c: c.dense_seconds - c.sparse_seconds,
+        default=None,
+    )
 
 
 def _whole(
@@ -120,17 +141,18 @@ def _whole(
     context: LowerContext,
     outcome: Outcome,
     alone: Sequence[Candidate],
-    wide: Sequence[Candidate],
+    wide: Mapping[str, Sequence[Candidate]],
 ) -> list[Candidate]:
     """Race the sets of candidates as whole models; the dense model is one of them."""
-    covered = {item for c in wide for item in c.region.items}
     singles = [c for c in alone if c.gains]
-    around = [c for c in singles if c.region.items[0] not in covered]
     sets: dict[str, list[Candidate]] = {"dense": []}
     if singles:
         sets["layers"] = singles
-    if wide:
-        sets["regions"] = [*wide, *around]
+    for name, regions in wide.items():
+        covered = {item for c in regions for item in c.region.items}
+        chosen = [*regions, *(c for c in singles if c.region.items[0] not in covered)]
+        if regions and chosen not in sets.values():
+            sets[name] = chosen
     if len(sets) == 1:
         return []
     contest = Contest(context.threads)

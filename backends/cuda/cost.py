@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from sparsec.backends.cuda.nm24 import packed_bytes
+from sparsec.backends.cuda.formats.nm24 import packed_bytes
 from sparsec.backends.cuda.variants import MAX_N
 
 # Launch, ramp and one trip to memory. Smaller layers are bound by it whatever they read; a rule of

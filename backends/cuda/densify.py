@@ -16,7 +16,7 @@ import onnx_ir.convenience
 import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix
+from sparsec.backends.cuda.formats.nm24 import DTYPES, NM24Matrix
 from sparsec.backends.cuda.rewrite import DOMAIN, OP, SITE, Maker, data_type
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
 from sparsec.ir.patterns import KEY, NM, to_metadata

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsec.backends.cuda.nm24 import padded_columns
+from sparsec.backends.cuda.formats.nm24 import padded_columns
 from sparsec.backends.cuda.variants import BUCKETS, Variant, variants_for
 from sparsec.ir.errors import ShapeError
 

@@ -42,8 +42,10 @@ class NativeVariant:
         Compute capability, 80 for 8.0.
     bucket : int
         Rows of x that one block handles.
-    wide : bool
+    aligned : bool
         K is a multiple of 8: rows of x start on 16-byte borders.
+    even : bool
+        K is a multiple of 64: no step needs a mask.
     clear : bool
         ``lps`` only: zero what was written, not the whole tile.
     """
@@ -52,13 +54,15 @@ class NativeVariant:
     dtype: str
     sm: int
     bucket: int
-    wide: bool = True
+    aligned: bool = True
+    even: bool = True
     clear: bool = False
 
     @property
     def name(self) -> str:
         """``<dtype>_<op>_<pattern>_<tile>__<isa>``, as all microkernels are named."""
-        tags = ("" if self.wide else "_unaligned") + ("_clear" if self.clear else "")
+        ragged = "" if self.even else ("_ragged" if self.aligned else "_ragged_unaligned")
+        tags = ragged + ("_clear" if self.clear else "")
         tile = f"{_BLOCK_ROWS}x{self.bucket}x64"
         return f"{_SHORT[self.dtype]}_matmul_{self.format}_{tile}{tags}__sm{self.sm}"
 
@@ -76,9 +80,11 @@ class NativeVariant:
     def defines(self) -> dict[str, str]:
         """Preprocessor constants the source is compiled with."""
         common = {"N8": str(self.bucket // 8), "BRAIN": _bool(self.dtype == "bfloat16")}
+        narrow = "2" if self.format == "lps" else "8"
+        common |= {"X_BYTES": "16" if self.aligned else narrow, "EVEN": _bool(self.even)}
         if self.format == "lps":
-            return {**common, "X_WIDE": _bool(self.wide), "CLEAR": _bool(self.clear)}
-        return {**common, "STAGES": str(self.stages), "X_BYTES": "16" if self.wide else "8"}
+            return {**common, "CLEAR": _bool(self.clear)}
+        return {**common, "STAGES": str(self.stages)}
 
     @property
     def stages(self) -> int:
@@ -94,6 +100,13 @@ class NativeVariant:
             return 8 * 8192
         return 2 * self.stages * (8 * 1152 + self.bucket * 128)
 
+    @property
+    def k_multiple(self) -> int:
+        """What K is a multiple of."""
+        if self.even:
+            return 64
+        return 8 if self.aligned else (4 if self.format == "nm24_sp" else 1)
+
     def grid(self) -> list[dict[str, Any]]:
         """Return the grid as the manifest stores it: ``ceil(of / per)`` for each dimension."""
         return [
@@ -105,7 +118,7 @@ class NativeVariant:
     def arguments(self) -> list[dict[str, Any]]:
         """Return the kernel's arguments in order."""
         weight = {
-            "nm24_sp": [_pointer("packed", "int32", "ceil(M/16)", "ceil(K/64)", "288")],
+            "nm24_sp": [_pointer("packed", "int32", "ceil(M/32)", "ceil(K/64)", "576")],
             "lps": [
                 _pointer("chunks", "int32", "C", "160"),
                 _pointer("tiles", "int32", "ceil(M/64)*ceil(K/64)+1", "2"),
@@ -113,7 +126,6 @@ class NativeVariant:
             ],
         }[self.format]
         blocks = [{"of": "M", "per": _BLOCK_ROWS}, {"of": "N", "per": self.bucket}]
-        sets = _BLOCK_ROWS // (32 if self.format == "nm24_sp" else 64)
         accumulators = _BLOCK_ROWS * self.bucket  # float32, of one block
         split = {"of": "split", "per": 1}
         return [
@@ -123,7 +135,7 @@ class NativeVariant:
             {**_pointer("residual", "as y", "N", "M"), "optional": True},
             _pointer("y", "float32 if wide else " + self.dtype, "N", "M"),
             _scratch("partial", "float32", [*blocks, split, accumulators], zero=False),
-            _scratch("counters", "int32", [*blocks, sets], zero=True),
+            _scratch("counters", "int32", blocks, zero=True),
             *(
                 {"name": name, "kind": "value", "dtype": "int32"}
                 for name in ("M", "N", "K", "activation", "wide")
@@ -142,7 +154,7 @@ class NativeVariant:
             "shared_bytes": self.shared_bytes,
             "arguments": self.arguments(),
             "n_max": self.bucket,
-            "k_multiple": 8 if self.wide else (4 if self.format == "nm24_sp" else 1),
+            "k_multiple": self.k_multiple,
             "dtype": self.dtype,
         }
 

@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnx_ir.convenience
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.nm24 import NM24Matrix, numpy_dtype
+from sparsec.backends.cuda.formats.nm24 import NM24Matrix, numpy_dtype
 from sparsec.backends.cuda.select import constant_bias, site_dtype
 from sparsec.ir.names import UniqueNames
 from sparsec.ir.sites import WeightSite

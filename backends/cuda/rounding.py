@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.backends.cuda.nm24 import DTYPES
+from sparsec.backends.cuda.formats.nm24 import DTYPES
 from sparsec.backends.cuda.rewrite import Maker, insert_behind
 from sparsec.backends.cuda.select import site_dtype
 from sparsec.ir.sites import WeightSite, weight_sites

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.cost import Estimate, estimate
-from sparsec.backends.cuda.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
+from sparsec.backends.cuda.formats.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
 from sparsec.backends.cuda.variants import MAX_N
 from sparsec.ir.chain import Operand, after
 from sparsec.ir.codes import Code

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.gpu.shapes import Layer, limit
 from benchmarks.gpu.timing import copies_needed, interleaved, median
+from sparsec.backends.cuda.formats.nm24 import NM24Matrix
 from sparsec.backends.cuda.launch import nm24_linear
-from sparsec.backends.cuda.nm24 import NM24Matrix
 
 _CHECKED = [(4096, 4096), (1000, 1280), (77, 96), (15, 100)]
 

@@ -28,6 +28,7 @@ from sparsec.ir.execute.schedule import Demand, Visit, parallel, sequential
 from sparsec.ir.execute.segmented import SegmentedExecutor
 from sparsec.ir.run import Feeds
 from sparsec.ir.sites import WeightSite
+from sparsec.ir.sources import class_numbers
 from sparsec.passes.calibration.rows import Tap, taps_of
 from sparsec.passes.calibration.statistics import Needs, Statistics
 from sparsec.passes.calibration.store import StatisticsStore
@@ -66,6 +67,9 @@ class Calibration:
     collected_bytes : int
         Statistics that may be collected at once, if several inputs are known at the same time. What
         one input needs is always collected: see :meth:`plan`.
+    labels : array [items], optional
+        The right classes of the samples, in their order: as many for each as it has rows. Looked at
+        only by what needs them.
     """
 
     feeds: Sequence[Feeds]
@@ -73,6 +77,27 @@ class Calibration:
     cache: Path | None = None
     mask: str = "attention_mask"
     collected_bytes: int = COLLECTED_BYTES
+    labels: NDArray[Any] | None = None
+
+    def labels_by_feed(self) -> list[NDArray[np.int64]] | None:
+        """Return the labels of every sample, or None if there are none.
+
+        Raises
+        ------
+        CalibrationError
+            If they are no whole numbers, or cannot be dealt out evenly.
+        """
+        if self.labels is None or not self.labels.size:
+            return None
+        labels = class_numbers(self.labels, "--calib")
+        each, left = divmod(len(labels), len(self.feeds))
+        if left or not each or labels.min() < 0:
+            raise CalibrationError(
+                f"{len(labels)} labels do not fit {len(self.feeds)} samples; needed as many for "
+                "every sample as it has rows, from 0 up",
+                where="labels",
+            )
+        return np.split(labels, len(self.feeds))
 
     def plan(self, sites: Sequence[WeightSite], needs: Needs) -> list[PlannedSite]:
         """Return what collecting would take, before anything is run."""

@@ -19,7 +19,7 @@ class HeadsPass(StructurePass):
 
     name: ClassVar[str] = "heads"
 
-    round: int = 1
+    round: int | None = 1
 
     def takes(self, group: Group) -> bool:
         """Heads, of whatever kind."""

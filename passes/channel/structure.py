@@ -14,15 +14,19 @@ from sparsec.ir.atoms import Labels
 from sparsec.ir.certificate import certify, replay
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
-from sparsec.ir.edits import emptied, remove
-from sparsec.ir.errors import PassConfigError
+from sparsec.ir.edits import remove
+from sparsec.ir.errors import PassConfigError, UnsupportedTargetError, did_you_mean
 from sparsec.ir.groups import Group, Groups, find_groups, prepare
 from sparsec.ir.patterns import Unstructured
+from sparsec.ir.run import Feeds
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
 from sparsec.passes.budget import check_budget, settled
-from sparsec.passes.channel.scores import BATCH_NORM, check_criterion, unit_scores
+from sparsec.passes.channel.budget import BUDGETS, Budget, Choice, Time, choose_units
+from sparsec.passes.channel.criteria import unit_criteria
+from sparsec.passes.channel.scores import check_scoring, normalisation, unit_scores
+from sparsec.passes.channel.widths import next_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +36,25 @@ class StructurePass(Pass):
     Parameters
     ----------
     sparsity : float, optional
-        Fraction of the units that goes, 0..1. Left open, it is solved for: see goals.
+        Fraction that goes, 0..1, of what ``budget`` names. Left open, it is solved for: see goals.
+    budget : str
+        ``units`` of the groups; ``macs`` or ``params`` of the whole graph, counted exactly; or
+        ``latency``: the time of a run in ONNX Runtime, measured here on the way.
     criterion : str
-        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``, or ``bn``: the scale of BatchNormalization, which
-        is then not folded before the pass; ``l2`` where a group has none.
+        ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``; ``bn``, the scale of BatchNormalization, which is
+        then not folded before the pass, and ``l2`` where a group has none; with calibration data and
+        torch ``taylor``, ``taylor-group``, ``saliency``, ``hessian``.
+    reduce : str
+        How the scores of a unit in several tensors become one: ``mean``, ``sum``, ``max``, ``prod``,
+        ``first``.
+    normalise : str, optional
+        What the scores in one tensor are divided by: their ``mean``, ``max``, ``sum``, or ``none``. Left
+        open, the mean; nothing where scores are losses, which compare as they are.
     scope : str
         ``layer``: the same sparsity in every group. ``global``: the groups compete.
-    round : int
+    round : int, optional
         The number of units kept is rounded to a multiple of it, and is never less, unless the group
-        has no more to begin with.
+        has no more to begin with. Left open, it is the number that the target works on at once.
     least : int
         Units that every group keeps in any case.
     include, exclude : tuple of str
@@ -51,8 +65,11 @@ class StructurePass(Pass):
 
     sparsity: float | None = None
     criterion: str = "l1"
+    reduce: str = "mean"
+    normalise: str | None = None
     scope: str = "layer"
-    round: int = 8
+    budget: str = "units"
+    round: int | None = None
     least: int = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -61,18 +78,22 @@ class StructurePass(Pass):
     def __post_init__(self) -> None:
         SiteFilter(self.include, self.exclude, self.ops)
         check_budget(self.name, self.sparsity, self.scope)
-        check_criterion(self.name, self.criterion)
+        check_scoring(self.name, self.criterion, self.reduce, self.normalise)
+        if self.budget not in BUDGETS:
+            hint = did_you_mean(self.budget, BUDGETS)
+            raise PassConfigError(
+                f"{self.name}: unknown budget {self.budget!r}; {hint}", where=self.name
+            )
         for field in ("round", "least"):
-            if getattr(self, field) < 1:
+            if (value := getattr(self, field)) is not None and value < 1:
                 raise PassConfigError(
-                    f"{self.name}: {field} must be at least 1, got {getattr(self, field)}",
-                    where=self.name,
+                    f"{self.name}: {field} must be at least 1, got {value}", where=self.name
                 )
 
     @property
     def needs_batch_norm(self) -> bool:  # type: ignore[override]  # it depends on an option here
         """Whether the criterion looks at BatchNormalization."""
-        return self.criterion == BATCH_NORM
+        return unit_criteria.get(self.criterion).needs_batch_norm
 
     @abc.abstractmethod
     def takes(self, group: Group) -> bool:
@@ -85,15 +106,26 @@ class StructurePass(Pass):
         chosen, skipped = self._choose(model, groups)
         result = PassResult(skipped=skipped)
         context.progress(f"{self.name}: scores", 0.1)
-        scores = unit_scores(groups, chosen, self.criterion, context.seed)
-        kept = self._kept(chosen, scores)
-        units, removed = self._settle(groups, chosen, scores, kept)
+        scores = unit_scores(
+            groups,
+            chosen,
+            self.criterion,
+            context,
+            reduce=self.reduce,
+            normalise=self.normalise,
+        )
+        step = self.step(context)
+        context.progress(f"{self.name}: choose", 0.3)
+        choice = self._chosen_units(groups, chosen, scores, step, context)
+        units, removed = choice.units(chosen), choice.removed
         for group, gone in zip(chosen, removed, strict=True):
             if len(gone):
                 result.changed += [display_name(node) for node in group.makers]
             else:
                 reason = (
-                    f"its {group.size} units are too few to remove any in steps of {self.round}"
+                    f"its {group.size} units are too few to remove any in steps of {step}"
+                    if next_width(group.size, step, self.least) is None
+                    else "none of its units is among the least"
                 )
                 result.skipped.append(Skipped(group.name, Code.ROUNDED, reason))
         result.changed = list(dict.fromkeys(result.changed))
@@ -114,6 +146,9 @@ class StructurePass(Pass):
         result.notes["sparsity"] = len(units) / sum(group.size for group in chosen)
         result.notes["units"] = len(units)
         result.notes["groups"] = len(named)
+        result.notes["round"] = step
+        if self.budget != "units":
+            result.notes[self.budget] = choice.reached
         return result
 
     def _choose(self, model: ir.Model, groups: Groups) -> tuple[list[Group], list[Skipped]]:
@@ -146,74 +181,56 @@ class StructurePass(Pass):
                 return f"the exclude pattern {pattern!r} matches it or what it is coupled with"
         return None
 
-    def _kept(self, chosen: Sequence[Group], scores: Sequence[NDArray[np.float64]]) -> list[int]:
-        """Return how many units each group keeps."""
-        sparsity = settled(self.name, self.sparsity)
-        if self.scope == "layer":
-            wanted = [group.size * (1 - sparsity) for group in chosen]
-        else:
-            wanted = global_share(scores, sparsity)
-        return [
-            rounded(group.size, share, self.round, self.least)
-            for group, share in zip(chosen, wanted, strict=True)
-        ]
+    def step(self, context: PassContext) -> int:
+        """Return what widths are rounded to: as given, or as wide as the target's kernels work."""
+        if self.round is not None:
+            return self.round
+        return 8 if context.target is None else context.target.width
 
-    def _settle(
+    def _chosen_units(
         self,
         groups: Groups,
-        chosen: Sequence[Group],
-        scores: Sequence[NDArray[np.float64]],
-        kept: Sequence[int],
-    ) -> tuple[Labels, list[NDArray[np.int64]]]:
-        """Return the units that go; where an axis would be left empty, its best one stays."""
-        removed = [
-            np.sort(np.argsort(score, kind="stable")[: group.size - keep])
-            for group, score, keep in zip(chosen, scores, kept, strict=True)
-        ]
-        atoms = groups.lattice.atoms
-        while True:
-            parts = [g.units[gone] for g, gone in zip(chosen, removed, strict=True)]
-            units = np.concatenate([np.empty(0, np.int64), *parts])
-            empty = emptied(groups.lattice, atoms.gone(units))
-            if not empty:
-                return units, removed
-            here = np.unique(atoms.leaves(next(iter(empty.values()))))
-            best = max(
-                (float(scores[i][unit]), i, int(unit))
-                for i, group in enumerate(chosen)
-                for unit in removed[i]
-                if group.units[unit] in here
-            )
-            removed[best[1]] = removed[best[1]][removed[best[1]] != best[2]]
+        chosen: list[Group],
+        scores: list[NDArray[np.float64]],
+        step: int,
+        context: PassContext,
+    ) -> Choice:
+        """Return the units that go to meet the budget."""
+        budget = Budget(
+            self.budget,
+            settled(self.name, self.sparsity),
+            self.scope,
+            step,
+            self.least,
+            per_cost=normalisation(self.criterion, self.normalise) == "none",
+        )
+        model = groups.lattice.model
+        feeds = context.feed(model) if self.budget in ("macs", "latency") else None
+        time = None
+        if self.budget == "latency":
+            assert feeds is not None
+            time = _timer(self.name, groups, feeds, context)
+        return choose_units(budget, groups, chosen, scores, feeds, time)
 
 
-def rounded(size: int, wanted: float, step: int, least: int) -> int:
-    """Return how many of ``size`` units to keep: the multiple of ``step`` nearest to ``wanted``.
+def _timer(name: str, groups: Groups, feeds: Feeds, context: PassContext) -> Time:
+    """Return what times the graph without some units."""
+    measure = context.relative_time
+    if measure is None:
+        target = "" if context.target is None else context.target.name
+        raise UnsupportedTargetError(
+            f"{name}: budget=latency needs a target that can be timed here, and {target or 'none'!r} "
+            "cannot; take budget=macs",
+            where=name,
+        )
+    model = groups.lattice.model
 
-    Examples
-    --------
-    >>> [rounded(n, 0.7 * n, 8, 1) for n in (6, 8, 24, 58, 64)]
-    [6, 8, 16, 40, 48]
-    """
-    multiple = max(int(np.floor(wanted / step + 0.5)), 1) * step
-    return min(size, max(multiple, least))
+    def time(units: Labels) -> float:
+        smaller = model.clone()
+        remove(find_groups(smaller).lattice, units)  # equal graphs have equal lattices
+        return measure(model, smaller, feeds)
 
-
-def global_share(scores: Sequence[NDArray[np.float64]], sparsity: float) -> list[float]:
-    """Return how many units each group keeps when all compete for one budget.
-
-    Examples
-    --------
-    >>> global_share([np.array([1.0, 2.0]), np.array([3.0, 4.0])], 0.5)
-    [0.0, 2.0]
-    """
-    if not scores:
-        return []
-    pooled = np.concatenate(scores)
-    owner = np.repeat(np.arange(len(scores)), [len(score) for score in scores])
-    gone = np.argsort(pooled, kind="stable")[: int(len(pooled) * sparsity)]
-    lost = np.bincount(owner[gone], minlength=len(scores))
-    return [float(len(score) - count) for score, count in zip(scores, lost, strict=True)]
+    return time
 
 
 def without_rivals(

@@ -49,6 +49,7 @@ def describe(name: str) -> dict[str, Any]:
     status, reason = target.status, "not built yet"
     if status is not Status.PLANNED:
         backend = backends.get(target.backend)()
+        target = backend.here(target)
         status, reason = backend.status(target), backend.why_not(target) or ""
     return {
         "name": target.name,
@@ -59,4 +60,5 @@ def describe(name: str) -> dict[str, Any]:
         "backend": target.backend or None,
         "patterns": list(target.patterns),
         "features": sorted(target.features),
+        "width": target.width,
     }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sparsec.evaluate import Run
 from sparsec.ir.errors import CalibrationError
 from sparsec.ir.run import Feeds
-from sparsec.ir.sources import LABELS, load_feeds, read_npz
+from sparsec.ir.sources import LABELS, class_numbers, load_feeds, read_npz
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -83,11 +83,6 @@ def labels(path: Path, model: ir.Model) -> LabelAccuracy:
     arrays = read_npz(path)
     if LABELS not in arrays or not arrays[LABELS].size:
         raise CalibrationError(f"{path}: no array {LABELS!r} in it", where=str(path))
-    truth = arrays[LABELS].ravel()
-    if not np.issubdtype(truth.dtype, np.number) or np.any(truth != np.round(truth)):
-        raise CalibrationError(
-            f"{path}: {LABELS!r} must hold whole numbers, the classes; got {truth.dtype}",
-            where=str(path),
-        )
+    truth = class_numbers(arrays[LABELS], str(path))
     output = model.graph.outputs[0].name or ""
-    return LabelAccuracy(path, load_feeds(str(path), model), truth.astype(np.int64), output)
+    return LabelAccuracy(path, load_feeds(str(path), model), truth, output)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sparsec.backends.cuda.nm24 import NM24Matrix
+from sparsec.backends.cuda.formats.nm24 import NM24Matrix
 from sparsec.ir.errors import ShapeError
 
 torch = pytest.importorskip("torch", reason="GPU tests need torch with CUDA")

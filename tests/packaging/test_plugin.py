@@ -66,6 +66,7 @@ rounded = matmul(np.full((8, 4), 0.6, np.float32))
 Pipeline.parse(["halves"]).run(rounded, PassContext())
 pruned = matmul(np.ones((8, 4), np.float32))
 Pipeline.parse(["nm24:criterion=edges"]).run(pruned, PassContext())
+assert Pipeline.parse(["channel:sparsity=0.5,criterion=peak"]).passes[0].criterion == "peak"
 (a,), (b,) = weight_sites(rounded), weight_sites(pruned)
 print(json.dumps([float(a.matrix()[0, 0]), b.matrix()[0].tolist(), targets.get("toaster").title]))
 """

@@ -1,5 +1,6 @@
 // The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the
 // lists SPMM_ROWS(V, R) and SPMM_BLOCKS(V, B) before it includes this.
+#include "simd_depthwise.h"
 #include "simd_gemv.h"
 #include "simd_math.h"
 #include "simd_spmm.h"

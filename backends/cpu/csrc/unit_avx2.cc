@@ -9,8 +9,10 @@ namespace {
 struct Avx2 {
   typedef __m256 Vec;
   static constexpr int lanes = 8, square = 8;
-  static constexpr bool direct_depthwise = false;
+  static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+  // The compiler would fold a shared load into each of its uses: a load for every multiply-add.
+  static void keep(Vec& v) { asm("" : "+x"(v)); }
   static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm256_set1_ps(x); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
@@ -30,11 +32,16 @@ struct Avx2 {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3F800000)));
   }
-  static Vec load_masked(const float* p, uint16_t mask) {
+  static __m256i lanes_of(uint16_t mask) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(mask), bit);
-    return _mm256_maskload_ps(p, _mm256_cmpeq_epi32(set, bit));
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bit), bit);
   }
+  static Vec load_masked(const float* p, uint16_t mask) { return _mm256_maskload_ps(p, lanes_of(mask)); }
+  static void store_masked(float* p, uint16_t mask, Vec v) { _mm256_maskstore_ps(p, lanes_of(mask), v); }
+  // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
+  static Vec even_pairs(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
+  static Vec odd_pairs(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+  static Vec in_order(Vec v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xD8)); }
   static Vec even_of(Vec a, Vec b) {
     const Vec s = _mm256_shuffle_ps(a, b, 0x88);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(s), 0xD8));
@@ -83,7 +90,7 @@ using Simd = Avx2;
 // Sixteen registers: V * R accumulators and a weight; blocks also hold V inputs.
 #define SPARSEC_ISA avx2
 #define SPMM_ROWS(X) \
-  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(2, 2) \
+  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(1, 2) X(2, 2) \
   X(3, 2) X(4, 2) X(5, 2)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 4) X(2, 4) X(3, 4) X(1, 8)
 #define GEMV_LIST(X) \

@@ -11,6 +11,8 @@ struct Avx512 {
   static constexpr int lanes = 16, square = 8;
   static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  // The compiler would fold a shared load into each of its uses: a load for every multiply-add.
+  static void keep(Vec& v) { asm("" : "+v"(v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm512_set1_ps(x); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -30,7 +32,14 @@ struct Avx512 {
     const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
   }
+  static void store_masked(float* p, uint16_t mask, Vec v) { _mm512_mask_storeu_ps(p, mask, v); }
   static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
+  static Vec even_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
+  static Vec odd_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
+  static Vec in_order(Vec v) {
+    return _mm512_castpd_ps(_mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_castps_pd(v)));
+  }
   static Vec even_of(Vec a, Vec b) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -79,7 +88,7 @@ using Simd = Avx512;
 #define SPARSEC_ISA avx512
 #define SPMM_ROWS(X) \
   X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(13, 1) \
-  X(14, 1) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
+  X(14, 1) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
 #define SPMM_BLOCKS(X) \
   X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) \
   X(1, 8) X(2, 8) X(3, 8)

@@ -14,6 +14,7 @@ struct Portable {
   static constexpr int lanes = 4, square = 4;
   static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+  static void keep(Vec&) {}
   static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
   static Vec set1(float x) { return Vec{x, x, x, x}; }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
@@ -69,7 +70,7 @@ using Simd = Portable;
 }  // namespace sparsec
 
 #define SPARSEC_ISA portable
-#define SPMM_ROWS(X) X(1, 1) X(2, 1) X(4, 1) X(8, 1) X(2, 2) X(4, 2)
+#define SPMM_ROWS(X) X(1, 1) X(2, 1) X(4, 1) X(8, 1) X(1, 2) X(2, 2) X(4, 2)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(4, 2) X(1, 4) X(2, 4) X(1, 8)
 #define GEMV_LIST(X) \
   X("unstructured", 1, gemv_rows<Simd>) \

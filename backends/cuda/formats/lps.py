@@ -10,7 +10,7 @@ halves of its words and one for the high halves, ascending, each entry a value a
     chunks    int32 [C, 160]   4 entries of both lists of every lane: 32 x 4 words (low half: low list),
                                then 32 words of nibbles: byte j is gap - 1 of low entry j, and of high entry j
     tiles     int32 [R * T + 1, 2]   first chunk and first overflow entry of each tile, row of tiles by row
-    overflow  int32 [V]        value | place << 16, place = (32 w + l) * 2 + half: entries of full lists
+    overflow  int32 [V]        value | byte << 16, byte = (32 w + l) * 4 + 2 * half: entries of full lists
 
 All lists of a tile are equally long; what does not fit overflows, what is short is filled with entries
 on zeros. ``docs/formats/lps.md`` specifies the format and holds its measured sizes.
@@ -18,19 +18,20 @@ on zeros. ``docs/formats/lps.md`` specifies the format and holds its measured si
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.nm24 import DTYPES, numpy_dtype
-from sparsec.ir.errors import PatternError, ShapeError
+from sparsec.backends.cuda.formats.base import Arrays, Format
+from sparsec.ir.errors import ShapeError
 
 ROWS, STEP = 64, 64
 WORDS = 64  # of a lane in a tile
 CHUNK_WORDS = 160
 _LANES = 32
+_VALUE_WORDS = 128  # of a chunk
 _LONGEST_GAP = 16
 _HALVES = ROWS * STEP  # in a tile
 _CHUNK_ENTRIES = 4  # of one list
@@ -38,62 +39,35 @@ _OVERFLOW_BYTES, _ENTRY_BYTES = 4, 2.5
 _BATCH = 512  # tiles packed at a time: bounds the memory in use
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LpsMatrix:
-    """A sparse matrix in the storage described at the top of this module.
+class Lps(Format):
+    """Entries of any sparsity, ready to be scattered to shared memory by the lane that owns them."""
 
-    Parameters
-    ----------
-    chunks, tiles, overflow : int32
-    rows, columns : int
-        M and K, without padding.
-    dtype : str
-        ``"float16"`` or ``"bfloat16"``.
-    """
+    name = "lps"
+    pattern = "unstructured"
+    arrays = ("chunks", "tiles", "overflow")
+    values = ("float16", "bfloat16")
 
-    chunks: NDArray[np.int32]
-    tiles: NDArray[np.int32]
-    overflow: NDArray[np.int32]
-    rows: int
-    columns: int
-    dtype: str
+    def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
+        """Return the bytes at uniformly random zeros, by the binomial distribution of a list."""
+        counts = np.arange(WORDS + 1)
+        odds = [math.comb(WORDS, n) * (1 - sparsity) ** n * sparsity ** (WORDS - n) for n in counts]
+        fillers = _expected_fillers(sparsity)
+        options = np.arange(0, WORDS + 1, _CHUNK_ENTRIES)
+        over = [sum(o * max(n + fillers - each, 0) for n, o in enumerate(odds)) for each in options]
+        bytes_a_list = float((_ENTRY_BYTES * options + _OVERFLOW_BYTES * np.array(over)).min())
+        tiles = math.prod(tile_grid(*shape))
+        filled = shape[0] * shape[1] / (tiles * ROWS * STEP)
+        return tiles * (2 * _LANES * bytes_a_list * filled + 8) + 8
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(M, K)``, zeros included and padding not."""
-        return self.rows, self.columns
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.chunks.nbytes + self.tiles.nbytes + self.overflow.nbytes
-
-    @classmethod
-    def pack(cls, dense: NDArray[Any]) -> LpsMatrix:
-        """Pack any matrix of 16-bit floats.
-
-        Parameters
-        ----------
-        dense : float16 or bfloat16 [M, K]
-            NaN and Inf count as non-zeros and are kept; -0.0 counts as zero and comes back as +0.0.
+    def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Pack uint16 [M, K], any zeros.
 
         Raises
         ------
         ShapeError
-            If the matrix is empty, has another type, or more tiles than 32 bits can number.
-
-        Examples
-        --------
-        >>> packed = LpsMatrix.pack(np.eye(64, dtype=np.float16))
-        >>> packed.chunks.shape, packed.tiles.tolist()
-        ((0, 160), [[0, 0], [0, 64]])
+            If the matrix has more entries than the kernel can address.
         """
-        if dense.ndim != 2 or dense.dtype.name not in DTYPES or not dense.size:
-            raise ShapeError(
-                f"lps packs a float16 or bfloat16 matrix, got {dense.dtype} {list(dense.shape)}"
-            )
-        rows, columns = dense.shape
-        bits = np.where(dense != 0, np.ascontiguousarray(dense).view(np.uint16), 0).astype(np.uint16)
+        rows, columns = bits.shape
         tiles_down, tiles_across = tile_grid(rows, columns)
         chunks: list[NDArray[np.uint32]] = []
         overflow: list[NDArray[np.uint32]] = []
@@ -104,120 +78,80 @@ class LpsMatrix:
             part = bits[down * ROWS : (down + 1) * ROWS]
             strip[: part.shape[0], :columns] = part
             for start in range(0, tiles_across, _BATCH):
-                images = _to_lists(strip[:, start * STEP : (start + _BATCH) * STEP])
-                words, over, sizes = _pack_lists(images)
+                lists = _to_lists(strip[:, start * STEP : (start + _BATCH) * STEP])
+                words, over, sizes = _pack_lists(lists)
                 chunks.append(words)
                 overflow.append(over)
                 bounds[at : at + len(sizes)] = sizes
                 at += len(sizes)
         bounds = bounds.cumsum(axis=0)
-        if bounds[-1].max() > np.iinfo(np.int32).max:
-            raise ShapeError(f"lps: {rows}x{columns} holds more entries than 32 bits can number")
-        return cls(
-            np.concatenate(chunks).view(np.int32),
-            bounds.astype(np.int32),
-            np.concatenate(overflow).view(np.int32),
-            rows,
-            columns,
-            dense.dtype.name,
-        )
+        if max(int(bounds[-1, 0]) * CHUNK_WORDS, int(bounds[-1, 1])) * 4 >= 2**32:
+            raise ShapeError(f"lps: {rows}x{columns} takes more than the 4 GiB that kernels address")
+        return {
+            "chunks": np.concatenate(chunks).view(np.int32),
+            "tiles": bounds.astype(np.int32),
+            "overflow": np.concatenate(overflow).view(np.int32),
+        }
 
-    def check(self, where: str = "") -> None:
-        """Accept only what the kernel can read without leaving its memory.
+    def unpack_bits(self, arrays: Arrays, shape: tuple[int, int], values: str) -> NDArray[Any]:
+        """Return uint16 [M, K]."""
+        down, across = tile_grid(*shape)
+        tiles = _from_image(self._images(arrays, "")).reshape(down, across, ROWS, STEP)
+        dense = tiles.transpose(0, 2, 1, 3).reshape(down * ROWS, across * STEP)
+        return np.ascontiguousarray(dense[: shape[0], : shape[1]])
 
-        Raises
-        ------
-        ShapeError
-            If the arrays disagree with M, K or each other.
-        PatternError
-            If a list leaves its lane's words, two entries claim one place, or padding holds a value.
-        """
-        prefix = f"{where}: " if where else ""
-        tiles = np.prod(tile_grid(max(self.rows, 1), max(self.columns, 1)))
-        fits = (
-            min(self.rows, self.columns) >= 1
-            and self.dtype in DTYPES
-            and all(a.dtype == np.int32 for a in (self.chunks, self.tiles, self.overflow))
-            and self.chunks.ndim == 2
-            and self.chunks.shape[1] == CHUNK_WORDS
-            and self.tiles.shape == (tiles + 1, 2)
-            and self.overflow.ndim == 1
-        )
-        if not fits:
-            raise ShapeError(
-                f"{prefix}lps of {self.rows}x{self.columns} {self.dtype} needs chunks int32 "
-                f"[C, {CHUNK_WORDS}], tiles int32 [{tiles + 1}, 2] and overflow int32 [V], got "
-                f"{list(self.chunks.shape)}, {list(self.tiles.shape)}, {list(self.overflow.shape)}",
-                where=where,
-            )
-        steps = np.diff(self.tiles.astype(np.int64), axis=0)
-        ends = (len(self.chunks), len(self.overflow))
-        if (steps < 0).any() or self.tiles[0].any() or tuple(self.tiles[-1].tolist()) != ends:
-            raise PatternError(f"{prefix}the tiles do not partition {ends[0]} chunks", where=where)
-        if steps[:, 0].max(initial=0) > WORDS // _CHUNK_ENTRIES:
-            raise PatternError(f"{prefix}a tile holds more chunks than places", where=where)
-        self._images(prefix, where)
+    def check_bits(self, arrays: Arrays, shape: tuple[int, int], values: str, where: str) -> None:
+        """Check that no entry leaves its tile, none claims another's place, and padding is zero."""
+        down, across = tile_grid(*shape)
+        bounds = self.require(arrays, "tiles", np.int32, (down * across + 1, 2), where)
+        chunks, overflow = arrays["chunks"], arrays["overflow"]
+        self.require(arrays, "chunks", np.int32, (len(chunks), CHUNK_WORDS), where)
+        self.require(arrays, "overflow", np.int32, (len(overflow),), where)
+        steps = np.diff(bounds.astype(np.int64), axis=0)
+        ends = [len(chunks), len(overflow)]
+        if (steps < 0).any() or bounds[0].any() or bounds[-1].tolist() != ends:
+            raise self.refuse(f"the tiles do not partition {ends[0]} chunks", where)
+        image = self._images(arrays, where).reshape(down, across, _HALVES)
+        below = _from_image(image[-1])[:, shape[0] - (down - 1) * ROWS :]
+        beside = _from_image(image[:, -1])[:, :, shape[1] - (across - 1) * STEP :]
+        if below.any() or beside.any():
+            raise self.refuse("padding holds values", where)
 
-    def unpack(self) -> NDArray[Any]:
-        """Return the dense matrix, in ``dtype`` [M, K]; checks first."""
-        self.check()
-        images = self._images("", "")
-        down, across = tile_grid(self.rows, self.columns)
-        dense = _from_image(images).reshape(down, across, ROWS, STEP).transpose(0, 2, 1, 3)
-        dense = dense.reshape(down * ROWS, across * STEP)[: self.rows, : self.columns]
-        return np.ascontiguousarray(dense).view(numpy_dtype(self.dtype))
-
-    def _images(self, prefix: str, where: str) -> NDArray[np.uint16]:
+    def _images(self, arrays: Arrays, where: str) -> NDArray[np.uint16]:
         """Return what a scatter writes: [tiles, 4096] halves in the order of shared memory."""
-        counts = np.diff(self.tiles, axis=0)
-        words = self.chunks.view(np.uint32)
+        bounds, words = arrays["tiles"], arrays["chunks"].view(np.uint32)
+        counts = np.diff(bounds, axis=0)
         tile_of = np.repeat(np.arange(len(counts)), counts[:, 0])
-        values = np.stack(
-            [
-                words[:, :128].reshape(-1, _LANES, 4) & 0xFFFF,
-                words[:, :128].reshape(-1, _LANES, 4) >> np.uint32(16),
-            ],
-            axis=2,
-        )  # [C, lane, half, entry]
-        gaps = words[:, 128:].view(np.uint8).reshape(-1, _LANES, 4)
-        gaps = np.stack([gaps & 15, gaps >> 4], axis=2).astype(np.int64) + 1
+        joined = words[:, :_VALUE_WORDS].reshape(-1, _LANES, 4)
+        values = np.stack([joined & 0xFFFF, joined >> np.uint32(16)], axis=2)  # [C, lane, half, j]
+        nibbles = np.ascontiguousarray(words[:, _VALUE_WORDS:]).view(np.uint8)
+        nibbles = nibbles.reshape(-1, _LANES, 4)
+        gaps = np.stack([nibbles & 15, nibbles >> 4], axis=2).astype(np.int64) + 1
         within = gaps.cumsum(axis=3)
         before = within[..., -1].cumsum(axis=0) - within[..., -1]
-        # before counts from the first chunk of the matrix: take off what earlier tiles contributed.
-        firsts = np.minimum(self.tiles[:-1, 0], max(len(words) - 1, 0))
-        if len(words):
-            before = before - before[firsts][tile_of]
-        place = within + before[..., None] - 1
-        if (place >= WORDS).any():
-            chunk = int(np.argwhere(place >= WORDS)[0, 0])
-            raise PatternError(f"{prefix}chunk {chunk}: a list leaves its tile", where=where)
-        half = np.arange(2)[:, None]
-        at = (place * _LANES + np.arange(_LANES)[:, None, None]) * 2 + half
-        flat = (tile_of[:, None, None, None] * _HALVES + at).reshape(-1)
-        over = self.overflow.view(np.uint32)
-        over_place = (over >> np.uint32(16)).astype(np.int64)
-        if (over_place >= _HALVES).any():
-            raise PatternError(f"{prefix}an overflow entry leaves its tile", where=where)
-        over_flat = np.repeat(np.arange(len(counts)), counts[:, 1]) * _HALVES + over_place
-        everything = np.concatenate([flat, over_flat])
+        if len(words):  # take off what earlier tiles contributed
+            first = np.minimum(bounds[:-1, 0], len(words) - 1)
+            before = before - before[first][tile_of]
+        word = within + before[..., None] - 1
+        if (word >= WORDS).any():
+            chunk = int(np.argwhere(word >= WORDS)[0, 0])
+            raise self.refuse(f"chunk {chunk}: a list leaves its tile", where)
+        lane, half = np.arange(_LANES)[:, None, None], np.arange(2)[:, None]
+        place = tile_of[:, None, None, None] * _HALVES + (word * _LANES + lane) * 2 + half
+        over = arrays["overflow"].view(np.uint32)
+        byte = (over >> np.uint32(16)).astype(np.int64)
+        if (byte >= 2 * _HALVES).any() or (byte % 2).any():
+            raise self.refuse("an overflow entry leaves its tile", where)
+        over_place = np.repeat(np.arange(len(counts)), counts[:, 1]) * _HALVES + byte // 2
+        everything = np.concatenate([place.reshape(-1), over_place])
         taken = np.bincount(everything, minlength=len(counts) * _HALVES)
         if taken.max(initial=0) > 1:
             tile = int(taken.argmax()) // _HALVES
-            raise PatternError(f"{prefix}tile {tile}: two entries for one place", where=where)
+            raise self.refuse(f"tile {tile}: two entries for one place", where)
         image = np.zeros(len(counts) * _HALVES, dtype=np.uint16)
-        image[flat] = values.reshape(-1)
-        image[over_flat] = over & 0xFFFF
-        image = image.reshape(len(counts), _HALVES)
-        self._check_padding(image, prefix, where)
-        return image
-
-    def _check_padding(self, image: NDArray[np.uint16], prefix: str, where: str) -> None:
-        down, across = tile_grid(self.rows, self.columns)
-        grid = image.reshape(down, across, _HALVES)
-        last_row = _from_image(grid[-1])[:, self.rows - (down - 1) * ROWS :]
-        last_column = _from_image(grid[:, -1])[:, :, self.columns - (across - 1) * STEP :]
-        if last_row.any() or last_column.any():
-            raise PatternError(f"{prefix}padding holds values", where=where)
+        image[place.reshape(-1)] = values.reshape(-1)
+        image[over_place] = over & 0xFFFF
+        return image.reshape(len(counts), _HALVES)
 
 
 def tile_grid(rows: int, columns: int) -> tuple[int, int]:
@@ -259,9 +193,9 @@ def _pack_lists(
     length = lengths[:, None, None, None]
     listed = entries & (rank <= length)
     over_tile, over_lane, over_half, over_word = np.nonzero(kept & ~listed)
-    place = (over_word * _LANES + over_lane) * 2 + over_half
+    byte = (over_word * _LANES + over_lane) * 4 + 2 * over_half
     value = lists[over_tile, over_lane, over_half, over_word]
-    overflow = value.astype(np.uint32) | place.astype(np.uint32) << np.uint32(16)
+    overflow = value.astype(np.uint32) | byte.astype(np.uint32) << np.uint32(16)
 
     # Short lists take zeros from their start: gaps only shrink, and no entry passes the last word.
     missing = length - listed.sum(axis=-1, keepdims=True)
@@ -282,7 +216,7 @@ def _pack_lists(
         nibbles = np.ascontiguousarray(gaps[:, :, 0] | gaps[:, :, 1] << np.uint8(4)).view("<u4")
         block = np.concatenate(
             [
-                joined.transpose(0, 2, 1, 3).reshape(len(which), -1, 128),
+                joined.transpose(0, 2, 1, 3).reshape(len(which), -1, _VALUE_WORDS),
                 nibbles[..., 0].transpose(0, 2, 1),
             ],
             axis=-1,
@@ -301,6 +235,14 @@ def _with_fillers(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
         entries[word] |= (word - last == _LONGEST_GAP) & more[word]
         last[entries[word]] = word
     return entries.T
+
+
+def _expected_fillers(sparsity: float) -> float:
+    """Return how many fillers a list needs: one for every full run of 16 zeros before a kept one."""
+    if not 0 < sparsity < 1:
+        return 0.0
+    run = sparsity**_LONGEST_GAP
+    return WORDS * (1 - sparsity) * run / (1 - run)
 
 
 def _lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:

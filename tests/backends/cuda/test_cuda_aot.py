@@ -4,7 +4,7 @@ import re
 import pytest
 
 from sparsec.backends.cuda import aot
-from sparsec.backends.cuda.nm24 import packed_bytes
+from sparsec.backends.cuda.formats.nm24 import packed_bytes
 from sparsec.backends.cuda.variants import BUCKETS, variants_for
 from sparsec.ir.errors import UnsupportedTargetError
 

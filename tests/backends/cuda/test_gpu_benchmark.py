@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsec.backends.cuda.nm24 import packed_bytes
+from sparsec.backends.cuda.formats.nm24 import packed_bytes
 
 ROOT = Path(__file__).parents[3]
 

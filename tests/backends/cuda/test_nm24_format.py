@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nm24_cases import DTYPES, nm24_matrix
 
-from sparsec.backends.cuda.nm24 import NM24Matrix, packed_bytes, padded_columns
+from sparsec.backends.cuda.formats.nm24 import NM24Matrix, packed_bytes, padded_columns
 from sparsec.ir.errors import PatternError, ShapeError
 
 dtypes = st.sampled_from(sorted(DTYPES))

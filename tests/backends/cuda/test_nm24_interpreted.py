@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nm24_cases import nm24_matrix
 
-from sparsec.backends.cuda.nm24 import NM24Matrix
+from sparsec.backends.cuda.formats.nm24 import NM24Matrix
 
 pytest.importorskip("triton", reason="Triton's interpreter needs triton: pip install sparsec[cuda]")
 pytest.importorskip("torch", reason="Triton's interpreter needs torch tensors")

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsec.backends.cuda.formats.base import Arrays, Format
 from sparsec.ir.errors import PatternError, ShapeError
 
 GROUP = 4
@@ -40,6 +41,38 @@ _FILLED = np.array([_with_fillers(mask) for mask in range(16)], dtype=np.uint8)
 # Positions of the two set bits, for the six masks that have two.
 _POSITIONS = np.zeros((16, 2), dtype=np.uint8)
 _POSITIONS[_COUNT == 2] = [np.flatnonzero(bits) for bits in _BITS[_COUNT == 2]]
+
+
+class NM24(Format):
+    """Two values of 16 bits in every four columns of a row."""
+
+    name = "nm24"
+    pattern = "2:4"
+    arrays = ("vals", "meta")
+    values = DTYPES
+
+    def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
+        """Return the bytes of the arrays, which do not depend on the zeros."""
+        return packed_bytes(*shape)
+
+    def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Pack uint16 [M, K]; see the top of this module."""
+        packed = NM24Matrix.pack(bits.view(np.float16))
+        return {"vals": packed.vals, "meta": packed.meta}
+
+    def unpack_bits(self, arrays: Arrays, shape: tuple[int, int], values: str) -> NDArray[Any]:
+        """Return uint16 [M, K]."""
+        return self._matrix(arrays, shape, values).unpack().view(np.uint16)
+
+    def check_bits(self, arrays: Arrays, shape: tuple[int, int], values: str, where: str) -> None:
+        """Check shapes, that every mask has two bits, and that padding is zero."""
+        matrix = self._matrix(arrays, shape, values)
+        matrix.check(where)
+        self.require(arrays, "vals", np.int32, (shape[0], padded_columns(shape[1]) // GROUP), where)
+
+    @staticmethod
+    def _matrix(arrays: Arrays, shape: tuple[int, int], values: str) -> NM24Matrix:
+        return NM24Matrix(arrays["vals"], arrays["meta"], shape[1], values)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
