@@ -18,6 +18,7 @@ on zeros. ``docs/formats/lps.md`` specifies the format and holds its measured si
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -36,6 +37,7 @@ _LONGEST_GAP = 16
 _HALVES = ROWS * STEP  # in a tile
 _CHUNK_ENTRIES = 4  # of one list
 _OVERFLOW_BYTES, _ENTRY_BYTES = 4, 2.5
+_SAMPLE = 8192  # lists
 _BATCH = 512  # tiles packed at a time: bounds the memory in use
 
 
@@ -48,16 +50,12 @@ class Lps(Format):
     values = ("float16", "bfloat16")
 
     def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
-        """Return the bytes at uniformly random zeros, by the binomial distribution of a list."""
-        counts = np.arange(WORDS + 1)
-        odds = [math.comb(WORDS, n) * (1 - sparsity) ** n * sparsity ** (WORDS - n) for n in counts]
-        fillers = _expected_fillers(sparsity)
-        options = np.arange(0, WORDS + 1, _CHUNK_ENTRIES)
-        over = [sum(o * max(n + fillers - each, 0) for n, o in enumerate(odds)) for each in options]
-        bytes_a_list = float((_ENTRY_BYTES * options + _OVERFLOW_BYTES * np.array(over)).min())
+        """Return the bytes at uniformly random zeros."""
+        length, over = expected_lists(sparsity)
         tiles = math.prod(tile_grid(*shape))
         filled = shape[0] * shape[1] / (tiles * ROWS * STEP)
-        return tiles * (2 * _LANES * bytes_a_list * filled + 8) + 8
+        each = _ENTRY_BYTES * length + _OVERFLOW_BYTES * over
+        return tiles * (2 * _LANES * each * filled + 8) + 8
 
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 [M, K], any zeros.
@@ -86,7 +84,9 @@ class Lps(Format):
                 at += len(sizes)
         bounds = bounds.cumsum(axis=0)
         if max(int(bounds[-1, 0]) * CHUNK_WORDS, int(bounds[-1, 1])) * 4 >= 2**32:
-            raise ShapeError(f"lps: {rows}x{columns} takes more than the 4 GiB that kernels address")
+            raise ShapeError(
+                f"lps: {rows}x{columns} takes more than the 4 GiB that kernels address"
+            )
         return {
             "chunks": np.concatenate(chunks).view(np.int32),
             "tiles": bounds.astype(np.int32),
@@ -159,7 +159,7 @@ def tile_grid(rows: int, columns: int) -> tuple[int, int]:
     return -(-rows // ROWS), -(-columns // STEP)
 
 
-# Axes of a tile as rows (strip i, upper or lower half h, row g) x columns (pair b, lane t, step s, half h2, j),
+# Axes of a tile as rows (strip i, half h, row g) x columns (pair b, lane t, step s, half h2, j),
 # and as its image: words (b, s, i, r = 2 h2 + h), lanes (g, t), halves j.
 _AS_ROWS = (4, 2, 8, 2, 4, 2, 2, 2)
 _TO_IMAGE = (3, 5, 0, 6, 1, 2, 4, 7)
@@ -237,12 +237,25 @@ def _with_fillers(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return entries.T
 
 
-def _expected_fillers(sparsity: float) -> float:
-    """Return how many fillers a list needs: one for every full run of 16 zeros before a kept one."""
-    if not 0 < sparsity < 1:
-        return 0.0
-    run = sparsity**_LONGEST_GAP
-    return WORDS * (1 - sparsity) * run / (1 - run)
+@functools.cache
+def expected_lists(sparsity: float) -> tuple[int, float]:
+    """Return the length of a list, and how many entries overflow it, at uniformly random zeros.
+
+    The answer comes from lists drawn at random: fillers and kept values depend on each other.
+
+    Examples
+    --------
+    >>> length, over = expected_lists(0.7)
+    >>> length, round(over, 1)
+    (20, 1.1)
+    """
+    kept = np.random.default_rng(0).random((_SAMPLE, WORDS)) >= sparsity
+    counts = _with_fillers(kept).sum(axis=1)
+    options = range(0, WORDS + 1, _CHUNK_ENTRIES)
+    over = [float(np.maximum(counts - each, 0).mean()) for each in options]
+    sizes = [_ENTRY_BYTES * n + _OVERFLOW_BYTES * o for n, o in zip(options, over, strict=True)]
+    best = int(np.argmin(sizes))
+    return options[best], over[best]
 
 
 def _lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -49,7 +49,9 @@ class NM24Sp(Format):
         values = np.zeros((strips * STRIP, steps * _PAIRS // 2), dtype=np.uint32)
         values[: len(bits), : flat["vals"].shape[1]] = flat["vals"].view(np.uint32)
         pairs = np.full(values.shape, 0b0100, dtype=np.uint32)  # columns 0 and 1
-        first, second = np.moveaxis(_POSITIONS[_split_nibbles(flat["meta"])].astype(np.uint32), -1, 0)
+        first, second = np.moveaxis(
+            _POSITIONS[_split_nibbles(flat["meta"])].astype(np.uint32), -1, 0
+        )
         pairs[: len(bits), : first.shape[1]] = first | second << np.uint32(2)
 
         packed = np.empty((strips, steps, BLOCK_WORDS), dtype=np.uint32)
@@ -58,7 +60,9 @@ class NM24Sp(Format):
         ordered = split.transpose(0, 4, 1, 5, 3, 7, 6, 2)  # words of lane (g, t) by (u, h)
         packed[..., :_VALUE_WORDS] = ordered.reshape(strips, steps, _VALUE_WORDS)
         nibbles = pairs.reshape(strips, 2, 2, 8, steps, 2, 2, 4)
-        words = nibbles.transpose(0, 4, 3, 5, 6, 1, 2, 7) << _SHIFTS  # lane (g, q, u), half i, bits (h, t)
+        words = (
+            nibbles.transpose(0, 4, 3, 5, 6, 1, 2, 7) << _SHIFTS
+        )  # lane (g, q, u), half i, bits (h, t)
         joined = np.bitwise_or.reduce(words.reshape(strips, steps, 64, 8), axis=-1)
         packed[..., _VALUE_WORDS:] = joined
         return {"packed": packed.view(np.int32)}
@@ -95,6 +99,8 @@ def _rows(packed: NDArray[np.int32]) -> tuple[NDArray[np.uint32], NDArray[np.uin
     strips, steps, _ = words.shape
     split = words[..., :_VALUE_WORDS].reshape(strips, steps, 2, 2, 8, 4, 2, 2)
     kept = split.transpose(0, 2, 7, 4, 1, 3, 6, 5).reshape(strips * STRIP, steps * 16)
-    meta = words[..., _VALUE_WORDS:].reshape(strips, steps, 8, 2, 2, 2, 1, 1) >> _SHIFTS & 15
+    meta = words[..., _VALUE_WORDS:].reshape(
+        strips, steps, 8, 2, 2, 2, 1, 1
+    ) >> _SHIFTS & np.uint32(15)
     pairs = meta.transpose(0, 5, 6, 2, 1, 3, 4, 7).reshape(strips * STRIP, steps * 16)
     return kept, pairs

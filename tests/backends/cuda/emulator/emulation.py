@@ -25,22 +25,42 @@ class Region(ctypes.Structure):
     )
 
 
-@functools.cache
-def library(variant):
-    """Return the compiled emulation of a variant; its architecture does not matter."""
+def build(name, source, entry, defines):
+    """Return the emulation of one kernel, compiled by g++."""
     folder = Path(_BUILT.name)
-    source = folder / f"{variant.name}.cpp"
-    source.write_text(f'#include "{variant.source.name}"\nEMULATE({variant.entry})\n')
-    defines = [f"-D{name}={value}" for name, value in variant.defines.items()]
-    options = ["-std=c++20", "-O1", "-fPIC", "-shared", f"-I{HERE}", f"-I{FOLDER}", *defines]
-    target = source.with_suffix(".so")
-    done = subprocess.run(
-        [COMPILER, *options, source, "-o", target], capture_output=True, text=True, check=False
-    )
+    driver, target = folder / f"{name}.cpp", folder / f"{name}.so"
+    driver.write_text(f'#include "{source}"\nEMULATE({entry})\n')
+    options = ["-std=c++20", "-O1", "-fPIC", "-shared", f"-I{HERE}", f"-I{FOLDER}"]
+    options += [f"-D{each}={value}" for each, value in defines.items()]
+    command = [COMPILER, *options, driver, "-o", target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = ctypes.CDLL(str(target)).emulate
     run.restype = ctypes.c_char_p
     return run
+
+
+@functools.cache
+def library(variant):
+    """Return the emulation of a variant; its architecture does not matter."""
+    return build(variant.name, variant.source.name, variant.entry, variant.defines)
+
+
+def call(run, grid, threads, shared_bytes, values, regions, order=0, eager=False):
+    """Run a compiled emulation; ``values`` are ctypes objects, the arguments of the kernel."""
+    addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+    error = run(
+        (ctypes.c_uint * 3)(*grid),
+        ctypes.c_uint(threads),
+        ctypes.c_uint(shared_bytes),
+        addresses,
+        (Region * len(regions))(*regions),
+        ctypes.c_uint(len(regions)),
+        ctypes.c_int(order),
+        ctypes.c_int(eager),
+    )
+    if error:
+        raise RuntimeError(error.decode())
 
 
 def launch(variant, arrays, sizes, order=0, eager=False):
@@ -71,19 +91,9 @@ def launch(variant, arrays, sizes, order=0, eager=False):
         values.append(ctypes.c_void_p(array.ctypes.data))
         writable = name == "y" or argument["kind"] == "scratch"
         regions.append(Region(array.ctypes.data, array.nbytes, writable))
-    addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-    error = library(variant)(
-        (ctypes.c_uint * 3)(*sizes_of(data["grid"], sizes)),
-        ctypes.c_uint(data["threads"]),
-        ctypes.c_uint(data["shared_bytes"]),
-        addresses,
-        (Region * len(regions))(*regions),
-        ctypes.c_uint(len(regions)),
-        ctypes.c_int(order),
-        ctypes.c_int(eager),
-    )
-    if error:
-        raise RuntimeError(error.decode())
+    grid = sizes_of(data["grid"], sizes)
+    run = library(variant)
+    call(run, grid, data["threads"], data["shared_bytes"], values, regions, order, eager)
     for argument in data["arguments"]:
         if argument.get("zero"):
             assert not arrays[argument["name"]].any(), "counters are not ready for the next launch"
