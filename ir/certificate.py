@@ -10,7 +10,8 @@ were found takes part in that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from numpy.typing import NDArray
 from sparsec.ir.edits import Removal, shrunk, zeroed
 from sparsec.ir.errors import VerifyError
 from sparsec.ir.feeds import random_feeds
+from sparsec.ir.memory import return_to_system
 from sparsec.ir.run import Feeds, OrtRunner
 
 TOLERANCE = 1e-5  # of the largest |y| of an output, in float32
 # An ill-conditioned output (a sigmoid near zero) moves by more when weights are merely rounded anew.
 _NOISE_FACTOR, _MOST_NOISE = 4.0, 2e-3
 _LEAST_EFFECT = 1e-3
+_LARGE = 1 << 28  # bytes
 _INLINE = 16  # elements; smaller parameters stay in the skeleton: they bound and scale
 _GAINS = (1.0, 0.3, 0.1, 0.01)  # a deep graph may overflow with weights of the usual size
 
@@ -100,40 +103,31 @@ def skeleton(model: ir.Model, names: set[str]) -> ir.Model:
     return copy
 
 
-def filled(graph: ir.Model, weights: Weights) -> ir.Model:
-    """Return a copy of a skeleton with ``weights`` for its parameters."""
-    copy = graph.clone()
-    for value in [value for value in copy.graph.inputs if value.metadata_props.get(_MARK)]:
-        copy.graph.inputs.remove(value)
-        array = np.ascontiguousarray(weights[value.name or ""])
-        value.const_value = ir.tensor(array, name=value.name, dtype=value.dtype)
-        copy.graph.register_initializer(value)
-    return copy
-
-
 def random_weights(
     certificate: Certificate, seed: int, gain: float = 1.0
-) -> dict[str, NDArray[Any]]:
-    """Make up the parameters of the dense graph.
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Make up the parameters of the dense graph, one after the other: they may fill the memory.
 
-    Matrices are normal, scaled to keep activations in range; vectors are uniform in 0.5..1.5, since
-    they may be variances or divisors; integers are small.
+    Matrices are uniform around zero, scaled to keep activations in range; vectors are uniform in
+    0.5..1.5, since they may be variances or divisors; integers are small.
     """
-    made: dict[str, NDArray[Any]] = {}
     for number, (name, value) in enumerate(sorted(certificate.parameters.items())):
-        rng = np.random.default_rng((seed, number))
+        rng = np.random.Generator(np.random.SFC64([seed, number]))
         assert value.shape is not None
         assert value.dtype is not None
         shape = tuple(int(size) for size in value.shape.numpy())
         dtype = np.dtype(value.dtype.numpy())
         if not value.dtype.is_floating_point():
-            made[name] = rng.integers(0, 8, shape).astype(dtype)
-        elif sum(size > 1 for size in shape) < 2:
-            made[name] = rng.uniform(0.5, 1.5, shape).astype(dtype)
+            yield name, rng.integers(0, 8, shape).astype(dtype)
+            continue
+        array = rng.random(shape, np.float32)
+        if sum(size > 1 for size in shape) < 2:
+            array += np.float32(0.5)
         else:
             fan = np.prod(shape[1:]) if len(shape) > 2 else np.sqrt(np.prod(shape))
-            made[name] = (gain * rng.standard_normal(shape) / np.sqrt(fan)).astype(dtype)
-    return made
+            array -= np.float32(0.5)
+            array *= np.float32(gain * np.sqrt(12 / fan))  # variance 1 / fan
+        yield name, array.astype(dtype, copy=False)
 
 
 def replay(
@@ -161,15 +155,16 @@ def replay(
         If they differ by more than the tolerance, or cannot be compared.
     """
     if weights is not None:
-        return _Trial.of(certificate, weights, seed, feeds).checked()
+        given = weights
+        return _Trial.of(certificate, lambda: given.items(), seed, feeds).checked()
     fallback: _Trial | None = None
     for gain in _GAINS:
-        made = random_weights(certificate, seed, gain)
+        made = functools.partial(random_weights, certificate, seed, gain)
         trial = _Trial.of(certificate, made, seed, feeds)
         if not trial.is_finite:
             continue
         # An output that does not see the units at all (saturated, say) would prove nothing.
-        if trial.effect(made) >= _LEAST_EFFECT:
+        if trial.effect() >= _LEAST_EFFECT:
             return trial.checked()
         fallback = fallback or trial
     if fallback is None:
@@ -183,56 +178,64 @@ def replay(
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class _Trial:
-    """Both graphs with weights, and what they return on one input."""
+    """What both graphs return on one input, with the same weights.
+
+    The weights of a large model fill the memory, so there is one copy at a time: each run makes
+    them anew.
+    """
 
     certificate: Certificate
-    masked: ir.Model
+    weights: Callable[[], Iterable[tuple[str, NDArray[Any]]]]
     feeds: Feeds
     expected: Mapping[str, NDArray[Any]]
     got: Mapping[str, NDArray[Any]]
 
     @classmethod
     def of(
-        cls, certificate: Certificate, weights: Weights, seed: int, feeds: Feeds | None
+        cls,
+        certificate: Certificate,
+        weights: Callable[[], Iterable[tuple[str, NDArray[Any]]]],
+        seed: int,
+        feeds: Feeds | None,
     ) -> _Trial:
         """Run the dense graph with its units zeroed, and the shrunk one."""
         removal = certificate.removal
-        dense, small = dict(weights), dict(weights)
-        for name, axes in removal.tensors.items():
-            small[name] = shrunk(weights[name], axes)
-            if name not in removal.never_zero:
-                dense[name] = zeroed(weights[name], axes)
-        masked = filled(certificate.dense, dense)
+        masked = _masked(removal, weights())
         if feeds is None:
-            feeds = random_feeds(masked, seed=seed).feeds[0]
-        expected = _outputs(masked, feeds)
-        return cls(
-            certificate, masked, feeds, expected, _outputs(filled(certificate.shrunk, small), feeds)
-        )
+            (every,) = random_feeds(certificate.dense, seed=seed, given=masked).feeds
+            feeds = {name: array for name, array in every.items() if name not in masked}
+            del every  # it holds the weights
+        expected = _outputs(certificate.dense, masked, feeds)
+        _forget(masked)
+        small = {name: shrunk(a, removal.tensors.get(name, {})) for name, a in weights()}
+        got = _outputs(certificate.shrunk, small, feeds)
+        _forget(small)
+        return cls(certificate, weights, feeds, expected, got)
 
     @property
     def is_finite(self) -> bool:
         """Whether the dense graph returns ordinary numbers."""
         return all(np.isfinite(a).all() for a in self.expected.values() if _is_float(a))
 
-    def effect(self, weights: Weights) -> float:
+    def effect(self) -> float:
         """Return how much the units that go matter to the output."""
-        full = _outputs(filled(self.certificate.dense, weights), self.feeds)
+        weights = dict(self.weights())
+        full = _outputs(self.certificate.dense, weights, self.feeds)
+        _forget(weights)
         return relative_difference(full, self.expected)
 
     def noise(self) -> float:
         """Return how much the output moves if the weights are rounded anew: what float32 can tell."""
         rng = np.random.default_rng(0)
-        nudged = self.masked.clone()
-        for value in nudged.graph.initializers.values():
-            tensor = value.const_value
-            if value.metadata_props.get(_MARK) and tensor is not None:
-                array = tensor.numpy()
-                if _is_float(array):
-                    steps = rng.integers(-1, 2, array.shape) * np.finfo(array.dtype).eps
-                    value.const_value = ir.tensor((array * (1 + steps)).astype(array.dtype))
-        moved = relative_difference(_outputs(nudged, self.feeds), self.expected)
-        fused = OrtRunner(self.masked, low_memory=True).run(self.feeds)
+        masked = _masked(self.certificate.removal, self.weights())
+        fused = _outputs(self.certificate.dense, masked, self.feeds, optimise=True)
+        for name, array in masked.items():
+            if _is_float(array):
+                steps = rng.integers(-1, 2, array.shape, np.int8) * np.finfo(array.dtype).eps
+                masked[name] = (array * (1 + steps)).astype(array.dtype)
+        moved = relative_difference(
+            _outputs(self.certificate.dense, masked, self.feeds), self.expected
+        )
         return min(max(moved, relative_difference(fused, self.expected)), _MOST_NOISE)
 
     def checked(self) -> float:
@@ -248,8 +251,44 @@ class _Trial:
         return apart
 
 
-def _outputs(model: ir.Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    return OrtRunner(model, optimise=False, low_memory=True).run(feeds)
+def _forget(weights: dict[str, NDArray[Any]]) -> None:
+    """Drop weights before others are made; those of large models go back to the system at once."""
+    large = sum(array.nbytes for array in weights.values()) > _LARGE
+    weights.clear()
+    if large:
+        return_to_system()
+
+
+def _masked(
+    removal: Removal, weights: Iterable[tuple[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Return weights with the units that go zeroed."""
+    kept = removal.never_zero
+    return {
+        name: array if name in kept else zeroed(array, removal.tensors.get(name, {}))
+        for name, array in weights
+    }
+
+
+def _outputs(
+    graph: ir.Model, weights: Weights, feeds: Feeds, optimise: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Run a skeleton. Weights are fed as inputs, which the runtime does not copy."""
+    if optimise or any(array.dtype.kind == "V" for array in weights.values()):
+        # Only constants can be fused; and there are types that cannot be fed from Python.
+        return OrtRunner(filled(graph, weights), optimise=optimise, low_memory=True).run(feeds)
+    return OrtRunner(graph, optimise=False, low_memory=True).run({**weights, **feeds})
+
+
+def filled(graph: ir.Model, weights: Weights) -> ir.Model:
+    """Return a copy of a skeleton with ``weights`` for its parameters."""
+    copy = graph.clone()
+    for value in [value for value in copy.graph.inputs if value.metadata_props.get(_MARK)]:
+        copy.graph.inputs.remove(value)
+        array = np.ascontiguousarray(weights[value.name or ""])
+        value.const_value = ir.tensor(array, name=value.name, dtype=value.dtype)
+        copy.graph.register_initializer(value)
+    return copy
 
 
 def _is_float(array: NDArray[Any]) -> bool:

@@ -61,7 +61,7 @@ def zero(model: ir.Model, removal: Removal) -> None:
 
 
 def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
-    """Return a copy of a tensor with the positions ``axes`` zeroed.
+    """Return a tensor with the positions ``axes`` zeroed; a copy if there are any.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
     array([[0., 1., 1.],
            [0., 1., 1.]])
     """
-    copy = array.copy()
+    copy = array.copy() if axes else array
     for axis, positions in axes.items():
         copy[(slice(None),) * axis + (positions,)] = 0
     return copy
@@ -86,7 +86,7 @@ def shrunk(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
     """
     for axis, positions in axes.items():
         array = np.delete(array, positions, axis)
-    return array
+    return np.ascontiguousarray(array)
 
 
 def remove(lattice: Lattice, units: Labels) -> Removal:

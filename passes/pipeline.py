@@ -24,13 +24,16 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``compile --json``."""
-        return {
+        entry = {
             "name": self.applied.name,
             "options": self.applied.options(),
             "changed": self.result.changed,
             "skipped": [item.to_json() for item in self.result.skipped],
             "notes": self.result.notes,
         }
+        if self.result.groups:
+            entry["groups"] = [row.to_json() for row in self.result.groups]
+        return entry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

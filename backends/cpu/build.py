@@ -23,6 +23,7 @@ FLAGS = (
 )
 COMMON = (
     "api",
+    "attention",
     "isa",
     "ort_op",
     "plan_build",
@@ -32,8 +33,12 @@ COMMON = (
     "plan_pack",
     "plan_run",
     "plan_shapes",
+    "plan_steps",
+    "plan_tiles",
     "pool",
+    "tile_ops",
     "unit_portable",
+    "window_ops",
 )
 # Files that only one kind of machine has, with the flags that only they get.
 UNITS: dict[str, dict[str, tuple[str, ...]]] = {

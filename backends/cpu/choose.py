@@ -1,32 +1,39 @@
 """Which regions to keep: only what measures faster than ONNX Runtime stays.
 
 Candidates are, for every maximal region, the region itself, the region without the dense items at its
-borders, and each of its sparse layers alone. The best set of each is then tried in the whole model,
-because a node also changes what surrounds it: ONNX Runtime keeps images in a layout of its own, and a
-node in the middle makes it convert.
+front, at its back and at both, and each of its sparse layers alone. Sets of them are then tried in the
+whole model, because a node also changes what surrounds it: ONNX Runtime keeps images in a layout of its
+own, and a node in the middle makes it convert.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.assemble import Region, region_of
 from sparsec.backends.cpu.caches import last_cache_bytes
-from sparsec.backends.cpu.candidate import MIN_GAIN, Candidate, Measurer
-from sparsec.backends.cpu.insert import apply, moved
+from sparsec.backends.cpu.candidate import MIN_GAIN, Candidate
 from sparsec.backends.cpu.items import Item, Scene
-from sparsec.backends.cpu.measure import Contest
+from sparsec.backends.cpu.measurer import Measurer
 from sparsec.backends.cpu.observe import observe_shapes
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.regions import grow_regions, trimmed
+from sparsec.backends.cpu.times import Times
 from sparsec.ir.sites import Sites, WeightSite
 
-_WHOLE_SECONDS = 2.0
+# Which borders of a region are left to ONNX Runtime: front, back.
+_FORMS = {
+    "whole regions": (False, False),
+    "without fronts": (True, False),
+    "without backs": (False, True),
+    "without both": (True, True),
+}
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,6 +50,8 @@ class Outcome:
         The region of several items that was tried with the site inside.
     expressible : set of str
         Names of the sites that a plan could hold.
+    machine : mapping
+        Where the times were taken.
     """
 
     kept: list[Candidate] = dataclasses.field(default_factory=list)
@@ -50,6 +59,7 @@ class Outcome:
     regions: dict[str, Candidate] = dataclasses.field(default_factory=dict)
     expressible: set[str] = dataclasses.field(default_factory=set)
     notes: list[str] = dataclasses.field(default_factory=list)
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def is_sparse(item: Item) -> bool:
@@ -65,20 +75,34 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     outcome = Outcome(expressible={item.site.name for item in items if item.site is not None})
     weights = 4 * sum(math.prod(site.shape) for site in sites)
     cold = weights > last_cache_bytes()
-    measurer = Measurer(scene, context.feeds[0], context.threads, cold)
+    times = Times(context.cache)
+    measurer = Measurer(scene, context.feeds[0], context.threads, times, cold)
 
     layers = [region_of([item]) for item in items if is_sparse(item)]
     alone = _timed(measurer, layers, context, "time layers", (0.1, 0.5))
     outcome.layers = {site.name: c for c in alone for site in sites_of(c.region)}
 
-    grown = grow_regions(scene, items, is_sparse)
-    variants = [v for region in grown for v in _variants(region)]
-    wide = _timed(measurer, variants, context, "time regions", (0.5, 0.8))
-    best = [_fastest(wide, region) for region in grown]
+    forms = [_forms(region) for region in grow_regions(scene, items, is_sparse)]
+    distinct = list(dict.fromkeys(form for four in forms for form in four if len(form.items) > 1))
+    wide = dict(
+        zip(distinct, _timed(measurer, distinct, context, "time regions", (0.5, 0.8)), strict=True)
+    )
+    best = [_fastest([wide[form] for form in four if form in wide]) for four in forms]
     outcome.regions = {site.name: c for c in best if c is not None for site in sites_of(c.region)}
 
     context.progress("time the whole model", 0.8)
-    outcome.kept = _whole(model, context, outcome, alone, [c for c in best if c is not None])
+    sets = {"regions": [c for c in best if c is not None]}
+    for index, name in enumerate(_FORMS):
+        sets[name] = [
+            chosen if (chosen := wide.get(four[index])) is not None and chosen.gains else fastest
+            for four, fastest in zip(forms, best, strict=True)
+            if fastest is not None
+        ]
+    outcome.kept = _whole(measurer, outcome, alone, sets)
+    times.save()
+    outcome.machine = times.machine
+    if not times.taken:
+        outcome.notes.append("all times are those of an earlier compilation (--cache)")
     return outcome
 
 
@@ -87,11 +111,14 @@ def sites_of(region: Region) -> Iterable[WeightSite]:
     return (item.site for item in region.items if item.site is not None and is_sparse(item))
 
 
-def _variants(region: Region) -> list[Region]:
-    """Return the forms of a region worth timing; none if it is a single layer."""
-    short = trimmed(region, is_sparse)
-    forms = [region] if len(short.items) == len(region.items) else [region, short]
-    return [form for form in forms if len(form.items) > 1]
+def _forms(region: Region) -> list[Region]:
+    """Return a region in the order of ``_FORMS``; equal forms are one object."""
+    found: dict[tuple[Item, ...], Region] = {tuple(region.items): region}
+    forms = []
+    for front, back in _FORMS.values():
+        form = trimmed(region, is_sparse, front=front, back=back)
+        forms.append(found.setdefault(tuple(form.items), form))
+    return forms
 
 
 def _timed(
@@ -108,42 +135,35 @@ def _timed(
     return found
 
 
-def _fastest(wide: Sequence[Candidate], region: Region) -> Candidate | None:
-    """Return the form of ``region`` that saves most time, if one gains at all."""
-    inside = set(region.items)
-    forms = [c for c in wide if set(c.region.items) <= inside and c.gains]
-    return max(forms, key=lambda c: c.dense_seconds - c.sparse_seconds, default=None)
+def _fastest(forms: Sequence[Candidate]) -> Candidate | None:
+    """Return the form of a region that saves most time, if one gains at all."""
+    return max(
+        (c for c in forms if c.gains),
+        key=lambda c: c.dense_seconds - c.sparse_seconds,
+        default=None,
+    )
 
 
 def _whole(
-    model: ir.Model,
-    context: LowerContext,
+    measurer: Measurer,
     outcome: Outcome,
     alone: Sequence[Candidate],
-    wide: Sequence[Candidate],
+    wide: Mapping[str, Sequence[Candidate]],
 ) -> list[Candidate]:
     """Race the sets of candidates as whole models; the dense model is one of them."""
-    covered = {item for c in wide for item in c.region.items}
     singles = [c for c in alone if c.gains]
-    around = [c for c in singles if c.region.items[0] not in covered]
     sets: dict[str, list[Candidate]] = {"dense": []}
     if singles:
         sets["layers"] = singles
-    if wide:
-        sets["regions"] = [*wide, *around]
+    for name, regions in wide.items():
+        covered = {item for c in regions for item in c.region.items}
+        chosen = [*regions, *(c for c in singles if c.region.items[0] not in covered)]
+        if regions and chosen not in sets.values():
+            sets[name] = chosen
     if len(sets) == 1:
         return []
-    contest = Contest(context.threads)
-    for name, candidates in sets.items():
-        variant = model.clone()
-        apply(variant, moved(candidates, model, variant))
-        contest.enter(name, variant, context.feeds[0])
-    for _ in range(2):  # a loss is measured twice
-        times = contest.run(_WHOLE_SECONDS, (7, 25))
-        best = min(times, key=lambda name: times[name])
-        if times["dense"] > MIN_GAIN * times[best]:
-            break
-        best = "dense"
+    times = measurer.whole(sets)
+    best = min(times, key=lambda name: times[name])
     ratios = ", ".join(f"{n} {times['dense'] / t:.2f}" for n, t in times.items() if n != "dense")
     outcome.notes.append(f"whole model against dense ONNX Runtime: {ratios}")
-    return sets[best]
+    return sets[best] if times["dense"] > MIN_GAIN * times[best] else []

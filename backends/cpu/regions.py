@@ -36,8 +36,16 @@ def grow_regions(
     return [region_of(group) for group in groups.values() if any(map(wanted, group))]
 
 
-def trimmed(region: Region, wanted: Callable[[Item], bool]) -> Region:
-    """Return the region without the unwanted items at its borders: ONNX Runtime may keep those."""
+def trimmed(
+    region: Region, wanted: Callable[[Item], bool], *, front: bool = True, back: bool = True
+) -> Region:
+    """Return the region without the unwanted items at its borders: ONNX Runtime may keep those.
+
+    Parameters
+    ----------
+    front, back : bool
+        Which borders: items that read nothing of the region, items that nothing in it reads.
+    """
     items = list(region.items)
     while True:
         made = {item.output: item for item in items}
@@ -47,7 +55,8 @@ def trimmed(region: Region, wanted: Callable[[Item], bool]) -> Region:
             for item in items
             if not wanted(item)
             and (
-                item.output not in read or not any(v in made for v in item.inputs if v is not None)
+                (back and item.output not in read)
+                or (front and not any(v in made for v in item.inputs if v is not None))
             )
         ]
         if not border:

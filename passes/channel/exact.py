@@ -15,6 +15,7 @@ from sparsec.ir.edits import emptied, remove
 from sparsec.ir.exact import idle_units, merge_duplicates
 from sparsec.ir.groups import find_groups, prepare
 from sparsec.passes.base import Pass, PassContext, PassResult, Skipped
+from sparsec.passes.channel.rows import group_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class PruneExactPass(Pass):
                 removed = np.flatnonzero(np.isin(group.units, kept))
                 named.append((group.name, group.size, tuple(int(i) for i in removed)))
                 result.changed += [display_name(node) for node in group.makers]
+        lost = {name: len(removed) for name, _, removed in named}
+        result.groups = group_rows(groups, lost, result.skipped)
         if not units.size:
             return result
         before = model.clone()

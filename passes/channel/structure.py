@@ -25,6 +25,7 @@ from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipp
 from sparsec.passes.budget import check_budget, settled
 from sparsec.passes.channel.budget import BUDGETS, Budget, Choice, Time, choose_units
 from sparsec.passes.channel.criteria import unit_criteria
+from sparsec.passes.channel.rows import group_rows
 from sparsec.passes.channel.scores import check_scoring, normalisation, unit_scores
 from sparsec.passes.channel.widths import next_width
 
@@ -43,7 +44,7 @@ class StructurePass(Pass):
     criterion : str
         ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``; ``bn``, the scale of BatchNormalization, which is
         then not folded before the pass, and ``l2`` where a group has none; with calibration data and
-        torch ``taylor``, ``taylor-group``, ``saliency``, ``hessian``.
+        torch ``taylor``, ``taylor-group``, ``saliency``, ``hessian``, ``fisher``.
     reduce : str
         How the scores of a unit in several tensors become one: ``mean``, ``sum``, ``max``, ``prod``,
         ``first``.
@@ -129,6 +130,8 @@ class StructurePass(Pass):
                 )
                 result.skipped.append(Skipped(group.name, Code.ROUNDED, reason))
         result.changed = list(dict.fromkeys(result.changed))
+        lost = {group.name: len(gone) for group, gone in zip(chosen, removed, strict=True)}
+        result.groups = group_rows(groups, lost, result.skipped)
         if not units.size:
             return result
         before = model.clone()

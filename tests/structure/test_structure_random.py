@@ -143,7 +143,8 @@ def test_permuting_a_group_changes_nothing(seed: int):
 def test_units_are_a_partition(seed: int):
     model = random_model(seed)
     groups = find_groups(model)
-    every = np.concatenate([group.units for group in (*groups.groups, *groups.frozen)])
+    all_groups = (*groups.groups, *groups.frozen, *groups.factors)
+    every = np.concatenate([group.units for group in all_groups])
     assert len(np.unique(every)) == len(every)
     # What weights make is in one group or another, frozen or not, and nowhere else.
     atoms = groups.lattice.atoms

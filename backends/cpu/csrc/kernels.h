@@ -48,7 +48,8 @@ struct SpmmKernel {
 struct GemvArgs {
   const uint32_t* starts;
   const uint16_t* columns;
-  const float* values;
+  const void* values;    // float, float16 bits or int8, as the kernel reads them
+  const float* scales;   // of int8: [rows rounded up to block_rows]
   ptrdiff_t group_begin, group_end;
   const float* bias;  // [rows rounded up to 8]
   const float* x;
@@ -61,6 +62,7 @@ using GemvFn = void (*)(const GemvArgs&);
 
 struct GemvKernel {
   const char* name;
+  TensorKind values;
   int block_rows;
   GemvFn run;
 };
@@ -88,7 +90,7 @@ struct Taps {
   int32_t count;
 };
 
-// One channel of a depthwise convolution over a padded plane: y[r * width + c] = clip(bias + sum over ky, kx
+// Channels of a depthwise convolution, each over a padded plane: y[r * width + c] = clip(bias + sum over ky, kx
 // of weight * x[(r * row_step + ky * tap_step) + c + columns[kx]]). Whole vectors are stored: up to a
 // vector beyond the last row of y is overwritten.
 struct DepthwiseArgs {
@@ -101,11 +103,22 @@ struct DepthwiseArgs {
   ptrdiff_t line;         // floats between rows of x
   const int32_t* columns;  // [kernel[1]]
   ptrdiff_t rows, width;  // of y
-  float bias, low, high;
-  // Without a padded copy (direct_depthwise, stride 1): x is the input itself, row 0 of the window lies at
-  // input row `top`, and bit l of masks[vector * kernel[1] + kx] says that lane l reads inside the row.
-  const uint16_t* masks;
-  ptrdiff_t top, height;
+  const float* bias;  // [channels]
+  float low, high;
+  ptrdiff_t channels, x_step, y_step;  // x, y and weight are those of the first channel
+  // Without a padded copy (direct_depthwise): x is row 0 of the input itself, `height` rows of `line` floats;
+  // row 0 of the window lies at input row `top`, its column 0 at -left, rows outside are `zeros`. Bit l of
+  // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
+  // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; full[vector]: all are. Nothing is
+  // written beyond the last row: bit l of `cut` keeps lane l of its last vector, 0 keeps all.
+  const uint32_t* masks;
+  const uint8_t* full;
+  const float* zeros;
+  ptrdiff_t top, left, height;
+  uint16_t cut;
+  // Short rows: so many output rows share a vector, 0 if each has its own. Bit l of masks[r * kernel[1] + k] then
+  // says that lane l of tap k is inside if its vector begins at row r of the window.
+  ptrdiff_t packed;
 };
 
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
@@ -123,12 +136,13 @@ struct PadArgs {
   const uint32_t* masks;
 };
 
-// rows[t][0..width) = x[p + offsets[t]] for taps [begin, end) and the vectors of one tile.
+// rows[t][0..vectors) = x[p + offsets[t]] for taps [begin, end) and the vectors of one panel; rows are `width`
+// floats apart.
 struct PatchArgs {
   Taps taps;
   int32_t begin, end;
   const float* x;
-  ptrdiff_t first_vector, vectors;
+  ptrdiff_t first_vector, vectors, width;
   float* rows;
 };
 

@@ -92,6 +92,7 @@ struct Layout {
   int64_t size = 0;                         // floats
   size_t offset = 0;                        // bytes into the arena
   int external = -1;  // index of the input that is used in place
+  bool local = false;  // lives within one tile of a step: the offset is into memory of the thread
 };
 
 // Window geometry: how the taps of an operator find their columns.
@@ -118,21 +119,39 @@ struct Padded {
   int64_t line = 0;                    // floats of a row of all phases
   int64_t phase_line = 0;              // floats of a row of one phase
   int64_t band = 0;                    // output rows that are done at a time
-  std::vector<uint16_t> direct;        // masks to read the input itself; empty: it is copied
+  std::vector<uint32_t> direct;        // masks to read the input itself; empty: it is copied
+  std::vector<uint8_t> full;           // see DepthwiseArgs
+  int64_t packed = 0;
+  std::vector<float> zeros;            // a row outside of the input
+};
+
+// Neighbouring columns of a tile that one call of a microkernel computes.
+struct Panel {
+  const SpmmKernel* kernel;
+  int64_t at;  // first column in the tile
 };
 
 struct BuiltOp {
   const OpRecord* record = nullptr;
   const KernelTable* table = nullptr;
-  const SpmmKernel* kernel = nullptr;
+  std::vector<Panel> panels, last_panels;  // of a full tile and of the last one
   const GemvKernel* gemv = nullptr;
   std::shared_ptr<const Pack> pack;
   std::vector<float> bias;  // rounded up to 8 rows
   Window window;
   Padded padded;
+  bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
   size_t planes_at = 0;     // bytes into the arena
+  int64_t patch_width = 0;  // columns of the rows of patches
   int64_t channel_stride = 0;  // of the planes or the input, floats
   float low = 0, high = 0;
+};
+
+// Operators [begin, end) that run one after the other on each tile (their tiles are the same), with no
+// waiting between them; or one operator on all of its output.
+struct Step {
+  uint32_t begin, end;
+  bool tiles;
 };
 
 // A plan built for one set of input shapes: layouts, memory and packed weights. Used by one run at a
@@ -146,6 +165,8 @@ struct Instance {
   std::vector<float*> rows;  // of direct: where each value lies
   std::vector<Layout> values;
   std::vector<BuiltOp> ops;
+  std::vector<Step> steps;
+  size_t local_floats = 0;  // of a thread, for the values of a step that are local
   AlignedBytes arena;
 };
 
@@ -173,6 +194,16 @@ struct Shapes {
 Shapes infer_shapes(const PlanView& view, const SparsecTensor* inputs);
 // Fills rank and dims of the outputs.
 void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTensor* outputs);
+// plan_tiles.cc: how columns are cut into tiles, and tiles into panels of microkernels.
+int64_t first_cache();
+int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
+const KernelTable* table_for(const Plan& plan, int64_t tile);
+int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns);
+int64_t choose_depth(const TensorRecord& t, int64_t panel);
+// plan_steps.cc
+void group_steps(const PlanView& view, int threads, Instance& instance);
+void place_values(const PlanView& view, Instance& instance);
 std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs, int threads);
 
 // Runs fn(data, i) for i in [0, tasks), in any order and on any threads, and returns when all are done.

@@ -8,8 +8,6 @@
 namespace sparsec {
 namespace {
 
-constexpr int64_t kFirstCache = 32 * 1024;
-
 class Builder {
  public:
   Builder(Plan& plan, const SparsecTensor* inputs, int threads)
@@ -30,7 +28,11 @@ class Builder {
     if (build_direct(plan_, shapes_, *out_)) return std::move(out_);
     lay_out();
     for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
-    place();
+    group_steps(v_, threads_, *out_);
+    for (const Step& s : out_->steps)
+      for (uint32_t i = s.begin; i < s.end; ++i)
+        if (v_.ops[i].code == OpCode::kLinear || v_.ops[i].code == OpCode::kConv) prepare_product(out_->ops[i], s.tiles);
+    place_values(v_, *out_);
     return std::move(out_);
   }
 
@@ -46,70 +48,6 @@ class Builder {
     const auto channels = v_.values[op.output].channels;
     b.bias.assign(round_up(channels, 8), 0.0f);
     if (op.bias != kNone) std::memcpy(b.bias.data(), v_.floats(v_.tensors[op.bias].values_at), channels * 4);
-  }
-
-  const KernelTable* table_for(int64_t tile) const {
-    for (const KernelTable* t : plan_.tables)
-      if (tile % t->lanes == 0) return t;
-    fail("no kernel for tiles of %lld columns", static_cast<long long>(tile));
-  }
-
-  // Columns of a tile: the width that costs the products writing tiles of this value's size least.
-  int64_t choose_tile(int64_t columns) const {
-    const int64_t step = plan_.tables.back()->lanes;
-    int64_t hint = 0;
-    for (uint32_t i = 0; i < v_.header->value_count; ++i)
-      if (shapes_.values[i].columns == columns && v_.values[i].tile_hint) hint = v_.values[i].tile_hint;
-    if (hint && hint % step == 0) return hint;
-    int64_t best = step;
-    double best_cost = 1e300;
-    for (int64_t width = step; width <= 224; width += step) {
-      double cost = 1e-3;  // decides where there are no products at all
-      for (uint32_t i = 0; i < v_.header->op_count; ++i) {
-        const auto& op = v_.ops[i];
-        if (op.weight == kNone || op.code == OpCode::kDepthwise || shapes_.values[op.output].columns != columns) continue;
-        const auto& t = v_.tensors[op.weight];
-        const int block_rows = block_rows_of(t);
-        cost += static_cast<double>(t.count) * t.block_rows * slowness(block_rows, width, t.columns);
-      }
-      cost *= static_cast<double>(divide_up(columns, width) * width);
-      if (cost < best_cost * 0.999) {
-        best_cost = cost;
-        best = width;
-      }
-    }
-    return best;
-  }
-
-  // Time per multiply-add, relative to the roof, as measured: one row at a time pays for its weight
-  // load unless the tile is wide, and wide tiles overflow the first cache; blocks need chains enough
-  // to cover the latency of an addition.
-  double slowness(int block_rows, int64_t tile, int64_t depth) const {
-    const KernelTable* table = table_for(tile);
-    const int64_t width = widest(table, block_rows, 1, tile)->width;
-    const double vectors = static_cast<double>(width) / table->lanes;
-    if (block_rows > 1) {
-      const double chains = vectors * block_rows * table->lanes / 8;
-      return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / vectors) * (tile > 128 ? 1.02 : 1.0);
-    }
-    const double pairs = static_cast<double>(width) / 8;
-    const bool overflows = tile > 112 && depth * tile * 4 > 2 * kFirstCache;
-    return 1.2 * (pairs + 1.0) / pairs * (overflows ? 1.0 + 0.08 * static_cast<double>(tile) / 128 : 1.0);
-  }
-
-  // Dense weights run as blocks without gaps.
-  static int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
-
-  // The widest kernel of this kind that divides the tile.
-  static const SpmmKernel* widest(const KernelTable* table, int block_rows, int rows, int64_t tile) {
-    const SpmmKernel* best = nullptr;
-    for (int k = 0; k < table->spmm_count; ++k) {
-      const auto& kernel = table->spmm[k];
-      if (kernel.block_rows == block_rows && kernel.rows == rows && tile % kernel.width == 0 &&
-          (!best || kernel.width > best->width))
-        best = &kernel;
-    }
-    return best;
   }
 
   static bool is_window(OpCode code) {
@@ -133,7 +71,7 @@ class Builder {
       auto& l = out_->values[i];
       if (v_.values[i].kind == ValueKind::kRaw) continue;
       const int64_t channels = v_.values[i].channels;
-      l.tile = choose_tile(l.columns);
+      l.tile = choose_tile(plan_, shapes_, threads_, l.columns);
       l.tiles = divide_up(l.columns, l.tile);
       if (plane[i]) {  // windows read whole planes, row by row
         l.row_stride = l.tiles * l.tile;
@@ -166,13 +104,52 @@ class Builder {
     const auto& op = v_.ops[i];
     const Layout& x = out_->values[op.inputs[0]];
     const Layout& y = out_->values[op.output];
-    b.table = table_for(op.code == OpCode::kGlobalAveragePool ? x.tile : y.tile);
+    b.table = table_for(plan_, op.code == OpCode::kGlobalAveragePool ? x.tile : y.tile);
     if (op.code == OpCode::kConv) prepare_window(b, x, y);
     if (op.code == OpCode::kDepthwise) {
-      b.table = plan_.tables[0];  // it works on rows of its own, not on tiles
+      // It works on rows of its own, not on tiles: short rows want short vectors.
+      for (const KernelTable* t : plan_.tables)
+        if (t == plan_.tables[0] || (t->direct_depthwise && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
       prepare_padded(b, x, y);
+      b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.tile % y.width == 0);
     }
-    if (op.code == OpCode::kLinear || op.code == OpCode::kConv) prepare_product(b, x, y);
+  }
+
+  static bool reads_itself(const BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
+    return b.table->direct_depthwise && square && op.stride[0] == op.stride[1] && op.stride[0] <= 2 && op.dilation[0] == 1 && op.dilation[1] == 1;
+  }
+
+  void direct_masks(BuiltOp& b, const Layout& x, const Layout& y) {
+    const OpRecord& op = *b.record;
+    Padded& p = b.padded;
+    const int64_t stride = op.stride[1], lanes = b.table->lanes;
+    p.packed = stride == 1 && 2 * y.width <= lanes && y.width == x.width ? lanes / y.width : 0;
+    for (int64_t r = -op.pads[0]; p.packed && r < y.height + p.packed + op.kernel[0]; ++r)
+      for (int k = 0; k < op.kernel[1]; ++k) {
+        uint32_t mask = 0;
+        for (int64_t l = 0; l < p.packed * y.width; ++l) {
+          const int64_t row = r + l / y.width, c = l % y.width + k - op.pads[1];
+          if (row >= 0 && row < x.height && c >= 0 && c < x.width) mask |= 1u << l;
+        }
+        p.direct.push_back(mask);
+      }
+    for (int64_t v = 0; !p.packed && v < y.width; v += lanes) {
+      bool full = true;
+      for (int k = 0; k < op.kernel[1]; ++k) {
+        uint32_t mask = 0;
+        for (int64_t l = 0; l < stride * lanes; ++l) {
+          const int64_t c = stride * v + l + stride * k - op.pads[1];
+          if (c >= 0 && c < x.width) mask |= 1u << l;
+          else if (stride == 1 || 2 * k < op.kernel[1]) full = false;
+        }
+        p.direct.push_back(mask);
+      }
+      p.full.push_back(full);
+    }
+    p.zeros.assign(stride * (round_up(y.width, lanes) + lanes) + op.kernel[1], 0.0f);
+    p.band = std::max<int64_t>(4, first_cache() / 2 / (y.width * 4) / 4 * 4);
   }
 
   void prepare_padded(BuiltOp& b, const Layout& x, const Layout& y) {
@@ -189,22 +166,7 @@ class Builder {
       first = std::min(first, phase_of(kx).second);
       last = std::max(last, phase_of(kx).second);
     }
-    const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
-    const bool unit = op.stride[0] == 1 && stride == 1 && op.dilation[0] == 1 && op.dilation[1] == 1;
-    if (b.table->direct_depthwise && square && unit) {
-      for (int kx = 0; kx < op.kernel[1]; ++kx) p.columns.push_back(kx - op.pads[1]);
-      for (int64_t v = 0; v < y.width; v += lanes)
-        for (int kx = 0; kx < op.kernel[1]; ++kx) {
-          uint16_t mask = 0;
-          for (int64_t l = 0; l < lanes; ++l) {
-            const int64_t c = v + l + kx - op.pads[1];
-            if (v + l < y.width && c >= 0 && c < x.width) mask |= static_cast<uint16_t>(1u << l);
-          }
-          p.direct.push_back(mask);
-        }
-      p.band = std::max<int64_t>(4, kFirstCache / 2 / (y.width * 4) / 4 * 4);
-      return;
-    }
+    if (reads_itself(b)) return direct_masks(b, x, y);
     // Lanes beyond the last column read into the next row and are not used.
     p.phase_line = round_up(y.width + last - first, lanes);
     std::vector<int64_t> used;
@@ -228,7 +190,7 @@ class Builder {
           }
           p.masks.push_back(mask);
         }
-    const int64_t fits = kFirstCache / 2 / (p.line * 4 * op.stride[0]);
+    const int64_t fits = first_cache() / 2 / (p.line * 4 * op.stride[0]);
     p.band = std::max<int64_t>(4, fits / 4 * 4);
     if (p.line >= (1 << 24)) fail("a depthwise window needs rows that are too long");
   }
@@ -297,37 +259,31 @@ class Builder {
     }
   }
 
-  void prepare_product(BuiltOp& b, const Layout& x, const Layout& y) {
+  void prepare_product(BuiltOp& b, bool by_tiles) {
     const OpRecord& op = *b.record;
+    const Layout& x = out_->values[op.inputs[0]];
+    const Layout& y = out_->values[op.output];
     const auto& t = v_.tensors[op.weight];
     const bool conv = op.code == OpCode::kConv;
     PackRequest q{};
     q.tensor = op.weight;
     q.block_rows = block_rows_of(t);
     const int64_t groups = divide_up(t.rows, q.block_rows);
-    q.rows_at_once = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0 ? 2 : 1;
-    if (!widest(b.table, q.block_rows, q.rows_at_once, y.tile)) q.rows_at_once = 1;
-    b.kernel = widest(b.table, q.block_rows, q.rows_at_once, y.tile);
-    if (!b.kernel) fail("no kernel for blocks of %d rows", q.block_rows);
-    q.row_bytes = (conv ? y.tile : x.row_stride) * 4;
+    const bool pairs = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0;
+    q.rows_at_once = pairs ? 2 : 1;
+    b.panels = cut_panels(b.table, q.block_rows, q.rows_at_once, y.tile);
+    b.last_panels = cut_panels(b.table, q.block_rows, q.rows_at_once, std::max<int64_t>(y.columns - (y.tiles - 1) * y.tile, 1));
+    int64_t widest = 0;
+    for (const auto* panels : {&b.panels, &b.last_panels})
+      for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
+    q.row_bytes = (conv ? widest : x.row_stride) * 4;
     q.local = conv;
-    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, y.tile);
+    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, widest);
     q.chunks = 1;
-    if (threads_ > 1 && y.tiles < 4 * threads_)
+    if (!by_tiles && y.tiles < 4 * threads_)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
+    b.patch_width = conv ? widest : 0;
     b.pack = cached_pack(q);
-  }
-
-  // Reduction columns per pass. Single rows want x in the first cache, unless they are so sparse that
-  // going through y once more costs as much; blocks share each load of x and do with the second cache.
-  static int64_t choose_depth(const TensorRecord& t, int64_t tile) {
-    int64_t bytes = 4 * kFirstCache;
-    if (block_rows_of(t) == 1) {
-      const double kept = static_cast<double>(t.count) / (static_cast<double>(t.rows) * t.columns);
-      bytes = kept > 0.15 ? kFirstCache : 2 * kFirstCache;
-    }
-    const int64_t depth = std::clamp<int64_t>(bytes / (tile * 4), 16, t.columns);
-    return divide_up(t.columns, divide_up(t.columns, depth));  // equal blocks
   }
 
   std::shared_ptr<const Pack> cached_pack(const PackRequest& q) {
@@ -340,55 +296,6 @@ class Builder {
     plan_.packs.emplace_back(q, pack);
     return pack;
   }
-
-  // First fit by lifetime: a value lives from the operator that writes it to the last that reads it.
-  void place() {
-    struct Item {
-      int64_t begin, end;
-      size_t size;
-      size_t* offset;
-    };
-    const auto ops = static_cast<int64_t>(v_.header->op_count);
-    std::vector<int64_t> begin(v_.header->value_count, -1), end(v_.header->value_count, -1);
-    for (uint32_t i = 0; i < v_.header->op_count; ++i) {
-      const auto& op = v_.ops[i];
-      begin[op.output] = i;
-      end[op.output] = std::max<int64_t>(end[op.output], i);
-      for (uint32_t in : op.inputs)
-        if (in != kNone) end[in] = i;
-    }
-    for (uint32_t i = 0; i < v_.header->output_count; ++i) end[v_.outputs[i]] = ops;
-    std::vector<Item> items;
-    for (uint32_t i = 0; i < v_.header->value_count; ++i)
-      if (out_->values[i].size)
-        items.push_back({begin[i], end[i], bytes(out_->values[i].size), &out_->values[i].offset});
-    for (int64_t i = 0; i < ops; ++i) {
-      auto& b = out_->ops[i];
-      if (b.record->code == OpCode::kConv && !b.window.planes.empty())
-        items.push_back({i, i, bytes(b.channel_stride * v_.values[b.record->inputs[0]].channels), &b.planes_at});
-    }
-    size_t total = 0;
-    std::vector<const Item*> placed;
-    for (const Item& item : items) {
-      std::vector<const Item*> live;
-      for (const Item* p : placed)
-        if (p->begin <= item.end && item.begin <= p->end) live.push_back(p);
-      std::sort(live.begin(), live.end(), [](const Item* a, const Item* b) { return *a->offset < *b->offset; });
-      size_t at = 0;
-      for (const Item* p : live) {
-        if (at + item.size <= *p->offset) break;
-        at = std::max(at, *p->offset + p->size);
-      }
-      *item.offset = at;
-      total = std::max(total, at + item.size);
-      placed.push_back(&item);
-    }
-    if (total > (size_t{1} << 36)) fail("the plan needs %zu bytes for these shapes", total);
-    out_->arena = AlignedBytes(total);
-    std::memset(out_->arena.data(), 0, total);
-  }
-
-  static size_t bytes(int64_t floats) { return static_cast<size_t>(round_up(floats * 4 + 256, 256)); }
 
   Plan& plan_;
   const PlanView& v_;

@@ -93,7 +93,10 @@ void spmm_blocks(const SpmmArgs& a) {
       const float* p = reinterpret_cast<const float*>(x + e->offset);
       typename S::Vec in[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) in[v] = S::load(p + v * S::lanes);
+      for (int v = 0; v < V; ++v) {
+        in[v] = S::load(p + v * S::lanes);
+        S::keep(in[v]);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < B; ++r) {
         const auto w = S::set1(e->w[r]);
@@ -121,7 +124,10 @@ void dense_block(const DenseArgs& d, ptrdiff_t i, ptrdiff_t j) {
   for (ptrdiff_t k = 0; k < d.k; ++k, a += d.a_col, x += d.ldx) {
     typename S::Vec in[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) in[v] = S::load(x + v * S::lanes);
+    for (int v = 0; v < V; ++v) {
+      in[v] = S::load(x + v * S::lanes);
+      S::keep(in[v]);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const auto w = S::set1(a[r * d.a_row]);

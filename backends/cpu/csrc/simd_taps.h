@@ -1,4 +1,4 @@
-// Windows over feature maps: depthwise convolution and the patches of other convolutions.
+// Windows over feature maps: padded copies and the patches of convolutions.
 #ifndef SPARSEC_SIMD_TAPS_H
 #define SPARSEC_SIMD_TAPS_H
 
@@ -6,88 +6,6 @@
 
 namespace sparsec {
 namespace {
-
-// R rows of one vector of columns. An input row is loaded once for all output rows that it reaches; K is
-// the size of a square window without dilation, and all of its weights stay in registers.
-template <class S, int K, int Stride, int R, bool Direct>
-inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& d,
-                                                           const typename S::Vec* w, ptrdiff_t row,
-                                                           ptrdiff_t c) {
-  const float* x = d.x + (d.top + row * Stride) * d.line + c;
-  const uint16_t* mask = Direct ? d.masks + c / S::lanes * K : nullptr;
-  typename S::Vec acc[R];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) acc[r] = S::set1(d.bias);
-#pragma GCC unroll 16
-  for (int i = 0; i < Stride * (R - 1) + K; ++i) {
-    const bool inside = static_cast<size_t>(d.top + row * Stride + i) < static_cast<size_t>(d.height);
-#pragma GCC unroll 5
-    for (int kx = 0; kx < K; ++kx) {
-      const float* p = x + i * d.line + d.columns[kx];
-      const auto in = Direct ? S::load_masked(p, inside ? mask[kx] : 0) : S::load(p);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const int ky = i - Stride * r;
-        if (ky >= 0 && ky < K) acc[r] = S::fma(w[ky * K + kx], in, acc[r]);
-      }
-    }
-  }
-  const auto low = S::set1(d.low), high = S::set1(d.high);
-  float* y = d.y + row * d.width + c;
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) S::store(y + r * d.width, S::min(high, S::max(low, acc[r])));
-}
-
-// Strips from right to left: a store that spills into the next row comes before that row's own.
-template <class S, int K, int Stride, bool Direct>
-void depthwise_square(const DepthwiseArgs& d) {
-  constexpr int kRows = 4;
-  typename S::Vec w[K * K];
-#pragma GCC unroll 25
-  for (int t = 0; t < K * K; ++t) w[t] = S::set1(d.weight[t]);
-  const ptrdiff_t last = (d.width - 1) / S::lanes * S::lanes;
-  ptrdiff_t r = 0;
-  for (; r + kRows <= d.rows; r += kRows)
-    for (ptrdiff_t c = last; c >= 0; c -= S::lanes)
-      depthwise_block<S, K, Stride, kRows, Direct>(d, w, r, c);
-  for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
-    if (d.rows - r == 3) depthwise_block<S, K, Stride, 3, Direct>(d, w, r, c);
-    if (d.rows - r == 2) depthwise_block<S, K, Stride, 2, Direct>(d, w, r, c);
-    if (d.rows - r == 1) depthwise_block<S, K, Stride, 1, Direct>(d, w, r, c);
-  }
-}
-
-template <class S>
-void depthwise_any(const DepthwiseArgs& d) {
-  const ptrdiff_t last = (d.width - 1) / S::lanes * S::lanes;
-  const auto low = S::set1(d.low), high = S::set1(d.high);
-  for (ptrdiff_t r = 0; r < d.rows; ++r)
-    for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
-      auto acc = S::set1(d.bias);
-      for (int ky = 0; ky < d.kernel[0]; ++ky) {
-        const float* x = d.x + (r * d.stride + ky * d.dilation) * d.line + c;
-        const float* w = d.weight + ky * d.kernel[1];
-        for (int kx = 0; kx < d.kernel[1]; ++kx)
-          acc = S::fma(S::set1(w[kx]), S::load(x + d.columns[kx]), acc);
-      }
-      S::store(d.y + r * d.width + c, S::min(high, S::max(low, acc)));
-    }
-}
-
-template <class S>
-void depthwise(const DepthwiseArgs& d) {
-  const bool square = d.kernel[0] == d.kernel[1] && d.dilation == 1;
-  const int k = square ? d.kernel[0] : 0;
-  if constexpr (S::direct_depthwise) {
-    if (d.masks && k == 3) return depthwise_square<S, 3, 1, true>(d);
-    if (d.masks && k == 5) return depthwise_square<S, 5, 1, true>(d);
-  }
-  if (k == 3 && d.stride == 1) return depthwise_square<S, 3, 1, false>(d);
-  if (k == 3 && d.stride == 2) return depthwise_square<S, 3, 2, false>(d);
-  if (k == 5 && d.stride == 1) return depthwise_square<S, 5, 1, false>(d);
-  if (k == 5 && d.stride == 2) return depthwise_square<S, 5, 2, false>(d);
-  depthwise_any<S>(d);
-}
 
 // One row for stride 2 with both phases, `low` the one that starts a column earlier: each input is loaded
 // once and dealt out.
@@ -147,8 +65,7 @@ void pad(const PadArgs& a) {
 template <class S>
 void patch(const PatchArgs& a) {
   float* row = a.rows;
-  const ptrdiff_t width = a.vectors * S::lanes;
-  for (int32_t t = a.begin; t < a.end; ++t, row += width) {
+  for (int32_t t = a.begin; t < a.end; ++t, row += a.width) {
     const float* x = a.x + a.first_vector * S::lanes + a.taps.offsets[t];
     const uint16_t* mask = a.taps.masks;
     if (!mask) {

@@ -8,14 +8,24 @@
 
 namespace sparsec {
 
-// Memory of one thread that a task needs while it runs; grows and stays.
-inline float* scratch(size_t floats) {
-  thread_local AlignedBytes memory;
+inline float* grown(AlignedBytes& memory, size_t floats) {
   if (memory.size() < floats * 4) {
     memory = AlignedBytes(floats * 4);
     std::memset(memory.data(), 0, floats * 4);
   }
   return memory.floats();
+}
+
+// Memory of one thread that an operator needs while it works; grows and stays.
+inline float* scratch(size_t floats) {
+  thread_local AlignedBytes memory;
+  return grown(memory, floats);
+}
+
+// The same for the values of a step that live no longer than one tile.
+inline float* tile_memory(size_t floats) {
+  thread_local AlignedBytes memory;
+  return grown(memory, floats);
 }
 
 struct View {

@@ -1,5 +1,6 @@
 // The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the
 // lists SPMM_ROWS(V, R) and SPMM_BLOCKS(V, B) before it includes this.
+#include "simd_depthwise.h"
 #include "simd_gemv.h"
 #include "simd_math.h"
 #include "simd_spmm.h"
@@ -19,7 +20,7 @@ namespace {
 
 const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};
 
-#define X_GEMV(NAME, B, FN) {"f32_gemv_" NAME "__" SPARSEC_NAME(SPARSEC_ISA), B, FN},
+#define X_GEMV(NAME, KIND, B, FN) {NAME "__" SPARSEC_NAME(SPARSEC_ISA), TensorKind::KIND, B, FN},
 const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
 
 const KernelTable kTable = {

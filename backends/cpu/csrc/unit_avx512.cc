@@ -11,6 +11,8 @@ struct Avx512 {
   static constexpr int lanes = 16, square = 8;
   static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  // The compiler would fold a shared load into each of its uses: a load for every multiply-add.
+  static void keep(Vec& v) { asm("" : "+v"(v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm512_set1_ps(x); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -30,7 +32,14 @@ struct Avx512 {
     const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
   }
+  static void store_masked(float* p, uint16_t mask, Vec v) { _mm512_mask_storeu_ps(p, mask, v); }
   static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
+  static Vec even_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
+  static Vec odd_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
+  static Vec in_order(Vec v) {
+    return _mm512_castpd_ps(_mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_castps_pd(v)));
+  }
   static Vec even_of(Vec a, Vec b) {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -45,9 +54,21 @@ struct Avx512 {
   static Vec load_even_masked(const float* p, uint32_t mask) {
     return even_of(load_masked(p, mask & 0xFFFF), load_masked(p + 16, mask >> 16));
   }
-  static Vec gather(const float* x, const uint16_t* i) {
-    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(i));
-    return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(raw), x, 4);
+  static Vec widen(const float* p) { return load(p); }
+  static Vec widen(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static Vec widen(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static Vec widen_low(const float* p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+  static Vec widen_low(const uint16_t* p) {
+    return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static Vec widen_low(const int8_t* p) {
+    const __m128i raw = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm512_zextps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw)));
+  }
+  static Vec spread(const float* low, const float* high) {
+    return _mm512_mask_broadcastss_ps(set1(*low), 0xFF00, _mm_load_ss(high));
   }
   static float sum(Vec a) { return _mm512_reduce_add_ps(a); }
   static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
@@ -79,14 +100,15 @@ using Simd = Avx512;
 #define SPARSEC_ISA avx512
 #define SPMM_ROWS(X) \
   X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(13, 1) \
-  X(14, 1) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
+  X(14, 1) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
 #define SPMM_BLOCKS(X) \
   X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) \
   X(1, 8) X(2, 8) X(3, 8)
+// One row and columns of 2 and 4 are left to the AVX2 unit: x is put together float by float.
 #define GEMV_LIST(X) \
-  X("unstructured", 1, gemv_rows<Simd>) \
-  X("block2x1", 2, gemv_scalar<2>) \
-  X("block4x1", 4, gemv_scalar<4>)
+  X("f32_gemv_block8x1", kBlocks, 8, (gemv_pairs<Simd, 8, float>)) \
+  X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_pairs<Simd, 8, uint16_t>)) \
+  X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_pairs<Simd, 8, int8_t>))
 #define DENSE_VECTORS 4
 #include "unit.h"
 

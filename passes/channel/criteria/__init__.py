@@ -96,6 +96,7 @@ unit_criteria: Registry[UnitCriterion] = Registry(
         "taylor": f"{_HERE}.taylor:taylor",
         "taylor-group": f"{_HERE}.taylor:taylor_group",
         "saliency": f"{_HERE}.saliency:saliency",
+        "fisher": f"{_HERE}.fisher:fisher",
         "hessian": f"{_HERE}.hessian:hessian",
         "random": f"{_HERE}.chance:chance",
     },

@@ -1,0 +1,155 @@
+// How columns are cut into tiles, and tiles into panels of microkernels.
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "plan.h"
+
+namespace sparsec {
+namespace {
+
+constexpr int64_t kWidestTile = 448;
+
+// Time per multiply-add of a panel of v vectors, relative to the roof, as measured: one row at a time pays for
+// the load of its weight, and a wide panel fills the first cache with fewer channels; blocks need chains
+// enough to cover the latency of an addition.
+double slowness(const SpmmKernel& kernel, int lanes) {
+  const double v = kernel.width / lanes;
+  if (kernel.block_rows > 1) {
+    const double chains = v * kernel.block_rows;
+    return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / v);
+  }
+  return 1.2 * (1.0 + 1.0 / v + 0.01 / 16 * kernel.width);
+}
+
+// The cheapest way to cover so many columns with the kernels that there are.
+struct Cover {
+  std::vector<double> cost;                // of [vectors]
+  std::vector<const SpmmKernel*> last;     // the panel at the end of it
+
+  Cover(const KernelTable* table, int block_rows, int rows, int64_t columns) : cost(divide_up(columns, table->lanes) + 1, 1e300), last(cost.size(), nullptr) {
+    cost[0] = 0;
+    for (int k = 0; k < table->spmm_count; ++k) {
+      const SpmmKernel& kernel = table->spmm[k];
+      if (kernel.block_rows == block_rows && kernel.rows == rows) kernels.push_back(&kernel);
+    }
+    for (size_t n = 1; n < cost.size(); ++n)
+      for (const SpmmKernel* kernel : kernels) {
+        const size_t v = kernel->width / table->lanes;
+        if (v > n) continue;
+        const double c = cost[n - v] + kernel->width * slowness(*kernel, table->lanes);
+        if (c < cost[n]) {
+          cost[n] = c;
+          last[n] = kernel;
+        }
+      }
+  }
+
+  std::vector<const SpmmKernel*> kernels;
+};
+
+// Rows of a tile that lie a power of two of lines apart share few sets of the first cache.
+bool crowds_sets(const KernelTable* table, int64_t tile) {
+  const int64_t lines = divide_up(tile, 16), panel = std::min<int64_t>(tile, 8 * table->lanes) / 16;
+  int64_t apart = 64;
+  while (lines % apart) apart /= 2;
+  return 64 / apart * std::max<int64_t>(panel, 1) < 64;
+}
+
+}  // namespace
+
+int64_t first_cache() {
+  static const int64_t size = [] {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    if (const long said = sysconf(_SC_LEVEL1_DCACHE_SIZE); said > 0) return std::clamp<int64_t>(said, 16 * 1024, 128 * 1024);
+#endif
+    return int64_t{32 * 1024};
+  }();
+  return size;
+}
+
+int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
+
+const KernelTable* table_for(const Plan& plan, int64_t tile) {
+  for (const KernelTable* t : plan.tables)
+    if (tile % t->lanes == 0) return t;
+  fail("no kernel for tiles of %lld columns", static_cast<long long>(tile));
+}
+
+std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns) {
+  const Cover cover(table, block_rows, rows, columns);
+  std::vector<Panel> panels;
+  int64_t at = 0;
+  for (size_t n = cover.cost.size() - 1; n > 0; n -= panels.back().kernel->width / table->lanes) {
+    if (!cover.last[n]) fail("no kernel for blocks of %d rows, %d at once, and %lld columns", block_rows, rows, static_cast<long long>(columns));
+    panels.push_back({cover.last[n], at});
+    at += cover.last[n]->width;
+  }
+  return panels;
+}
+
+// The width that costs the operators whose outputs have so many columns least.
+int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t columns) {
+  const PlanView& view = plan.view;
+  const int64_t step = plan.tables.back()->lanes;
+  std::deque<std::pair<std::pair<const KernelTable*, int>, Cover>> covers;
+  int64_t row = 0;  // width of the images that a depthwise window makes
+  for (uint32_t i = 0; i < view.header->value_count; ++i) {
+    const int64_t hint = view.values[i].tile_hint;
+    if (shapes.values[i].columns == columns && hint && hint % step == 0) return hint;
+  }
+  for (uint32_t i = 0; i < view.header->op_count; ++i) {
+    const Shape& y = shapes.values[view.ops[i].output];
+    if (view.ops[i].code == OpCode::kDepthwise && y.columns == columns) row = y.width;
+  }
+  const auto cover = [&](const KernelTable* table, int block_rows) -> const Cover& {
+    for (const auto& [key, value] : covers)
+      if (key == std::pair(table, block_rows)) return value;
+    return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, 1, kWidestTile)).second;
+  };
+  int64_t best = step;
+  double best_cost = 1e300;
+  for (int64_t width = step; width <= kWidestTile; width += step) {
+    const int64_t tiles = std::max<int64_t>(1, divide_up(columns, width)), rest = columns - (tiles - 1) * width;
+    const KernelTable* table = table_for(plan, width);
+    const bool rows = row && (tiles == 1 || width % row == 0);
+    double cost = 1e-3 * static_cast<double>(tiles * width);  // decides where there are no products at all
+    for (uint32_t i = 0; i < view.header->op_count; ++i) {
+      const auto& op = view.ops[i];
+      if (op.weight == kNone || shapes.values[op.output].columns != columns) continue;
+      const auto& t = view.tensors[op.weight];
+      if (op.code == OpCode::kDepthwise) {
+        // Input rows are loaded once for all rows of a tile; what has no whole rows is copied once more.
+        const double reach = op.kernel[0] - 1, held = rows ? std::min<double>(width / row, shapes.values[op.output].height) : 1.0;
+        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + 0.5 * reach / held : 5.0);
+        continue;
+      }
+      const Cover& costs = cover(table, block_rows_of(t));
+      const double one = costs.cost[divide_up(width, table->lanes)], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
+      cost += static_cast<double>(t.count) * t.block_rows * (one * static_cast<double>(tiles - 1) + last);
+    }
+    if (table != plan.tables[0]) cost *= 1.3;  // shorter vectors
+    if (crowds_sets(table, width)) cost *= 1.1;
+    if (threads > 1 && tiles >= threads) cost *= static_cast<double>(divide_up(tiles, threads) * threads) / static_cast<double>(tiles);
+    if (cost < best_cost * 0.999) {
+      best_cost = cost;
+      best = width;
+    }
+  }
+  return best;
+}
+
+// Reduction columns per pass. Single rows want x in the first cache, unless they are so sparse that
+// going through y once more costs as much; blocks share each load of x and do with the second cache.
+int64_t choose_depth(const TensorRecord& t, int64_t panel) {
+  int64_t bytes = 4 * first_cache();
+  if (block_rows_of(t) == 1) {
+    const double kept = static_cast<double>(t.count) / static_cast<double>(std::max<uint64_t>(1, static_cast<uint64_t>(t.rows) * t.columns));
+    bytes = kept > 0.08 ? first_cache() : 2 * first_cache();
+  }
+  const int64_t depth = std::clamp<int64_t>(bytes / (panel * 4), 16, t.columns);
+  return divide_up(t.columns, divide_up(t.columns, depth));  // equal blocks
+}
+
+}  // namespace sparsec

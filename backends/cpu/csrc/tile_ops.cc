@@ -1,0 +1,139 @@
+// Operators that compute a tile of their output from the same tile of their operands.
+#include <algorithm>
+
+#include "run_context.h"
+
+namespace sparsec {
+namespace {
+
+SpmmArgs product_args(const Context& c, const BuiltOp& b, int64_t tile) {
+  SpmmArgs a{};
+  const View y = c.view(b.record->output);
+  a.y = y.at(tile, 0);
+  a.ldy = y.row_stride;
+  if (b.record->inputs[1] != kNone) {
+    const View r = c.view(b.record->inputs[1]);
+    a.residual = r.at(tile, 0);
+    a.ldr = r.row_stride;
+  }
+  a.bias = b.bias.data();
+  a.low = b.low;
+  a.high = b.high;
+  a.m = static_cast<int32_t>(c.channels(b));
+  a.finish = b.table->finish[static_cast<int>(b.record->activation)];
+  return a;
+}
+
+// One block of the reduction for one panel of the tile.
+void run_part(const BuiltOp& b, SpmmArgs a, int chunk, int block, const Panel& panel) {
+  const Pack& pack = *b.pack;
+  const Pack::Part& part = pack.parts[chunk * pack.blocks + block];
+  a.counts = pack.counts.data() + part.group;
+  a.rows = pack.rows.data() + part.row;
+  a.entries = pack.entries.data() + part.entry;
+  a.groups = part.groups;
+  a.first = block == 0;
+  a.last = block + 1 == pack.blocks;
+  if (!b.patch_width) a.x += panel.at * 4;
+  a.y += panel.at;
+  if (a.residual) a.residual += panel.at;
+  panel.kernel->run(a);
+}
+
+const std::vector<Panel>& panels(const Context& c, const BuiltOp& b, int64_t tile) {
+  return tile + 1 == c.out(b).tiles ? b.last_panels : b.panels;
+}
+
+void linear(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+  SpmmArgs a = product_args(c, b, tile);
+  a.x = reinterpret_cast<const char*>(c.view(b.record->inputs[0]).at(tile, 0));
+  for (const Panel& panel : panels(c, b, tile))
+    for (int block = 0; block < b.pack->blocks; ++block) run_part(b, a, chunk, block, panel);
+}
+
+Taps taps(const BuiltOp& b) {
+  const Window& w = b.window;
+  return {w.offsets.data(), w.masks.empty() ? nullptr : w.masks.data(), w.masks.empty() ? nullptr : w.full.data(), w.taps};
+}
+
+void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+  const Layout& y = c.out(b);
+  const int64_t channels = c.v.values[b.record->inputs[0]].channels;
+  const float* x = b.window.planes.empty() ? c.view(b.record->inputs[0]).base : reinterpret_cast<const float*>(c.in.arena.data() + b.planes_at);
+  const int lanes = b.table->lanes;
+  const int64_t total = channels * b.window.taps, depth = b.pack->depth;
+  SpmmArgs a = product_args(c, b, tile);
+  float* rows = scratch(depth * b.patch_width);
+  a.x = reinterpret_cast<const char*>(rows);
+  PatchArgs p{};
+  p.taps = taps(b);
+  p.width = b.patch_width;
+  for (const Panel& panel : panels(c, b, tile)) {
+    p.first_vector = (tile * y.tile + panel.at) / lanes;
+    p.vectors = panel.kernel->width / lanes;
+    for (int block = 0; block < b.pack->blocks; ++block) {
+      float* row = rows;
+      for (int64_t k = block * depth, end = std::min(total, k + depth); k < end;) {
+        const int64_t channel = k / b.window.taps;
+        p.begin = static_cast<int32_t>(k % b.window.taps);
+        p.end = static_cast<int32_t>(std::min<int64_t>(b.window.taps, p.begin + end - k));
+        p.x = x + channel * b.channel_stride;
+        p.rows = row;
+        b.table->patch(p);
+        row += (p.end - p.begin) * p.width;
+        k += p.end - p.begin;
+      }
+      run_part(b, a, chunk, block, panel);
+    }
+  }
+}
+
+void elementwise(const Context& c, const BuiltOp& b, int64_t tile, BinaryFn apply) {
+  const View x = c.view(b.record->inputs[0]), other = c.view(b.record->inputs[1]), y = c.view(b.record->output);
+  const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
+  const int64_t width = c.out(b).tile;
+  for (int64_t r = 0; r < c.channels(b); ++r) {
+    apply(x.at(tile, r), other.at(tile, r), y.at(tile, r), width, b.low, b.high);
+    if (finish) finish(y.at(tile, r), width);
+  }
+}
+
+void activation(const Context& c, const BuiltOp& b, int64_t tile) {
+  const View x = c.view(b.record->inputs[0]), y = c.view(b.record->output);
+  const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)];
+  const int64_t width = c.out(b).tile;
+  for (int64_t r = 0; r < c.channels(b); ++r) {
+    std::memcpy(y.at(tile, r), x.at(tile, r), width * 4);
+    if (finish) finish(y.at(tile, r), width);
+    else b.table->clip(y.at(tile, r), width, b.low, b.high);
+  }
+}
+
+void norm(const Context& c, const BuiltOp& b, int64_t tile) {
+  const OpRecord& op = *b.record;
+  const float* x = c.view(op.inputs[0]).at(tile, 0);
+  float* y = c.view(op.output).at(tile, 0);
+  const float* gain = c.v.floats(c.v.tensors[op.gain].values_at);
+  if (op.code == OpCode::kRmsNorm) {
+    b.table->rms_norm(x, y, c.channels(b), c.out(b).tile, gain, op.alpha);
+  } else {
+    const float* other = op.inputs[1] == kNone ? nullptr : c.view(op.inputs[1]).at(tile, 0);
+    b.table->layer_norm(x, other, y, c.channels(b), c.out(b).tile, gain, b.bias.data(), op.alpha);
+  }
+}
+
+}  // namespace
+
+void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+  switch (b.record->code) {
+    case OpCode::kLinear: return linear(c, b, tile, chunk);
+    case OpCode::kConv: return conv(c, b, tile, chunk);
+    case OpCode::kDepthwise: return depthwise_tile(c, b, tile);
+    case OpCode::kAdd: return elementwise(c, b, tile, b.table->add);
+    case OpCode::kMultiply: return elementwise(c, b, tile, b.table->multiply);
+    case OpCode::kActivation: return activation(c, b, tile);
+    default: return norm(c, b, tile);
+  }
+}
+
+}  // namespace sparsec

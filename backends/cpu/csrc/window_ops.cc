@@ -1,0 +1,198 @@
+// Depthwise convolution and pooling, and what a strided convolution does before its tiles.
+#include <algorithm>
+#include <limits>
+
+#include "run_context.h"
+
+namespace sparsec {
+
+void split_planes(const Context& c, const BuiltOp& b, int64_t channel) {
+  const Layout& in = c.in.values[b.record->inputs[0]];
+  const Layout& out = c.out(b);
+  const Window& w = b.window;
+  const float* x = c.view(b.record->inputs[0]).at(0, channel);
+  float* planes = reinterpret_cast<float*>(c.in.arena.data() + b.planes_at) + channel * b.channel_stride;
+  const int64_t sy = b.record->stride[0], sx = b.record->stride[1];
+  for (size_t i = 0; i < w.planes.size(); ++i) {
+    float* row = planes + i * w.plane_size;
+    const int64_t shift = w.planes[i].shift;
+    const int64_t begin = std::min(out.width, shift < 0 ? (-shift + sx - 1) / sx : 0);
+    const int64_t end = std::clamp<int64_t>(in.width > shift ? (in.width - shift + sx - 1) / sx : 0, begin, out.width);
+    for (int64_t r = 0; r < w.plane_rows; ++r, row += out.width) {
+      const int64_t y = (w.first + r) * sy + w.planes[i].remainder;
+      if (y < 0 || y >= in.height) {
+        std::fill(row, row + out.width, 0.0f);
+        continue;
+      }
+      std::fill(row, row + begin, 0.0f);
+      b.table->copy_strided(x + y * in.width + begin * sx + shift, sx, row + begin, end - begin);
+      std::fill(row + end, row + out.width, 0.0f);
+    }
+  }
+}
+
+namespace {
+
+// Input rows [from, from + count) of one channel, split and padded.
+void pad_rows(const Context& c, const BuiltOp& b, const float* x, int64_t from, int64_t count, float* padded) {
+  const Layout& in = c.in.values[b.record->inputs[0]];
+  const Padded& p = b.padded;
+  const int64_t stride = b.record->stride[1];
+  if (!p.masks.empty()) {
+    b.table->pad({x, in.width, in.height, from, count, padded, p.line, p.phase_line, static_cast<int32_t>(p.phase_columns.size()),
+                  static_cast<int32_t>(stride), p.phase_columns.data(), p.masks.data()});
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    float* line = padded + i * p.line;
+    const int64_t y = from + i;
+    if (y < 0 || y >= in.height) {
+      std::fill(line, line + p.line, 0.0f);
+      continue;
+    }
+    for (size_t k = 0; k < p.phase_columns.size(); ++k, line += p.phase_line) {
+      const int64_t start = p.phase_columns[k];
+      const int64_t begin = std::min(p.phase_line, start < 0 ? (-start + stride - 1) / stride : 0);
+      const int64_t end = std::clamp<int64_t>(in.width > start ? (in.width - start + stride - 1) / stride : 0, begin, p.phase_line);
+      std::fill(line, line + begin, 0.0f);
+      b.table->copy_strided(x + y * in.width + start + begin * stride, stride, line + begin, end - begin);
+      std::fill(line + end, line + p.phase_line, 0.0f);
+    }
+  }
+}
+
+DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel) {
+  const OpRecord& op = *b.record;
+  const Layout& l = c.out(b);
+  DepthwiseArgs d{};
+  d.weight = c.v.floats(c.v.tensors[op.weight].values_at) + channel * op.kernel[0] * op.kernel[1];
+  d.kernel[0] = op.kernel[0];
+  d.kernel[1] = op.kernel[1];
+  d.stride = op.stride[0];
+  d.dilation = op.dilation[0];
+  d.line = b.padded.line;
+  d.columns = b.padded.columns.data();
+  d.width = l.width;
+  d.bias = b.bias.data() + channel;
+  d.channels = 1;
+  d.low = b.low;
+  d.high = b.high;
+  if (b.padded.direct.empty()) return d;
+  const Layout& in = c.in.values[op.inputs[0]];
+  d.x = c.view(op.inputs[0]).at(0, channel);
+  d.line = in.width;
+  d.height = in.height;
+  d.left = op.pads[1];
+  d.masks = b.padded.direct.data();
+  d.full = b.padded.full.data();
+  d.zeros = b.padded.zeros.data();
+  d.packed = b.padded.packed;
+  d.cut = static_cast<uint16_t>((1u << l.width % b.table->lanes) - 1);
+  return d;
+}
+
+// Rows [begin, end) of all channels of d, written where they belong.
+void rows_in_place(const BuiltOp& b, DepthwiseArgs& d, float* y, int64_t begin, int64_t end) {
+  d.y = y;
+  d.top = begin * b.record->stride[0] - b.record->pads[0];
+  d.rows = end - begin;
+  d.masks = b.padded.direct.data() + (d.packed ? begin * d.kernel[1] : 0);
+  b.table->depthwise(d);
+  if (const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)])
+    for (int64_t r = 0; r < d.channels; ++r) finish(y + r * d.y_step, d.rows * d.width);
+}
+
+}  // namespace
+
+void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
+  const Layout& l = c.out(b);
+  const View y = c.view(b.record->output);
+  const int64_t band = l.tile / l.width, begin = tile * band, end = std::min(l.height, begin + band);
+  DepthwiseArgs d = depthwise_args(c, b, 0);
+  d.channels = c.channels(b);
+  d.x_step = c.view(b.record->inputs[0]).row_stride;
+  d.y_step = y.row_stride;
+  rows_in_place(b, d, y.at(tile, 0), begin, end);
+}
+
+void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel) {
+  const OpRecord& op = *b.record;
+  const Layout& l = c.out(b);
+  const View y = c.view(op.output);
+  DepthwiseArgs d = depthwise_args(c, b, channel);
+  if (b.by_rows) {
+    const bool one_piece = l.tile_stride == l.tile;
+    const int64_t band = one_piece ? l.height : l.tile / l.width;
+    for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) rows_in_place(b, d, y.at(tile, channel), r, std::min(l.height, r + band));
+    return;
+  }
+  const FinishFn finish = b.table->finish[static_cast<int>(op.activation)];
+  const int64_t reach = int64_t{op.dilation[0]} * (op.kernel[0] - 1) + 1;
+  const int64_t band = std::min(b.padded.band, l.height);
+  const bool copied = b.padded.direct.empty();
+  const int64_t lines = copied ? (band - 1) * op.stride[0] + reach : 0;
+  float* padded = scratch(lines * d.line + round_up(band * l.width, 16) + 128);
+  d.y = padded + lines * d.line + 64;
+  const float* x = c.view(op.inputs[0]).at(0, channel);
+  for (int64_t r = 0; r < l.height; r += band) {
+    d.rows = std::min(band, l.height - r);
+    d.top = r * op.stride[0] - op.pads[0];
+    if (d.packed) d.masks = b.padded.direct.data() + r * d.kernel[1];
+    if (copied) {
+      pad_rows(c, b, x, d.top, (d.rows - 1) * op.stride[0] + reach, padded);
+      d.x = padded;
+    }
+    b.table->depthwise(d);
+    if (finish) finish(d.y, d.rows * l.width);
+    copy_columns(y, l.tile, channel, r * l.width, d.rows * l.width, d.y, true);
+  }
+}
+
+void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel) {
+  const OpRecord& op = *b.record;
+  const Layout& in = c.in.values[op.inputs[0]];
+  const Layout& out = c.out(b);
+  const float* x = c.view(op.inputs[0]).at(0, channel);
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  // Rows first: one padded row of maxima, then the columns of the window.
+  const int64_t line = in.width + op.pads[1] + op.pads[3];
+  float* top = scratch(line + out.columns + out.width);
+  float* flat = top + line;
+  float* strided = flat + out.columns;
+  for (int64_t r = 0; r < out.height; ++r) {
+    std::fill(top, top + line, kLeast);
+    for (int ky = 0; ky < op.kernel[0]; ++ky) {
+      const int64_t from = r * op.stride[0] + int64_t{ky} * op.dilation[0] - op.pads[0];
+      if (from < 0 || from >= in.height) continue;
+      const float* row = x + from * in.width;
+      float* t = top + op.pads[1];
+      for (int64_t i = 0; i < in.width; ++i) t[i] = row[i] > t[i] ? row[i] : t[i];
+    }
+    float* best = flat + r * out.width;
+    std::fill(best, best + out.width, kLeast);
+    for (int kx = 0; kx < op.kernel[1]; ++kx) {
+      b.table->copy_strided(top + int64_t{kx} * op.dilation[1], op.stride[1], strided, out.width);
+      for (int64_t i = 0; i < out.width; ++i) best[i] = strided[i] > best[i] ? strided[i] : best[i];
+    }
+  }
+  copy_columns(c.view(op.output), out.tile, channel, 0, out.columns, flat, true);
+}
+
+void average_channel(const Context& c, const BuiltOp& b, int64_t channel) {
+  const Layout& in = c.in.values[b.record->inputs[0]];
+  const View x = c.view(b.record->inputs[0]);
+  double sum = 0;
+  for (int64_t tile = 0; tile < in.tiles; ++tile) {
+    const float* row = x.at(tile, channel);
+    const int64_t n = std::min(in.tile, in.columns - tile * in.tile);
+    float part[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+      for (int l = 0; l < 8; ++l) part[l] += row[i + l];
+    for (; i < n; ++i) part[0] += row[i];
+    for (float p : part) sum += p;
+  }
+  *c.view(b.record->output).at(0, channel) = static_cast<float>(sum / static_cast<double>(in.columns));
+}
+
+}  // namespace sparsec

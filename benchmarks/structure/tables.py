@@ -1,0 +1,82 @@
+"""Pages of the documentation, written from measured results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_VISION = """# Structural pruning of torchvision
+
+Written by `python -m benchmarks.structure.vision` from `benchmarks/results/torchvision.json`.
+
+The {count} networks of torchvision 0.28.0, with random weights, pruned by {passes}: all classifiers, all
+segmentation networks, both RAFT, and the backbones with feature pyramids of the detectors. Classifiers and
+segmentation networks read [1, 3, 224, 224] (inception_v3 299), flow two pictures of 128, detectors 320.
+Every certificate was replayed in the run: {certificates} of {certificates}.
+
+* **groups**: those that can be pruned, and of how many the units are frozen. Why is in the second table.
+* **MACs**, **params**, **ms**: what is left, in percent, and the milliseconds of the dense graph in ONNX
+  Runtime {runtime} on one thread of {cpu}; medians of interleaved rounds, by the thread's own clock.
+* **s**, **MB**: processor seconds of both passes with their replays, and the most memory that they took
+  beyond what was held before (the weights). At most {seconds:.0f} s ({slowest}) and {megabytes:.0f} MB ({largest}).
+
+{rows}
+
+## What is frozen, and why
+
+{reasons}
+"""
+
+
+def vision_page(results: Mapping[str, Any]) -> str:
+    """Return the page about torchvision."""
+    rows = results["rows"]
+    frozen: dict[str, list[str]] = {}
+    total: Counter[str] = Counter()
+    for name, row in rows.items():
+        for reason, count in row["reasons"].items():
+            frozen.setdefault(reason, []).append(name)
+            total[reason] += count
+    table = [("network", "groups", "frozen", "MACs", "params", "ms dense", "ms", "s", "MB")]
+    for name, row in rows.items():
+        (m0, m1), (p0, p1), (t0, t1) = row["macs"], row["params"], row["ms"]
+        table.append(
+            (
+                name,
+                str(row["groups"]),
+                str(row["frozen"]),
+                f"{m0 / 1e6:.0f} M → {m1 / m0:.0%}",
+                f"{p0 / 1e6:.1f} M → {p1 / p0:.0%}",
+                f"{t0:.1f}",
+                f"{t1:.1f} = {t1 / t0:.0%}",
+                f"{row['seconds']:.1f}",
+                f"{row['megabytes']:.0f}",
+            )
+        )
+    why = [("reason", "groups", "networks")]
+    for reason, count in total.most_common():
+        names = frozen[reason]
+        why.append((reason, str(count), ", ".join(names) if len(names) < 9 else f"{len(names)}"))
+    slowest = max(rows, key=lambda name: rows[name]["seconds"])
+    largest = max(rows, key=lambda name: rows[name]["megabytes"])
+    return _VISION.format(
+        count=len(rows),
+        passes=" and ".join(f"`{spec}`" for spec in results["passes"]),
+        certificates=sum(row["certificates"] for row in rows.values()),
+        runtime=results["machine"]["onnxruntime"],
+        cpu=results["machine"]["cpu"],
+        seconds=rows[slowest]["seconds"],
+        slowest=slowest,
+        megabytes=rows[largest]["megabytes"],
+        largest=largest,
+        rows=markdown(table),
+        reasons=markdown(why),
+    )
+
+
+def markdown(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table; the first row is its head."""
+    head, *body = rows
+    lines = [head, ("---",) * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

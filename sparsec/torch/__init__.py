@@ -1,0 +1,19 @@
+"""SparseC inside torch: sparse layers in any module, without a graph and without an artifact.
+
+Everything in here needs torch; the kernels need a CUDA device, and without one the same operators
+run on the CPU, as their own reference.
+"""
+
+from sparsec.torch.linear import Dispatch, SparseLinear
+from sparsec.torch.sparsify import SparsifyReport, sparse_layers, sparsify_
+from sparsec.torch.storage import load, save
+
+__all__ = [
+    "Dispatch",
+    "SparseLinear",
+    "SparsifyReport",
+    "load",
+    "save",
+    "sparse_layers",
+    "sparsify_",
+]
