@@ -15,10 +15,9 @@ from pathlib import Path
 
 from sparsec.ir.errors import UnsupportedTargetError
 
-# Tensor-core instructions by generation: mma.sync, wgmma, tcgen05.
-_TENSOR = ("HMMA", "HGMMA", "UTCHMMA")
+# Tensor-core instructions by generation: mma.sync, wgmma, tcgen05; and those of AMD.
+_TENSOR = ("HMMA", "HGMMA", "UTCHMMA", "MFMA")
 _LOCAL = ("LDL", "STL")
-_TENSOR_OF_SM = {90: "HGMMA", 100: "UTCHMMA"}  # every other one runs mma.sync
 
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
@@ -86,17 +85,18 @@ def read_code(cubin: bytes) -> CodeReport:
     )
 
 
-def check_code(report: CodeReport, name: str, sm: int) -> None:
-    """Accept only code that runs on tensor cores and keeps everything in registers.
+def check_code(report: CodeReport, name: str, wanted: str) -> None:
+    """Accept only code that has the matrix instruction ``wanted`` and keeps all in registers.
+
+    An empty ``wanted`` asks for none.
 
     Raises
     ------
     UnsupportedTargetError
         If it does not: another version of triton may do better, a warning would not.
     """
-    wanted = _TENSOR_OF_SM.get(sm, "HMMA")
     problems = []
-    if not report.count(wanted):
+    if wanted and not report.count(wanted):
         problems.append(f"it has no {wanted} instruction")
     if report.stack:
         problems.append(f"it uses {report.stack} bytes of stack a thread")
@@ -104,7 +104,7 @@ def check_code(report: CodeReport, name: str, sm: int) -> None:
         problems.append(f"it spills registers ({local} local loads and stores)")
     if problems:
         raise UnsupportedTargetError(
-            f"kernel {name}: the installed triton compiled it badly for sm_{sm}: "
+            f"kernel {name}: the installed triton compiled it badly: "
             f"{'; '.join(problems)}. Install a version that is known to work: "
             "pip install triton==3.9.0",
             where=name,

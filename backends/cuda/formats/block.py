@@ -45,6 +45,16 @@ class Blocks(Format):
         scale = 4 * shape[0] if v == 1 else 0
         return blocks * (self.rows * v + 2) + 4 * (strips + 1) + scale
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of every array but the scale."""
+        return {
+            "vals": (f"int{8 * value_bytes(values)}", (None, self.rows)),
+            "cols": ("int16", (None,)),
+            "start": ("int32", (self._strips(shape[0]) + 1,)),
+        }
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack [M, K]; see the top of this module."""
         rows, columns = bits.shape

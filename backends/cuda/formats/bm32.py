@@ -44,6 +44,19 @@ class Bitmap(Format):
         words = TILE * TILE // WORD
         return tiles * (words * _BYTES_A_WORD + 4) + 4 + count * v + (4 * rows if v == 1 else 0)
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of every array but the scale."""
+        down, across = _tiles(shape)
+        words = (down, across, TILE, TILE // WORD)
+        return {
+            "bits": ("int32", words),
+            "offs": ("int16", words),
+            "tile": ("int32", (down * across + 1,)),
+            "vals": (_signed(bits_dtype(values)).name, (None,)),
+        }
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack [M, K]; see the top of this module."""
         down, across = _tiles(bits.shape)

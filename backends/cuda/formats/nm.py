@@ -56,6 +56,17 @@ class NMFormat(Format):
         value_part = padded * self.n * value_bytes(values) // self.m
         return rows * (value_part + padded * self.field_bits // self.m // 8) + scale
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of every array but the scale."""
+        rows, padded = shape[0], padded_columns(shape[1])
+        words = padded * self.n * value_bytes(values) // self.m // 4
+        return {
+            "vals": ("int32", (rows, words)),
+            "meta": ("int32", (rows, padded * self.field_bits // self.m // 32)),
+        }
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack [M, K]; see the top of this module."""
         rows, columns = bits.shape

@@ -78,7 +78,8 @@ def reduce_partials(
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1)
     acc = tl.zeros((BM,), tl.float32)
-    for share in range(S):
-        at = (share.to(tl.int64) * N + n) * M + row
-        acc += tl.load(partial + at, mask=row < M, other=0.0)
+    at = partial + n.to(tl.int64) * M + row
+    for _ in range(S):
+        acc += tl.load(at, mask=row < M, other=0.0)
+        at += tl.cast(N, tl.int64) * M
     finish(acc[:, None], row, n + tl.arange(0, 1), scale, bias, residual, y, M, N, FACTOR, ACT)
