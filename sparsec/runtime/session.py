@@ -110,7 +110,7 @@ def load(
         Threads to use; None leaves the choice to the runtime.
     emulate : bool
         Run the artifact's packed weights on this CPU, where the device that it was compiled for is
-        absent: the same numbers up to the order of sums, at no useful speed.
+        absent: the same numbers up to rounding and the order of sums, at no useful speed.
     buckets : mapping of str to sequence of int, optional
         By the name of a dynamic axis, sizes that it is padded to with zeros; outputs are cut back.
         For targets whose programs hold for one shape each: ``{"batch": [1, 8, 32]}``. It is tried
@@ -129,11 +129,11 @@ def load(
     manifest = open_artifact(root)
     with using_graph(root):
         backend = backend_of(manifest, root)
-        run_by = backend.stand_in if emulate else backend.runner
+        run_by = backend.emulator if emulate else backend.runner
         runner = run_by(root, manifest, threads)
         if runner is None:
             raise UnsupportedTargetError(
-                f"{root}: nothing here stands in for {manifest['target']}; to check the numbers: "
+                f"{root}: nothing here emulates {manifest['target']}; to check the numbers: "
                 "sparsec verify",
                 where=str(root),
             )

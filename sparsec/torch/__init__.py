@@ -7,6 +7,7 @@ run on the CPU, as their own reference.
 from sparsec.torch.linear import Dispatch, SparseLinear
 from sparsec.torch.sparsify import SparsifyReport, sparse_layers, sparsify_
 from sparsec.torch.storage import load, save
+from sparsec.torch.tuning import tune
 
 __all__ = [
     "Dispatch",
@@ -16,4 +17,5 @@ __all__ = [
     "save",
     "sparse_layers",
     "sparsify_",
+    "tune",
 ]

@@ -15,10 +15,8 @@ from sparsec.ir.errors import (
     ShapeError,
     UnsupportedTargetError,
     UsageError,
-    VerifyError,
 )
 from sparsec.ir.run import OrtRunner
-from sparsec.verification import verify_artifact
 from tests.conftest import write_mlp
 
 torch = pytest.importorskip("torch", reason="the session runs in torch: pip install sparsec[cuda]")
@@ -137,14 +135,45 @@ def test_packed_data_is_checked_before_a_kernel_could_read_it(artifact):
         check_packed(model, "here")
 
 
-def test_verify_runs_the_packed_graph_itself(artifact, monkeypatch):
-    """Verification fails if the emulated kernels compute something else than the stock operators."""
-    assert verify_artifact(artifact)["numerics"]["with"] == "emulated"
-    from sparsec.backends.cuda.runner import TorchRunner
+def test_without_torch_the_way_out_is_named(artifact, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedTargetError, match="sparsec verify"):
+        sparsec.load(artifact, emulate=True)
+    with pytest.raises(UnsupportedTargetError, match="needs torch"):
+        sparsec.load(artifact)
 
-    honest = TorchRunner.run
-    monkeypatch.setattr(
-        TorchRunner, "run", lambda self, feeds: {k: 2 * v for k, v in honest(self, feeds).items()}
+
+def test_a_path_that_data_decides_runs_eagerly_with_the_reason(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+
+    def branch(op, name):
+        node = helper.make_node(op, ["h"], [name], f"{name}_node")
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node], name, [], [out])
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("ReduceSum", ["h"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"], "positive"),
+        helper.make_node("If", ["positive"], ["y"], "if", then_branch=branch("Abs", "t"),
+                         else_branch=branch("Neg", "e")),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "branching",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(0), "zero")],
     )
-    with pytest.raises(VerifyError):
-        verify_artifact(artifact)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "branching.onnx")
+    out = tmp_path / "branching.sparsec"
+    sparsec.compile(tmp_path / "branching.onnx", passes=["nm24"], target="a100", output=out)
+    session = sparsec.load(out, emulate=True)
+    for seed in range(4):  # sums of both signs
+        feeds = {"x": x_of(3, seed)}
+        expected = stock(out).run(feeds)["y"]
+        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-4, atol=1e-4)
+    (program,) = session._runner.programs.values()
+    assert program.how == "eager"
+    assert "depends on data" in program.reason
