@@ -9,7 +9,9 @@ from sparsec.backends.cuda.sass import CodeReport
 from sparsec.ir.errors import UnsupportedTargetError
 
 _FACT = r"\.{}:\s+(\d+)"
-_INSTRUCTION = re.compile(r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|scratch_\w+)\b", re.MULTILINE)
+_INSTRUCTION = re.compile(
+    r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|scratch_\w+)\b", re.MULTILINE
+)
 _LABEL = re.compile(r"^(\.LBB\w+):", re.MULTILINE)
 _BRANCH = re.compile(r"^\s+s_c?branch\w*\s+(\.LBB\w+)", re.MULTILINE)
 
@@ -29,7 +31,9 @@ def read_amdgcn(assembly: str) -> CodeReport:
         for name in ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
     )
     if registers is None or stack is None or spilled is None:
-        raise UnsupportedTargetError("the compiled AMD code does not tell its registers; report this")
+        raise UnsupportedTargetError(
+            "the compiled AMD code does not tell its registers; report this"
+        )
     found = Counter(_INSTRUCTION.findall(assembly))
     opcodes: Counter[str] = Counter()
     for opcode, count in found.items():

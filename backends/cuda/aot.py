@@ -58,7 +58,9 @@ class CompiledKernel:
 def why_not(arch: str) -> str | None:
     """Return why nothing can be compiled for ``arch`` here, with the way out; None if it can."""
     if arch.startswith("sm") and int(arch[2:]) < OLDEST_SM:
-        return f"sm_{arch[2:]} has no tensor cores that triton can use; sm_{OLDEST_SM} is the oldest"
+        return (
+            f"sm_{arch[2:]} has no tensor cores that triton can use; sm_{OLDEST_SM} is the oldest"
+        )
     if importlib.util.find_spec("triton") is None:
         return (
             "compiling GPU kernels needs triton, which is not installed: pip install sparsec[cuda]"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _KERNELS = "sparsec.backends.cuda.kernels"
 _UNPACK_STEP = 128
+_FLOATS = ("float16", "bfloat16", "float32")
 
 
 def packed_linear(
@@ -97,6 +98,8 @@ def packed_linear(
     n, k = x.shape
     y = torch.empty((n, rows), dtype=x.dtype, device=x.device) if out is None else out
     values = values or _name(x.dtype)
+    if not is_scaled(values) and values != _name(x.dtype):
+        raise ShapeError(f"x: need {values}, the type of the stored values, got {x.dtype}")
     _check("x", x, (n, k), x.dtype, x)
     _check("out", y, (n, rows), torch.float32 if y.dtype == torch.float32 else x.dtype, x)
     grouped = _check_arrays(form, arrays, (rows, k), values, x)
@@ -191,7 +194,10 @@ def variant_for(
 def unpack(
     form: str, arrays: Mapping[str, Tensor], out: Tensor, values: str = "", *, asm: bool = True
 ) -> Tensor:
-    """Write the dense matrix of a packed one to ``out``, float16 or bfloat16 [M, K]; return it.
+    """Write the dense matrix of a packed one to ``out`` [M, K], and return it.
+
+    16-bit values need an ``out`` of their own type; scaled ones are rounded to whatever float type
+    it has.
 
     Raises
     ------
@@ -200,24 +206,26 @@ def unpack(
     UnsupportedTargetError
         If no kernel here reads the format.
     """
-    import torch
-
     from sparsec.backends.cuda.kernels import unpack as kernels
 
     if form not in FORMATS:
         raise UnsupportedTargetError(f"no Triton kernel unpacks the format {form!r}")
-    if out.ndim != 2 or out.dtype not in (torch.float16, torch.bfloat16):
-        raise ShapeError(f"out: need float16 or bfloat16 [M, K], got {out.dtype} {list(out.shape)}")
-    m, k = out.shape
     values = values or _name(out.dtype)
+    types = _FLOATS if is_scaled(values) else (values,)
+    if out.ndim != 2 or _name(out.dtype) not in types:
+        raise ShapeError(
+            f"out: need {' or '.join(types)} [M, K], got {out.dtype} {list(out.shape)}"
+        )
+    m, k = out.shape
     grouped = _check_arrays(form, arrays, (m, k), values, out)
     _check("out", out, (m, k), out.dtype, out)
     constants = {"VALUES": values if is_scaled(values) else 16, "GROUP_SCALE": grouped}
     operands = {SCALE: arrays.get(SCALE), "w": out, "M": m, "K": k}
     packed = {name: arrays[name] for name in formats.get(form).arrays}
     kernel: Any
+    grid: tuple[int, ...]
     if form in NM:
-        variant = variants_for(k, _name(out.dtype), "sm0", form=form, values=values)[-1]
+        variant = variants_for(k, "float16", "sm0", form=form, values=values)[-1]
         constants |= {key: variant.constants[key] for key in ("KEPT", "GROUP", "PAD")}
         constants |= {"BM": 16, "BK": _UNPACK_STEP, "ASM": asm}
         kernel, grid = kernels.nm_unpack, (-(-m // 16), -(-k // _UNPACK_STEP))
@@ -280,4 +288,3 @@ def _check(
             f"{name}: need contiguous {dtype} {list(shape)} on {like.device}, got {tensor.dtype} "
             f"{list(tensor.shape)} on {tensor.device}, strides {list(tensor.stride())}"
         )
-

@@ -243,8 +243,8 @@ def _tile(form: str, bucket: int, columns: int) -> dict[str, Any]:
     aligned = columns % 16 == 0
     if form in BLOCK:
         rows = int(form.removeprefix("block").split("x")[0])
-        step = 128 if bucket <= 32 else 64
-        return {"rows": rows, "step": step, "even": True, "aligned": aligned, "num_warps": 2}
+        warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
+        return {"rows": rows, "step": 64, "even": True, "aligned": aligned, "num_warps": warps}
     # 64 rows are what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code.
     # The longer step has more bytes in flight.
     rows, steps = 64, (128, 64)
@@ -269,7 +269,7 @@ def shares(rows: int, columns: int, variant: Variant, processors: int) -> int:
 
 def family(variants: tuple[Variant, ...]) -> str:
     """Return the name that a layer's variants have in common, for a table of layers."""
-    last = variants[-1]
+    last = next(variant for variant in variants if variant.format)
     return f"{_types(last)}_matmul_{_stored(last)}__{last.arch}"
 
 

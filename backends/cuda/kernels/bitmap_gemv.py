@@ -23,19 +23,19 @@ def bitmap_gemv(
     bias,  # float32 [M], or None
     residual,  # type of y [1, M], or None
     y,  # dtype or float32 [1, M]; float32 [S, 1, M] if SPLIT
-    M,  # noqa: N803
-    N,  # noqa: N803  1
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  64
-    BK: tl.constexpr,  # noqa: N803  64
-    VALUES: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
-    EVEN_K: tl.constexpr,  # noqa: N803
-    ACT: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803
+    M,
+    N,  # 1
+    K,
+    BM: tl.constexpr,  # 64
+    BK: tl.constexpr,  # 64
+    VALUES: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    ACT: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):
     """Compute 64 elements of y; the grid is (ceil(M / 64), 1, S). Arguments as in the product."""
-    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     k = tl.arange(0, BK)
     steps = tl.cdiv(K, BK)

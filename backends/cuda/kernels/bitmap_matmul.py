@@ -29,8 +29,8 @@ def load_bitmap_tile(
     vals,
     down,  # rows from 64 * down on
     step,  # columns from 64 * step on
-    K,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803
+    K,
+    VALUES: tl.constexpr,
 ):
     """Return one tile [64, 64] of W: as 16-bit elements in int16, or as float16 of 8-bit values."""
     index = down * tl.cdiv(K, 64) + step
@@ -62,20 +62,20 @@ def bitmap_matmul(
     bias,  # float32 [M], or None
     residual,  # type of y [N, M], or None
     y,  # dtype or float32 [N, M]; float32 [S, N, M] if SPLIT
-    M,  # noqa: N803
-    N,  # noqa: N803
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  64
-    BN: tl.constexpr,  # noqa: N803  rows of x a program owns
-    BK: tl.constexpr,  # noqa: N803  64
-    VALUES: tl.constexpr,  # noqa: N803  16, "float8_e4m3fn" or "int8"
-    GROUP_SCALE: tl.constexpr,  # noqa: N803  a scale every 128 columns
-    EVEN_K: tl.constexpr,  # noqa: N803  K is a multiple of 64
-    ACT: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803  y is partial sums: program_id(2) is the share
+    M,
+    N,
+    K,
+    BM: tl.constexpr,  # 64
+    BN: tl.constexpr,  # rows of x a program owns
+    BK: tl.constexpr,  # 64
+    VALUES: tl.constexpr,  # 16, "float8_e4m3fn" or "int8"
+    GROUP_SCALE: tl.constexpr,  # a scale every 128 columns
+    EVEN_K: tl.constexpr,  # K is a multiple of 64
+    ACT: tl.constexpr,
+    SPLIT: tl.constexpr,  # y is partial sums: program_id(2) is the share
 ):
     """Compute one tile [BN, 64] of y; the grid is (ceil(M / 64), ceil(N / BN), S)."""
-    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     col = tl.minimum(tl.program_id(1) * BN + tl.arange(0, BN), N - 1)
     k = tl.arange(0, BK)

@@ -19,10 +19,10 @@ from sparsec.backends.cuda.kernels.epilogue import finish, store_partial
 def transpose_x(
     x,  # 16-bit [N, K]
     xt,  # 16-bit [K, NP], written in full: zero beyond N
-    N,  # noqa: N803
-    K,  # noqa: N803
-    BK: tl.constexpr,  # noqa: N803
-    NP: tl.constexpr,  # noqa: N803
+    N,
+    K,
+    BK: tl.constexpr,
+    NP: tl.constexpr,
 ):
     """Transpose BK columns of a bucket of rows of x; the grid is (ceil(K / BK), 1)."""
     k = tl.program_id(0) * BK + tl.arange(0, BK)
@@ -42,19 +42,19 @@ def block_matmul(
     bias,  # float32 [M], or None
     residual,  # type of y [N, M], or None
     y,  # dtype or float32 [N, M]; float32 [S, N, M] if SPLIT
-    M,  # noqa: N803
-    N,  # noqa: N803
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  R: 8 or 16
-    BN: tl.constexpr,  # noqa: N803  rows of x: 16, 32 or 64
-    BK: tl.constexpr,  # noqa: N803  blocks a step
-    VALUES: tl.constexpr,  # noqa: N803  16, "float8_e4m3fn" or "int8"
-    GROUP_SCALE: tl.constexpr,  # noqa: N803  a scale every 128 columns
-    ACT: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803  y is partial sums: program_id(2) is the share
+    M,
+    N,
+    K,
+    BM: tl.constexpr,  # R: 8 or 16
+    BN: tl.constexpr,  # rows of x: 16, 32 or 64
+    BK: tl.constexpr,  # blocks a step
+    VALUES: tl.constexpr,  # 16, "float8_e4m3fn" or "int8"
+    GROUP_SCALE: tl.constexpr,  # a scale every 128 columns
+    ACT: tl.constexpr,
+    SPLIT: tl.constexpr,  # y is partial sums: program_id(2) is the share
 ):
     """Compute one strip [BN, R] of y; the grid is (ceil(M / R), 1, S), and N is at most BN."""
-    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     strip = tl.program_id(0)
     row = strip * BM + tl.arange(0, BM)
     n = tl.arange(0, BN)

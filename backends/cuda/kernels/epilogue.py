@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def activate(value, ACT: tl.constexpr):  # noqa: N803
+def activate(value, ACT: tl.constexpr):
     """Return the activation of float32 values: none, relu, silu, gelu (exact) or gelu_tanh."""
     if ACT == "relu":
         value = tl.where(value < 0, 0.0, value)  # NaN stays
@@ -34,10 +34,10 @@ def finish(
     bias,  # float32 [M], or None
     residual,  # dtype of y [N, M], or None
     y,  # [N, M]
-    M,  # noqa: N803
-    N,  # noqa: N803
-    FACTOR: tl.constexpr,  # noqa: N803  a power of two that the decoder left out
-    ACT: tl.constexpr,  # noqa: N803
+    M,
+    N,
+    FACTOR: tl.constexpr,  # a power of two that the decoder left out
+    ACT: tl.constexpr,
 ):
     """Store ``activate(acc * scale + bias) + residual``, rounded once to the type of y."""
     inside = (row < M)[:, None] & (col < N)[None, :]
@@ -53,7 +53,7 @@ def finish(
 
 
 @triton.jit
-def store_partial(acc, row, col, partial, M, N):  # noqa: N803
+def store_partial(acc, row, col, partial, M, N):
     """Store the sum of this program's share of the reduction in ``partial`` float32 [S, N, M]."""
     inside = (row < M)[:, None] & (col < N)[None, :]
     share = tl.program_id(2).to(tl.int64) * N * M
@@ -67,12 +67,12 @@ def reduce_partials(
     bias,  # float32 [M], or None
     residual,  # dtype of y [N, M], or None
     y,  # dtype or float32 [N, M], written in full
-    M,  # noqa: N803
-    N,  # noqa: N803
-    S,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803
-    FACTOR: tl.constexpr,  # noqa: N803
-    ACT: tl.constexpr,  # noqa: N803
+    M,
+    N,
+    S,
+    BM: tl.constexpr,
+    FACTOR: tl.constexpr,
+    ACT: tl.constexpr,
 ):
     """Add the S partial sums of BM outputs of one row of x; the grid is (ceil(M / BM), N)."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)

@@ -333,7 +333,7 @@ def join_8(e0, e1, e2, e3, e4, e5, e6, e7):
 
 
 @triton.jit
-def widen_bytes(pair, INT8: tl.constexpr, ASM: tl.constexpr):  # noqa: N803
+def widen_bytes(pair, INT8: tl.constexpr, ASM: tl.constexpr):
     """Return two float16 in a word for two 8-bit values in the low half of ``pair``.
 
     e4m3 becomes the float16 of 2^-8 times the number, by moving its bits: the exponents of the two

@@ -22,23 +22,23 @@ def nm_gemv(
     bias,  # float32 [M], or None
     residual,  # type of y [1, M], or None
     y,  # dtype or float32 [1, M]; float32 [S, 1, M] if SPLIT
-    M,  # noqa: N803
-    N,  # noqa: N803  1
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  rows of W a program owns
-    BK: tl.constexpr,  # noqa: N803  reduction elements a step
-    KEPT: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803
-    PAD: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
-    EVEN_K: tl.constexpr,  # noqa: N803
-    ACT: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803
-    ASM: tl.constexpr,  # noqa: N803
+    M,
+    N,  # 1
+    K,
+    BM: tl.constexpr,  # rows of W a program owns
+    BK: tl.constexpr,  # reduction elements a step
+    KEPT: tl.constexpr,
+    GROUP: tl.constexpr,
+    VALUES: tl.constexpr,
+    PAD: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    ACT: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ASM: tl.constexpr,
 ):
     """Compute BM elements of y; the grid is (ceil(M / BM), 1, S). Arguments as in ``nm_matmul``."""
-    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     row = tl.minimum(tl.program_id(0) * BM + tl.arange(0, BM), M - 1)
     k = tl.arange(0, BK)
     steps = tl.cdiv(K, BK)
@@ -50,9 +50,7 @@ def nm_gemv(
 
     acc = tl.zeros((BM, BK), tl.float32)
     for step in range(first, last):
-        tile = load_tile(
-            vals, meta, row, step, K, BM, BK, KEPT, GROUP, VALUES, PAD, EVEN_K, ASM
-        )
+        tile = load_tile(vals, meta, row, step, K, BM, BK, KEPT, GROUP, VALUES, PAD, EVEN_K, ASM)
         at = step * BK + k
         if EVEN_K:
             b = tl.load(x + at)

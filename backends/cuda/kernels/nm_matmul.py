@@ -34,28 +34,28 @@ def load_tile(
     meta,
     row,  # int32 [BM], below M
     step,  # the tile starts at column step * BK
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803
-    BK: tl.constexpr,  # noqa: N803
-    KEPT: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803  16, or "float8_e4m3fn" or "int8"
-    PAD: tl.constexpr,  # noqa: N803  columns of a row are padded to a multiple of this
-    EVEN_K: tl.constexpr,  # noqa: N803
-    ASM: tl.constexpr,  # noqa: N803
+    K,
+    BM: tl.constexpr,
+    BK: tl.constexpr,
+    KEPT: tl.constexpr,
+    GROUP: tl.constexpr,
+    VALUES: tl.constexpr,  # 16, or "float8_e4m3fn" or "int8"
+    PAD: tl.constexpr,  # columns of a row are padded to a multiple of this
+    EVEN_K: tl.constexpr,
+    ASM: tl.constexpr,
 ):
     """Return 16-bit elements [BM, BK] of W as int16; zero beyond K."""
-    UNIT: tl.constexpr = 16 if GROUP == 16 else (4 if KEPT == 2 and GROUP == 4 else 8)  # noqa: N806
-    COVERED: tl.constexpr = 64 if KEPT == 1 else 32  # noqa: N806  columns of a word of meta
-    UNITS: tl.constexpr = COVERED // UNIT  # noqa: N806  of a word of meta
-    WORDS: tl.constexpr = BK // COVERED  # noqa: N806
-    HALVES: tl.constexpr = UNIT * KEPT // GROUP  # noqa: N806  values of a unit: 2, 4 or 8
+    UNIT: tl.constexpr = 16 if GROUP == 16 else (4 if KEPT == 2 and GROUP == 4 else 8)
+    COVERED: tl.constexpr = 64 if KEPT == 1 else 32  # columns of a word of meta
+    UNITS: tl.constexpr = COVERED // UNIT  # of a word of meta
+    WORDS: tl.constexpr = BK // COVERED
+    HALVES: tl.constexpr = UNIT * KEPT // GROUP  # values of a unit: 2, 4 or 8
     row_words = tl.cdiv(K, PAD) * (PAD // COVERED)
     at = step * WORDS + tl.arange(0, WORDS)
     unit = at[:, None] * UNITS + tl.arange(0, UNITS)[None, :]
 
     # A unit of 8-bit values takes half the memory; two of them are less than a word.
-    PIECE: tl.constexpr = HALVES // 2 if VALUES == 16 else HALVES // 4  # noqa: N806  in words
+    PIECE: tl.constexpr = HALVES // 2 if VALUES == 16 else HALVES // 4  # in words
     if PIECE == 0:
         vals = vals.to(tl.pointer_type(tl.int16), bitcast=True)
     pieces = row_words * UNITS * max(PIECE, 1)
@@ -65,7 +65,7 @@ def load_tile(
         word = tl.load(meta_at)
     else:
         word = tl.load(meta_at, mask=(at < row_words)[None, :], other=0)
-    field = (word[:, :, None] >> ((32 // UNITS) * tl.arange(0, UNITS))[None, None, :])
+    field = word[:, :, None] >> ((32 // UNITS) * tl.arange(0, UNITS))[None, None, :]
     if PIECE <= 1:
         if EVEN_K:
             v0 = tl.load(vals_at)
@@ -86,7 +86,7 @@ def load_tile(
             v0, v2 = tl.split(even)
             v1, v3 = tl.split(odd)
     if VALUES != 16:
-        INT8: tl.constexpr = VALUES == "int8"  # noqa: N806
+        INT8: tl.constexpr = VALUES == "int8"
         if HALVES == 8:
             v3 = widen_bytes(v1 >> 16, INT8, ASM)
             v2 = widen_bytes(v1, INT8, ASM)
@@ -106,7 +106,12 @@ def load_tile(
         else:
             low, high = (v0 & 0xFFFF).to(tl.int16), (v0 >> 16).to(tl.int16)
             i0, i1 = field & 3, (field >> 2) & 3
-            e0, e1, e2, e3 = place(low, i0, 0), place(low, i0, 1), place(low, i0, 2), place(low, i0, 3)
+            e0, e1, e2, e3 = (
+                place(low, i0, 0),
+                place(low, i0, 1),
+                place(low, i0, 2),
+                place(low, i0, 3),
+            )
             e4, e5, e6, e7 = (
                 place(high, i1, 0), place(high, i1, 1), place(high, i1, 2), place(high, i1, 3),
             )  # fmt: skip
@@ -159,28 +164,28 @@ def nm_matmul(
     bias,  # float32 [M], or None
     residual,  # type of y [N, M], or None
     y,  # dtype or float32 [N, M]; float32 [S, N, M] if SPLIT
-    M,  # noqa: N803
-    N,  # noqa: N803
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  rows of W a program owns
-    BN: tl.constexpr,  # noqa: N803  rows of x a program owns
-    BK: tl.constexpr,  # noqa: N803  reduction elements a step: 64 or 128
-    KEPT: tl.constexpr,  # noqa: N803  N of N:M
-    GROUP: tl.constexpr,  # noqa: N803  M of N:M
-    VALUES: tl.constexpr,  # noqa: N803  16, "float8_e4m3fn" or "int8"
-    PAD: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803  a scale every 128 columns
-    EVEN_K: tl.constexpr,  # noqa: N803  K is a multiple of BK
-    ACT: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803  y is partial sums: program_id(2) is the share
-    ASM: tl.constexpr,  # noqa: N803  decode by PRMT, else by selects (interpreter, other vendors)
+    M,
+    N,
+    K,
+    BM: tl.constexpr,  # rows of W a program owns
+    BN: tl.constexpr,  # rows of x a program owns
+    BK: tl.constexpr,  # reduction elements a step: 64 or 128
+    KEPT: tl.constexpr,  # N of N:M
+    GROUP: tl.constexpr,  # M of N:M
+    VALUES: tl.constexpr,  # 16, "float8_e4m3fn" or "int8"
+    PAD: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,  # a scale every 128 columns
+    EVEN_K: tl.constexpr,  # K is a multiple of BK
+    ACT: tl.constexpr,
+    SPLIT: tl.constexpr,  # y is partial sums: program_id(2) is the share
+    ASM: tl.constexpr,  # decode by PRMT, else by selects (interpreter, other vendors)
 ):
     """Compute one tile [BN, BM] of y; the grid is (ceil(M / BM), ceil(N / BN), S).
 
     dtype is float16 or bfloat16, that of x. The sum is kept in float32, in one fixed order: two
     runs agree to the bit.
     """
-    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+    FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     # Rows past the end repeat the last one: loads need no mask, and only the store is guarded.
     row = tl.minimum(tl.program_id(0) * BM + tl.arange(0, BM), M - 1)
     col = tl.minimum(tl.program_id(1) * BN + tl.arange(0, BN), N - 1)
@@ -194,9 +199,7 @@ def nm_matmul(
 
     acc = tl.zeros((BM, BN), tl.float32)
     for step in range(first, last):
-        tile = load_tile(
-            vals, meta, row, step, K, BM, BK, KEPT, GROUP, VALUES, PAD, EVEN_K, ASM
-        )
+        tile = load_tile(vals, meta, row, step, K, BM, BK, KEPT, GROUP, VALUES, PAD, EVEN_K, ASM)
         x_at = x + col[None, :].to(tl.int64) * K + (step * BK + k)[:, None]
         if EVEN_K:
             b = tl.load(x_at)

@@ -21,17 +21,17 @@ def store_tile(
     w,
     row,
     k,
-    M,  # noqa: N803
-    K,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
+    M,
+    K,
+    VALUES: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
 ):
     """Store a tile of w, scaled and rounded to its type."""
     inside = (row < M)[:, None] & (k < K)[None, :]
     if VALUES == 16:
         tile = tile.to(w.dtype.element_ty, bitcast=True)
     else:
-        FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0  # noqa: N806
+        FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
         if GROUP_SCALE:
             groups = row[:, None] * tl.cdiv(K, 128) + (k // 128)[None, :]
         else:
@@ -47,16 +47,16 @@ def nm_unpack(
     meta,
     scale,
     w,  # float16 or bfloat16 [M, K], written in full
-    M,  # noqa: N803
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803
-    BK: tl.constexpr,  # noqa: N803  64 or 128
-    KEPT: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803
-    PAD: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
-    ASM: tl.constexpr,  # noqa: N803
+    M,
+    K,
+    BM: tl.constexpr,
+    BK: tl.constexpr,  # 64 or 128
+    KEPT: tl.constexpr,
+    GROUP: tl.constexpr,
+    VALUES: tl.constexpr,
+    PAD: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
+    ASM: tl.constexpr,
 ):
     """Write one tile [BM, BK] of w; the grid is (ceil(M / BM), ceil(K / BK))."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -76,10 +76,10 @@ def bitmap_unpack(
     vals,
     scale,
     w,  # float16 or bfloat16 [M, K], written in full
-    M,  # noqa: N803
-    K,  # noqa: N803
-    VALUES: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
+    M,
+    K,
+    VALUES: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
 ):
     """Write one tile [64, 64] of w; the grid is (ceil(M / 64), ceil(K / 64))."""
     row = tl.program_id(0) * 64 + tl.arange(0, 64)
@@ -95,12 +95,12 @@ def block_unpack(
     start,
     scale,
     w,  # float16 or bfloat16 [M, K], all zeros before
-    M,  # noqa: N803
-    K,  # noqa: N803
-    BM: tl.constexpr,  # noqa: N803  R
-    BK: tl.constexpr,  # noqa: N803  blocks a step
-    VALUES: tl.constexpr,  # noqa: N803
-    GROUP_SCALE: tl.constexpr,  # noqa: N803
+    M,
+    K,
+    BM: tl.constexpr,  # R
+    BK: tl.constexpr,  # blocks a step
+    VALUES: tl.constexpr,
+    GROUP_SCALE: tl.constexpr,
 ):
     """Write the blocks of one strip of w; the grid is (ceil(M / R),)."""
     strip = tl.program_id(0)
