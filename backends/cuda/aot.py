@@ -15,6 +15,7 @@ from typing import Any
 
 from sparsec.backends.cuda.amdgcn import read_amdgcn
 from sparsec.backends.cuda.launch import kernel_function
+from sparsec.backends.cuda.native import NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
 from sparsec.backends.cuda.variants import Variant
 from sparsec.ir.errors import UnsupportedTargetError
@@ -26,7 +27,6 @@ _POINTERS = {
     "float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32",
     "int32": "*i32", "int16": "*i16", "int8": "*i8",
 }  # fmt: skip
-_TENSOR_OF = {"sm90": "HGMMA", "sm100": "UTCHMMA"}  # every other one runs mma.sync
 _AMD_WARP = 64
 _AMD_ARGUMENT = re.compile(r"\.value_kind:\s+(?:by_value|global_buffer)")
 _PTX_ENTRY = re.compile(r"\.entry\s+\w+\((.*?)\)", re.DOTALL)
@@ -38,19 +38,19 @@ class CompiledKernel:
 
     Parameters
     ----------
-    binary : bytes
+    cubin : bytes
         Machine code for exactly one architecture: a cubin, or an hsaco for an AMD GPU.
-    assembly : str
+    ptx : str
         The same kernel for the driver's compiler (PTX); for people only on an AMD GPU.
     launch : dict
         Its object in the manifest, without the file names.
     code : CodeReport
-        What was found in ``binary``, already checked.
+        What was found in ``cubin``, already checked.
     """
 
-    variant: Variant
-    binary: bytes
-    assembly: str
+    variant: Variant | NativeVariant
+    cubin: bytes
+    ptx: str
     launch: dict[str, Any]
     code: CodeReport
 
@@ -109,20 +109,23 @@ def compile_variant(variant: Variant, cache: Path | None = None) -> CompiledKern
     else:
         binary, assembly = compiled.asm["hsaco"], compiled.asm["amdgcn"]
         code = read_amdgcn(assembly)
-    check_code(code, variant.name, tensor_op(variant))
+    sm = int(variant.arch[2:]) if nvidia else 0
+    check_code(code, variant.name, sm, tensor_op(variant))
     launch = _launch_data(variant, compiled.metadata, assembly, code)
     return CompiledKernel(variant, binary, assembly, launch, code)
 
 
-def tensor_op(variant: Variant) -> str:
-    """Return the matrix instruction that a variant has to compile to; empty if it needs none."""
+def tensor_op(variant: Variant) -> str | None:
+    """Return the matrix instruction that a variant has to compile to.
+
+    Empty if it needs none, None for the fastest of its architecture.
+    """
     if not variant.kernel.endswith("matmul"):
         return ""
     if variant.arch.startswith("gfx"):
         return "MFMA"
-    if variant.kernel == "block_matmul":  # a strip is lower than what newer instructions multiply
-        return "HMMA"
-    return _TENSOR_OF.get(variant.arch, "HMMA")
+    # A strip of blocks is lower than what newer instructions multiply.
+    return "HMMA" if variant.kernel == "block_matmul" else None
 
 
 def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
             signature[name] = "constexpr"
             constants.setdefault(name, None)  # an optional pointer that is not there
             continue
-        pointer = arguments[name]["kind"] == "pointer"
+        pointer = arguments[name]["kind"] != "value"
         signature[name] = _POINTERS[arguments[name]["dtype"]] if pointer else "i32"
         if pointer or (name == "K" and variant.aligned and variant.step > 1):
             divisible_by_16[(index,)] = [["tt.divisibility", 16]]

@@ -237,10 +237,11 @@ def _entries(choice: Choice) -> list[CostEntry]:
 def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
     """Put binary and assembly among the files, and the launch data among the kernels."""
     variant = compiled.variant
+    assert isinstance(variant, Variant)
     stem = f"kernels/{variant.arch}/{variant.name}"
     binary, text = ("cubin", "ptx") if variant.arch.startswith("sm") else ("hsaco", "amdgcn")
-    lowered.files[f"{stem}.{binary}"] = compiled.binary
-    lowered.files[f"{stem}.{text}"] = compiled.assembly.encode()
+    lowered.files[f"{stem}.{binary}"] = compiled.cubin
+    lowered.files[f"{stem}.{text}"] = compiled.ptx.encode()
     lowered.kernels.append(
         {
             **compiled.launch,

@@ -135,7 +135,7 @@ def _launch(
 ) -> None:
     import torch
 
-    sizes = {"M": y.shape[1], "N": y.shape[0], "K": x.shape[1], "S": split}
+    sizes = {"M": y.shape[1], "N": y.shape[0], "K": x.shape[1], "split": split}
     tensors: dict[str, Tensor | None] = {**operands, "x": x, "y": y}
     if before := variant.before():
         shape = (x.shape[1], variant.bucket)
@@ -163,6 +163,7 @@ def _run(
     )
     arguments: dict[str, Any] = {}
     named = {each.get("parameter", each["name"]) for each in variant.arguments()}
+    sizes = {**sizes, "S": sizes["split"]}
     for name in kernel.arg_names:
         if name in sizes:
             arguments[name] = sizes[name]

@@ -157,14 +157,14 @@ class Variant:
             return [{"of": "K", "per": self.step}, 1, 1]
         if self.kernel == "reduce_partials":
             return [{"of": "M", "per": self.rows}, {"of": "N", "per": 1}, 1]
-        share: dict[str, Any] | int = {"of": "S", "per": 1} if self.split else 1
+        share: dict[str, Any] | int = {"of": "split", "per": 1} if self.split else 1
         columns: dict[str, Any] | int = {"of": "N", "per": self.bucket}
         return [{"of": "M", "per": self.rows}, columns, share]
 
     def arguments(self) -> list[dict[str, Any]]:
         """Return the kernel's own arguments in order, without the scratch pointers."""
         if self.kernel == "transpose_x":
-            xt = _pointer("xt", self.dtype, "K", self.bucket)
+            xt = _scratch("xt", self.dtype, "K", self.bucket)
             return [_pointer("x", self.dtype, "N", "K"), xt, *_sizes("N", "K")]
         finish = []
         if self.scaled and not (self.grouped and self.kernel == "reduce_partials"):
@@ -175,15 +175,15 @@ class Variant:
             finish.append(_pointer("residual", self.out, "N", "M"))
         y = _pointer("y", self.out, "N", "M")
         if self.kernel == "reduce_partials":
-            partial = _pointer("partial", "float32", "S", "N", "M")
-            return [partial, *finish, y, *_sizes("M", "N", "S")]
+            share = {**_sizes("split")[0], "parameter": "S"}
+            return [_partial(), *finish, y, *_sizes("M", "N"), share]
         x = _pointer("x", self.dtype, "N", "K")
         if self.format in BLOCK:
-            x = _pointer("xt", self.dtype, "K", self.bucket)
+            x = _scratch("xt", self.dtype, "K", self.bucket)
         arrays = [_array(name, self) for name in formats.get(self.format).arrays]
         if self.split:  # the rest is done by the second pass
             finish = [each for each in finish if each["name"] == SCALE and self.grouped]
-            y = {**_pointer("partial", "float32", "S", "N", "M"), "parameter": "y"}
+            y = {**_partial(), "parameter": "y"}
         return [x, *arrays, *finish, y, *_sizes("M", "N", "K")]
 
     def before(self) -> Variant | None:
@@ -292,6 +292,15 @@ def _array(name: str, variant: Variant) -> dict[str, Any]:
 
 def _pointer(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
     return {"name": name, "kind": "pointer", "dtype": dtype, "shape": list(shape), "align": 16}
+
+
+def _scratch(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
+    """Return memory that one kernel of a chain writes and the next one reads."""
+    return {**_pointer(name, dtype, *shape), "kind": "scratch", "zero": False}
+
+
+def _partial() -> dict[str, Any]:
+    return _scratch("partial", "float32", "split", "N", "M")
 
 
 def _sizes(*names: str) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ _FORMATS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "bm32": ("bm32", "Bitmap", ()),
     "block8x1": ("block", "Blocks", (8,)),
     "block16x1": ("block", "Blocks", (16,)),
+    "nm24_sp": ("nm24_sp", "NM24Sp", ()),
+    "lps": ("lps", "Lps", ()),
 }
 
 

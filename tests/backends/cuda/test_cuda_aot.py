@@ -43,15 +43,20 @@ def test_even_kernels_use_tensor_cores_within_the_instruction_budget(arch, bucke
     assert code.registers <= (128 if bucket < 64 else 168)  # no fewer than 3 blocks on a processor
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_kernels_keep_to_the_instructions_that_the_cost_model_assumes(form):
-    for scaled, values in enumerate(("", "float8_e4m3fn")):
-        if (values or "float16") not in formats.get(form).values:
-            continue
-        kernel = compiled(4096, "sm90", 16, form, values, bias=True)
-        assumed = INSTRUCTIONS[form][scaled]
-        assert 0.7 * assumed < per_element(kernel) <= assumed, values
-        assert kernel.code.registers <= 128
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        pytest.param(form, values, marks=() if values == "float16" else pytest.mark.slow)
+        for form in FORMATS
+        for values in ("float16", "float8_e4m3fn")
+        if values in formats.get(form).values
+    ],
+)
+def test_kernels_keep_to_the_instructions_that_the_cost_model_assumes(form, values):
+    kernel = compiled(4096, "sm90", 16, form, values, bias=True)
+    assumed = INSTRUCTIONS[form][values != "float16"]
+    assert 0.7 * assumed < per_element(kernel) <= assumed
+    assert kernel.code.registers <= 128
 
 
 @pytest.mark.parametrize("arch", ["sm80", "sm90"])
@@ -68,7 +73,7 @@ def test_packed_weights_are_loaded_16_bytes_at_a_time(arch):
 
 @pytest.mark.parametrize("form", ["nm1_4", "nm2_8", "nm8_16", "block16x1"])
 def test_other_formats_are_loaded_16_bytes_at_a_time_too(form):
-    opcodes = compiled(4096, "sm90", 16, form, bias=True).code.opcodes
+    opcodes = compiled(4096, "sm90", 16, form, "float16", bias=True).code.opcodes
     assert sum(n for op, n in opcodes.items() if re.match(r"LDG.*\.128$", op)) >= 6
 
 
@@ -77,8 +82,8 @@ def test_other_formats_are_loaded_16_bytes_at_a_time_too(form):
 def test_every_reduction_compiles_for_every_architecture(arch, columns):
     kernel = compiled(columns, arch)
     assert kernel.code.tensor_op == TENSOR_OP[arch]
-    assert kernel.binary.startswith(b"\x7fELF")
-    assert re.search(rf"\.target sm_{arch[2:]}a?\b", kernel.assembly)
+    assert kernel.cubin.startswith(b"\x7fELF")
+    assert re.search(rf"\.target sm_{arch[2:]}a?\b", kernel.ptx)
 
 
 ARCHS = [*sorted(TENSOR_OP), "gfx942"]
@@ -122,11 +127,13 @@ def test_amd_kernels_use_matrix_instructions_and_no_scratch(form):
     assert kernel.code.tensor_op == "MFMA"
     assert (kernel.code.stack, kernel.launch["threads"]) == (0, 64 * kernel.variant.num_warps)
     assert kernel.launch["arch"] == "gfx942"
-    assert kernel.binary.startswith(b"\x7fELF")
+    assert kernel.cubin.startswith(b"\x7fELF")
 
 
 def test_bfloat16_compiles_to_the_same_decode():
-    half, brain = (compiled(384, "sm80", bias=True, dtype=dtype) for dtype in ("float16", "bfloat16"))
+    half, brain = (
+        compiled(384, "sm80", bias=True, dtype=dtype) for dtype in ("float16", "bfloat16")
+    )
     assert brain.code.count("PRMT") == half.code.count("PRMT")
     assert any(op.startswith("HMMA") and op.endswith("BF16") for op in brain.code.opcodes)
 
@@ -143,7 +150,7 @@ def test_a_float32_result_is_stored_without_rounding():
 @pytest.mark.parametrize("form", ["nm24", "bm32", "block8x1"])
 def test_launch_data_names_every_parameter_of_the_ptx_in_order(form):
     kernel = compiled(384, "sm80", 16, form, bias=True, residual=True, act="silu")
-    entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.assembly, re.DOTALL)
+    entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.ptx, re.DOTALL)
     declared = re.findall(r"\.param \.(u\d+)", entry[2])
     widths = {"pointer": "u64", "null_pointer": "u64", "value": "u32"}
     assert [widths[each["kind"]] for each in kernel.launch["arguments"]] == declared
@@ -152,7 +159,7 @@ def test_launch_data_names_every_parameter_of_the_ptx_in_order(form):
     expected = [x, *formats.get(form).arrays, "bias", "residual", "y", "M", "N", "K"]
     assert names[: len(expected)] == expected
     assert kernel.launch["entry"] == entry[1]
-    assert kernel.launch["threads"] == int(re.search(r"\.reqntid (\d+)", kernel.assembly)[1])
+    assert kernel.launch["threads"] == int(re.search(r"\.reqntid (\d+)", kernel.ptx)[1])
 
 
 def test_a_split_kernel_leaves_the_epilogue_to_the_second_pass():
@@ -162,8 +169,8 @@ def test_a_split_kernel_leaves_the_epilogue_to_the_second_pass():
     first, second = variant.split_form()
     names = [[each["name"] for each in v.arguments()] for v in (first, second)]
     assert names[0] == ["x", "vals", "meta", "partial", "M", "N", "K"]
-    assert names[1] == ["partial", "scale", "bias", "residual", "y", "M", "N", "S"]
-    assert first.grid()[2] == {"of": "S", "per": 1}
+    assert names[1] == ["partial", "scale", "bias", "residual", "y", "M", "N", "split"]
+    assert first.grid()[2] == {"of": "split", "per": 1}
     for each in (first, second):
         assert aot.compile_variant(each).launch["name"] == each.name
 
@@ -184,9 +191,9 @@ def test_the_grid_covers_every_output():
 def test_cubins_carry_no_path_of_this_machine_and_repeat(tmp_path):
     first = compiled(384, "sm80", bias=True)
     again = aot.compile_variant(first.variant, tmp_path)
-    assert first.binary == again.binary
-    assert str(aot.SOURCES).encode() not in first.binary
-    assert str(aot.SOURCES) not in first.assembly
+    assert first.cubin == again.cubin
+    assert str(aot.SOURCES).encode() not in first.cubin
+    assert str(aot.SOURCES) not in first.ptx
 
 
 def test_variants_are_few_whatever_the_layers():

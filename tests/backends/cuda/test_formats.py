@@ -163,7 +163,7 @@ def test_checks_refuse_what_a_kernel_would_trip_over(form):
     form.check(arrays, shape, form.values[0])
     for what, broken in mutations(arrays):
         assert refused(form, broken, shape), f"accepted: {what}"
-    for name, index, value in WRONG[form.name]:
+    for name, index, value in WRONG.get(form.name, []):
         broken = {**arrays, name: altered(arrays[name], index, value)}
         assert "layer 3" in refused(form, broken, shape), f"accepted: {name}[{index}] = {value}"
     for wrong_shape in ((90, 100), (20, 356), (20, 0), (20,)):
@@ -188,5 +188,5 @@ def test_a_bad_scale_is_refused(form):
     for scale in (arrays["scale"] * np.float32("nan"), -arrays["scale"], arrays["scale"].T):
         with pytest.raises((ShapeError, PatternError), match="scale"):
             form.check({**arrays, "scale": scale}, shape, "int8")
-    with pytest.raises(ShapeError, match="arrays|holds"):
+    with pytest.raises(ShapeError, match=r"arrays|holds"):
         form.check(arrays, shape, "float16")
