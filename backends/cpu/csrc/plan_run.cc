@@ -28,7 +28,7 @@ class Run {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Profiles are taken on one thread.
+  // With several threads the time of a step is booked to its last operator.
   void lap(uint32_t slot) {
     if (!seconds_) return;
     const auto now = Clock::now();
@@ -58,10 +58,11 @@ class Run {
     if (l.columns == 0) return;
     if (!first.window.planes.empty()) each(c_.v.values[first.record->inputs[0]].channels, [&](int64_t r) { split_planes(c_, first, r); });
     if (s.tiles) {
+      const bool alone = parallel_.threads() == 1;
       each(l.tiles, [&](int64_t tile) {
         for (uint32_t i = s.begin; i < s.end; ++i) {
           run_tile(c_, c_.in.ops[i], tile, 0);
-          lap(i);
+          if (alone) lap(i);
         }
       });
     } else {
