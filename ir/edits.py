@@ -21,6 +21,8 @@ from sparsec.ir.lattice import Lattice
 from sparsec.ir.memory import release
 from sparsec.ir.op_rules.shrink import ShrinkView
 from sparsec.ir.patterns import KEY, Unstructured, from_metadata
+from sparsec.ir.positions import agrees
+from sparsec.ir.provenance import note_removal
 from sparsec.ir.verify import verify
 
 
@@ -61,7 +63,7 @@ def zero(model: ir.Model, removal: Removal) -> None:
 
 
 def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
-    """Return a copy of a tensor with the positions ``axes`` zeroed.
+    """Return a tensor with the positions ``axes`` zeroed; a copy if there are any.
 
     Examples
     --------
@@ -69,7 +71,7 @@ def zeroed(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
     array([[0., 1., 1.],
            [0., 1., 1.]])
     """
-    copy = array.copy()
+    copy = array.copy() if axes else array
     for axis, positions in axes.items():
         copy[(slice(None),) * axis + (positions,)] = 0
     return copy
@@ -86,7 +88,7 @@ def shrunk(array: NDArray[Any], axes: Mapping[int, Labels]) -> NDArray[Any]:
     """
     for axis, positions in axes.items():
         array = np.delete(array, positions, axis)
-    return array
+    return np.ascontiguousarray(array)
 
 
 def remove(lattice: Lattice, units: Labels) -> Removal:
@@ -125,7 +127,9 @@ def remove(lattice: Lattice, units: Labels) -> Removal:
             rule.shrink(ShrinkView(node, lattice, gone))
     for name, axes in removal.tensors.items():
         value = model.graph.initializers[name]
-        replace_array(value, shrunk(_array(value), axes))
+        dense = _array(value)
+        note_removal(value, dense.shape, axes)
+        replace_array(value, shrunk(dense, axes))
         _drop_pattern(value)
     for value in lattice.axes:
         _resize(lattice, value, gone)
@@ -192,7 +196,12 @@ def _exchangeable(lattice: Lattice, roots: Labels, order: Labels) -> bool:
             wanted = np.where(have >= 0, becomes[np.maximum(have, 0)], have)
             if not np.array_equal(_sorted(have), _sorted(wanted)):
                 return False
-    return True
+
+    def order_of(labels: Labels) -> Labels:
+        have = lattice.atoms.leaves(labels)
+        return _sources(have, np.where(have >= 0, becomes[np.maximum(have, 0)], have))
+
+    return agrees(lattice, order_of)
 
 
 def _sorted(rows: Labels) -> Labels:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.errors import CalibrationError
-from sparsec.ir.run import OrtRunner
+from sparsec.ir.run import Feeds, OrtRunner
 
 # (size of an axis that is no batch, and of the last axis of an image-like input), likeliest first.
 _SIZES = (
@@ -51,6 +51,7 @@ def random_feeds(
     samples: int = 1,
     batch: int = 1,
     where: str = "",
+    given: Feeds | None = None,
 ) -> RandomFeeds:
     """Make up feeds that the model runs with.
 
@@ -64,19 +65,25 @@ def random_feeds(
         Size of the batch axis, where that is dynamic.
     where : str
         What messages call the model; default: the name of its graph.
+    given : mapping of str to array, optional
+        Inputs that need not be made up; they are part of every feed.
 
     Raises
     ------
     CalibrationError
         If nothing that was tried runs; the way out is one valid feed.
     """
-    inputs = list(model.graph.inputs)
+    given = given or {}
+    inputs = [value for value in model.graph.inputs if value.name not in given]
     for value in inputs:
         _check(value, batch)
     runner: OrtRunner | None = None
     failure = "nothing to try"
     for plan in _plans(inputs, batch):
-        feeds = tuple(_feed(inputs, plan, np.random.default_rng((seed, i))) for i in range(samples))
+        feeds = tuple(
+            {**_feed(inputs, plan, np.random.default_rng((seed, i))), **given}
+            for i in range(samples)
+        )
         if not _needs_trial(inputs):
             return RandomFeeds(feeds, plan.sizes)
         runner = runner or OrtRunner(model, optimise=False, low_memory=True, where=where)

@@ -23,7 +23,10 @@ import onnx_ir as ir
 
 from sparsec.ir.atoms import Labels
 from sparsec.ir.cleanup import clean_up
+from sparsec.ir.cleanup.fills import unshare_fills
+from sparsec.ir.cleanup.indices import fold_indices
 from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.cleanup.shuffles import shuffles_to_gathers
 from sparsec.ir.cleanup.sizes import fold_sizes
 from sparsec.ir.lattice import Lattice, build_lattice
 
@@ -113,11 +116,15 @@ class Groups:
         Those that can be pruned.
     frozen : tuple of Group
         Those that cannot, each with its reason.
+    factors : tuple of Group
+        Those that cannot either, but hold nothing back: all their positions can go as those of
+        another group that crosses them. The "3" of weights that make queries, keys and values, say.
     """
 
     lattice: Lattice
     groups: tuple[Group, ...]
     frozen: tuple[Group, ...]
+    factors: tuple[Group, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -157,10 +164,14 @@ class Groups:
 def prepare(model: ir.Model) -> None:
     """Clean ``model`` up in place so that as few groups as possible are frozen.
 
-    A width that a graph reads off a value at run time, to scale by it, would freeze that width.
+    A width that a graph reads off a value at run time, to scale by it, would freeze that width, and
+    so would indices that it computes from constants; a channel shuffle written as a grid would tie the
+    channels of a whole stage, and a fill that layers share those layers.
     """
-    if fold_sizes(model):
+    folded = fold_sizes(model) + fold_indices(model)
+    if shuffles_to_gathers(model) or folded:
         clean_up(model)
+    unshare_fills(model)  # after the clean-up, which would share them again
 
 
 def find_groups(model: ir.Model) -> Groups:
@@ -208,7 +219,27 @@ def find_groups(model: ir.Model) -> Groups:
     rest += [
         dataclasses.replace(g, reason=single) for g in made if g.reason is None and g.size == 1
     ]
-    return Groups(lattice, tuple(_with_members(lattice, groups)), tuple(rest))
+    blocking = _blocking(lattice, groups)
+    held = [bool(blocking[group.units].any()) for group in rest]
+    return Groups(
+        lattice,
+        tuple(_with_members(lattice, groups)),
+        tuple(group for group, holds in zip(rest, held, strict=True) if holds),
+        tuple(group for group, holds in zip(rest, held, strict=True) if not holds),
+    )
+
+
+def _blocking(lattice: Lattice, groups: Sequence[Group]) -> np.ndarray:
+    """Return which atom classes have a position that no unit of ``groups`` can take away."""
+    free = np.zeros(len(lattice.atoms), np.bool_)
+    for group in groups:
+        free[group.units] = True
+    blocking = np.zeros(len(lattice.atoms), np.bool_)
+    for _, labels in lattice.makers:
+        leaves = lattice.atoms.leaves(labels)
+        stuck = leaves[~(free[np.maximum(leaves, 0)] & (leaves >= 0)).any(axis=1)]
+        blocking[stuck[stuck >= 0]] = True
+    return blocking
 
 
 def _made(lattice: Lattice) -> tuple[Labels, Labels]:

@@ -42,6 +42,31 @@ class Skipped:
         return {"site": self.site, "code": str(self.code), "reason": self.reason}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A pruning group, and what a pass left of it.
+
+    Parameters
+    ----------
+    name : str
+    units, kept : int
+        Before and after.
+    code : Code, optional
+    reason : str, optional
+        Why no unit went; None for a group that lost some.
+    """
+
+    name: str
+    units: int
+    kept: int
+    code: Code | None
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the manifest."""
+        return dataclasses.asdict(self) | {"code": None if self.code is None else str(self.code)}
+
+
 @dataclasses.dataclass(slots=True)
 class PassResult:
     """What a pass did.
@@ -55,12 +80,15 @@ class PassResult:
         Numbers for the report, such as the sparsity reached.
     certificates : list of Certificate
         One for each removal of structure.
+    groups : list of GroupRow
+        Of a pass that removes structure: every pruning group, along the network.
     """
 
     changed: list[str] = dataclasses.field(default_factory=list)
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     notes: dict[str, float] = dataclasses.field(default_factory=dict)
     certificates: list[Certificate] = dataclasses.field(default_factory=list)
+    groups: list[GroupRow] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)

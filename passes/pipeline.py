@@ -24,13 +24,16 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``compile --json``."""
-        return {
+        entry = {
             "name": self.applied.name,
             "options": self.applied.options(),
             "changed": self.result.changed,
             "skipped": [item.to_json() for item in self.result.skipped],
             "notes": self.result.notes,
         }
+        if self.result.groups:
+            entry["groups"] = [row.to_json() for row in self.result.groups]
+        return entry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,11 +59,14 @@ class Pipeline:
         """
         return cls(tuple(s if isinstance(s, Pass) else parse_spec(s) for s in specs))
 
-    def run(self, model: ir.Model, context: PassContext) -> list[Step]:
+    def run(
+        self, model: ir.Model, context: PassContext, *, keep_batch_norm: bool = False
+    ) -> list[Step]:
         """Run every pass on ``model``, in place.
 
         The caller hands over a model that it owns. BatchNormalization is folded before the first
-        pass that does not need to see it, so that scores are those of the weights that will run.
+        pass that does not need to see it, so that scores are those of the weights that will run;
+        unless it is kept, for training.
 
         Raises
         ------
@@ -70,7 +76,7 @@ class Pipeline:
             If a pass leaves a broken graph.
         """
         steps: list[Step] = []
-        folded = False
+        folded = keep_batch_norm
         for item in self.passes:
             if not folded and not item.needs_batch_norm:
                 fold_batch_norm(model)

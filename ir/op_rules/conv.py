@@ -36,42 +36,67 @@ def conv(view: NodeView) -> Sequence[Axes]:
     4 units: x.1/2 w.1
     3 units: w.0/2 y.1/2
     """
-    rows, columns = view.known(1)[:2]
-    x = view.known(0)
+    return [products(view, 0, 1, (2,))]
+
+
+def products(
+    view: NodeView, data: int, weight: int, per_channel: Sequence[int], zero: bool = True
+) -> Axes:
+    """Couple the operands of any convolution, and return the axes of its result.
+
+    Parameters
+    ----------
+    view : NodeView
+    data, weight : int
+        Which inputs are x and w.
+    per_channel : sequence of int
+        Inputs with a value for each channel that is made, where they are given: bias, scale.
+    zero : bool
+        Whether the result is zero where weight and bias are.
+    """
+    rows, columns = view.known(weight)[:2]
+    x = view.known(data)
     group = view.integer("group", 1)
     transposed = view.node.op_type == "ConvTranspose"
     inner, outer = (rows, columns) if transposed else (columns, rows)
     if group == 1:
         read(view, x[1], inner)
-        view.reads(1, 0 if transposed else 1, x[1])
+        view.reads(weight, 0 if transposed else 1, x[1])
         made = outer
     else:
-        made = _grouped(view, x[1], rows, columns, group, transposed)
-    if view.has(2):
-        made = view.tie([made, *view.known(2)])
+        made = _grouped(view, data, weight, group, transposed)
+    zero = zero and all(axis is None or axis.vanishes for axis in (rows, columns))
+    for index in per_channel:
+        if view.has(index) and _is_per_channel(view, index, weight):
+            other = list(view.known(index))
+            made = view.tie([made, *other])
+            zero = zero and all(axis is not None and axis.vanishes for axis in other)
     view.made(made)
-    for axis in (*x[2:], *view.known(1)[2:]):
+    for axis in (*x[2:], *view.known(weight)[2:]):
         view.freeze(axis, "is a convolution along it")
-    return [(x[0], made and Axis(made.atoms), *(None for _ in x[2:]))]
+    return (x[0], made and Axis(made.atoms, zero), *(None for _ in x[2:]))
+
+
+def _is_per_channel(view: NodeView, index: int, weight: int) -> bool:
+    """Whether an input has a value for each channel, rather than one for all."""
+    shape = view.shape(index)
+    return bool(shape) and (view.size(index, 0) != 1 or view.size(weight, 0) == 1)
 
 
 def read(view: NodeView, x: Axis | None, weight: Axis | None) -> None:
     """Tie what is summed over: positions that go are multiplied by weights that are zero."""
     if x is not None or weight is not None:
-        view.tie([x, weight], "sums over it together with an axis that is fixed")
+        tied = view.tie([x, weight], "sums over it together with an axis that is fixed")
+        if x is not None and weight is not None and not (x.vanishes or weight.vanishes):
+            view.freeze(tied, "sums over it, and what was removed need not be zero there")
 
 
-def _grouped(
-    view: NodeView,
-    x: Axis | None,
-    rows: Axis | None,
-    columns: Axis | None,
-    group: int,
-    transposed: bool,
-) -> Axis | None:
+def _grouped(view: NodeView, data: int, weight: int, group: int, transposed: bool) -> Axis | None:
     """Tie the channels of a grouped convolution, and return those it makes."""
-    channels = view.size(0, 1)
-    shape = view.shape(1)
+    x = view.known(data)[1]
+    rows, columns = view.known(weight)[:2]
+    channels = view.size(data, 1)
+    shape = view.shape(weight)
     if channels is None or shape is None or channels % group:
         view.freeze_all((x, rows, columns), _UNEVEN)
         return None
@@ -87,9 +112,11 @@ def _grouped(
     if transposed:
         if rows is not None and x is not None:
             view.atoms.tie(rows.atoms, x.atoms)
+        if place is not None:
+            view.lattice.summed.append(place.atoms)
         return merge(view.atoms, (which, columns), (group, per_group))
     if place is not None and columns is not None:
-        view.tie([place, columns])
+        read(view, place, columns)
         view.lattice.summed.append(place.atoms)
     if rows is None:
         return None
@@ -104,7 +131,7 @@ def _grouped(
 def shrink_groups(view: ShrinkView) -> None:
     """Rewrite ``group`` if whole groups are gone: as many are left as divide both ends."""
     group = view.node.attributes.get_int("group", 1) or 1
-    kept, weight = view.kept(0)[1], view.kept(1)
+    kept, weight = view.kept(0)[1], view.kept(3 if view.node.op_type == "QLinearConv" else 1)
     if group == 1 or kept is None:
         return
     transposed = view.node.op_type == "ConvTranspose"

@@ -21,7 +21,38 @@ def pool(view: NodeView) -> Sequence[Axes]:
     """
     axes = view.known(0)
     view.freeze_all(axes[2:], "pools over it")
-    return view.outputs((*axes[:2], *(None for _ in axes[2:])))
+    passing = axes[:2]
+    if len(view.node.outputs) > 1:
+        _numbered(view, passing)
+    out = (*passing, *(None for _ in axes[2:]))
+    numbers = tuple(axis and axis.fading(False) for axis in out)
+    return [out, *(numbers for _ in view.node.outputs[1:])]
+
+
+def _numbered(view: NodeView, axes: Sequence[Axis | None]) -> None:
+    """Freeze axes if MaxPool's second output, which counts across them, reaches a stranger."""
+    numbers = view.node.outputs[1]
+    uses = [(node.op_type, index) for node, index in numbers.uses()]
+    if numbers.is_graph_output() or any(use != ("MaxUnpool", 1) for use in uses):
+        view.freeze_all(axes, "numbers the elements of the whole value")
+
+
+def unpool(view: NodeView) -> Sequence[Axes]:
+    """Couple MaxUnpool: x and the numbers that a MaxPool made of x's shape before it was pooled."""
+    axes, numbers = view.known(0), view.known(1)
+    value = view.node.inputs[1]
+    producer = value.producer() if value is not None else None
+    followed = producer is not None and producer.op_type == "MaxPool" and not view.has(2)
+    if not followed:
+        view.freeze_all((*axes, *numbers), "is told positions by number")
+        return [(None,) * len(axes)]
+    view.freeze_all((*axes[2:], *numbers[2:]), "pools over it")
+    tied = [view.tie([axis, number]) for axis, number in zip(axes[:2], numbers[:2], strict=True)]
+    out = [
+        axis and axis.vanishing(x.vanishes if x else False)
+        for axis, x in zip(tied, axes, strict=False)
+    ]
+    return [(*out, *(None for _ in axes[2:]))]
 
 
 def reduce(view: NodeView) -> Sequence[Axes]:
@@ -75,4 +106,5 @@ def reduced_axes(view: NodeView, rank: int) -> set[int] | None:
 
 
 POOL = OpRule(pool, about="batch and channels")
+UNPOOL = OpRule(unpool, about="batch and channels, if a MaxPool numbered the positions")
 REDUCE = OpRule(reduce, about="axes not reduced over; of sums, those too", cyclic=True)

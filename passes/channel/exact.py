@@ -8,18 +8,21 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.ir.certificate import certify, replay
+from sparsec.ir.certificate import certify
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import emptied, remove
 from sparsec.ir.exact import idle_units, merge_duplicates
+from sparsec.ir.fold_channels import fold_constant_channels
 from sparsec.ir.groups import find_groups, prepare
+from sparsec.ir.replay import replay
 from sparsec.passes.base import Pass, PassContext, PassResult, Skipped
+from sparsec.passes.channel.rows import group_rows
 
 
 @dataclasses.dataclass(frozen=True)
 class PruneExactPass(Pass):
-    """Remove channels that are zero, that nobody reads, or that are copies of others."""
+    """Remove channels that are zero or constant, that nobody reads, or that are copies of others."""
 
     name: ClassVar[str] = "prune-exact"
     exact: ClassVar[bool] = True
@@ -27,9 +30,11 @@ class PruneExactPass(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Remove in place; the notes say how many units of each kind went."""
         prepare(model)
+        folded = fold_constant_channels(find_groups(model))
         groups = find_groups(model)
         result = PassResult()
         result.skipped = [Skipped(g.name, Code.BARRIER, g.reason or "") for g in groups.frozen]
+        result.skipped += [Skipped(n, Code.BARRIER, why) for n, why in folded.left.items()]
         units = np.empty(0, np.int64)
         named = []
         counts = {"zero": 0, "unread": 0, "duplicates": 0}
@@ -49,6 +54,8 @@ class PruneExactPass(Pass):
                 removed = np.flatnonzero(np.isin(group.units, kept))
                 named.append((group.name, group.size, tuple(int(i) for i in removed)))
                 result.changed += [display_name(node) for node in group.makers]
+        lost = {name: len(removed) for name, _, removed in named}
+        result.groups = group_rows(groups, lost, result.skipped)
         if not units.size:
             return result
         before = model.clone()
@@ -57,5 +64,7 @@ class PruneExactPass(Pass):
         replay(certificate, seed=context.seed)
         result.certificates.append(certificate)
         result.changed = list(dict.fromkeys(result.changed))
+        # What was folded is unread now.
+        counts |= {"constant": folded.count, "unread": counts["unread"] - folded.count}
         result.notes |= {kind: float(count) for kind, count in counts.items()}
         return result

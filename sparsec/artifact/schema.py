@@ -126,7 +126,20 @@ _STEP = record(
         "changed": items(text),
         "skipped": items(record({"site": text, "code": text, "reason": text})),
         "notes": mapping(number),
-    }
+    },
+    {
+        "groups": items(
+            record(
+                {
+                    "name": text,
+                    "units": count,
+                    "kept": count,
+                    "code": nullable(text),
+                    "reason": nullable(text),
+                }
+            )
+        )
+    },
 )
 _LAYER = record(
     {
@@ -160,6 +173,25 @@ _LATENCY = record(
         "rounds": count,
         "threads": count,
         "machine": _MACHINE,
+    }
+)
+_RECORD = record(
+    {
+        "machine": free,
+        "entries": items(
+            record(
+                {
+                    "op": text,
+                    "shape": items(count),
+                    "pattern": text,
+                    "sparsity": fraction,
+                    "kernel": text,
+                    "threads": count,
+                    "seconds": amount,
+                    "source": one_of("measured", "modelled"),
+                }
+            )
+        ),
     }
 )
 _KERNEL = record(
@@ -236,7 +268,8 @@ MANIFEST = record(
         "notes": items(text),
         "exit_code": one_of(0, 5),
         "files": mapping(record({"sha256": sha256, "bytes": count})),
-    }
+    },
+    {"record": _RECORD},
 )
 
 

@@ -57,29 +57,51 @@ def show(result: dict[str, Any], why: bool) -> None:
             cells += [text(layer["kernel"]), text(layer["code"]), text(layer["reason"])]
         rows.add_row(*cells)
     out.print(rows)
+    if explained and (record := result.get("record")) and record["entries"]:
+        out.print(text(timed(record)), style="dim")
     if "groups" in result:
-        show_groups(result["groups"])
-    for item in result["frozen"]:
-        out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
-    if "groups" in result:
-        count = len(result["groups"])
-        out.print(f"pruning groups: {count or 'none, as no pass of this version removes units'}")
+        show_groups(result["groups"], result["frozen"])
+    else:
+        for item in result["frozen"]:
+            out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
     if why and not explained:
         out.print("a model has no kernels yet: --why is for artifacts")
 
 
-def show_groups(groups: list[dict[str, Any]]) -> None:
-    """Print the pruning groups, most units first: what a structural pass chooses among."""
+def timed(record: dict[str, Any]) -> str:
+    """Return a sentence on where the times of an artifact's layers come from."""
+    entries = record["entries"]
+    threads = sorted({entry["threads"] for entry in entries})
+    how = "/".join(sorted({entry["source"] for entry in entries}))
+    where = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
+    return f"{len(entries)} {how} times of single layers, threads {threads}: {where}"
+
+
+def show_groups(groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
+    """Print what a structural pass chooses among, along the network, and what it cannot touch, why."""
     out = console()
-    out.print(f"groups {len(groups)}, units {sum(group['units'] for group in groups)}")
-    rows = table("group", "units", "kind", "coupled with", "tensors", right=("units", "tensors"))
+    numbers = ("units", "a unit: MACs", "parameters")
+    rows = table("group", "units", "kind", *numbers[1:], "coupled with", right=numbers)
     for group in groups:
         others = group["makers"][1:]
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         kind = "/".join(group["kinds"]) or "channel"
-        cells = [str(group["units"]), kind, text(shown), str(len(group["members"]))]
-        rows.add_row(text(group["name"]), *cells)
-    out.print(rows)
+        saves = (si(group["saves"][key]) for key in ("macs", "params"))
+        rows.add_row(text(group["name"]), str(group["units"]), kind, *saves, text(shown))
+    if groups:
+        out.print(rows)
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for item in frozen:
+        by_reason.setdefault(item["reason"], []).append(item)
+    for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        names = ", ".join(item["value"] for item in items[:3])
+        more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+        out.print(f"frozen  {text(names)}{more}: {text(reason)}", style="dim")
+    units = sum(group["units"] for group in groups)
+    out.print(
+        f"groups {len(groups)}, units {units}; frozen: groups {len(frozen)}, "
+        f"units {sum(item['units'] for item in frozen)}"
+    )
 
 
 def _ms(layer: dict[str, Any], key: str) -> str:

@@ -18,6 +18,7 @@ from sparsec.report.details import (
 )
 from sparsec.report.html import Html, element, join, name, section, table
 from sparsec.report.layers import all_layers, kept_dense, times_are
+from sparsec.report.structure import structure
 from sparsec.report.style import CSS
 
 Manifest = dict[str, Any]
@@ -60,6 +61,8 @@ def _sections(manifest: Manifest) -> list[Html]:
         _header(manifest),
         section("Before and after", _totals(manifest), _goals(manifest), _notes(manifest)),
     ]
+    if (picture := structure(manifest["passes"])) is not None:
+        parts.append(section("Structure", picture))
     if layers := manifest["layers"]:
         parts += [
             section("Layers", layer_chart(layers, times_are(manifest))),

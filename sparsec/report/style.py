@@ -67,6 +67,10 @@ tbody tr:last-child td { border-bottom: 0; }
 .rail { fill: var(--plain-back); }
 .dense { fill: var(--dense); }
 .sparse { fill: var(--sparse); }
+.frozen { fill: var(--warn-back); stroke: var(--warn); stroke-width: .6; }
+.hit { fill: transparent; }
+.hit:hover { fill: var(--ink); fill-opacity: .08; }
+svg.widths { display: block; margin: .4rem 0; }
 .unused { fill: none; stroke: var(--sparse); stroke-opacity: .7; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; margin: 0 0 .9rem; color: var(--soft);
   font-size: .84rem; }

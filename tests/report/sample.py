@@ -58,7 +58,21 @@ def manifest(**changes: Any) -> dict[str, Any]:
                     {"site": "/embeddings/Gather", "code": "not_a_site", "reason": "Gather"}
                 ],
                 "notes": {"sparsity": 0.9},
-            }
+            },
+            {
+                "name": "channel",
+                "options": {"sparsity": 0.5},
+                "changed": ["/conv"],
+                "skipped": [{"site": "/head", "code": "barrier", "reason": "it is an output"}],
+                "notes": {"units": 24},
+                "groups": [
+                    {"name": "/conv", "units": 48, "kept": 24, "code": None, "reason": None},
+                    {"name": "/stem", "units": 8, "kept": 8, "code": "rounded",
+                     "reason": "its 8 units are too few"},
+                    {"name": "/head", "units": 10, "kept": 10, "code": "barrier",
+                     "reason": "it is an output"},
+                ],
+            },
         ],
         "layers": layers,
         "kernels": [],

@@ -38,11 +38,11 @@ _VOID = {"meta", "br", "rect"}
 _ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "main", "header", "section", "footer", "h1",
     "h2", "h3", "p", "div", "span", "bdi", "code", "pre", "table", "thead", "tbody", "tr", "th",
-    "td", "ul", "li", "dl", "dt", "dd", "details", "summary", "svg", "rect",
+    "td", "ul", "li", "dl", "dt", "dd", "details", "summary", "svg", "rect", "g",
 }  # fmt: skip
 _ATTRIBUTES = {
     "lang", "charset", "http-equiv", "content", "name", "class", "scope", "width", "height", "x",
-    "y", "rx",
+    "y", "rx", "role", "aria-label",
 }  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_zero_times_are_drawn() -> None:
 
 def test_a_thousand_layers_are_listed_and_the_slowest_drawn() -> None:
     rows = [sample.layer(f"layer{index}", (8, 8), (index + 1e-6, 1e-6)) for index in range(1000)]
-    page = render(sample.manifest(layers=rows))
+    page = render(sample.manifest(layers=rows, passes=[]))
     assert f"The {MAX_BARS} slowest of 1000 layers" in Page(page).text
     assert page.count('class="rail"') == 0
     assert page.count('<rect class="dense"') == MAX_BARS + 1  # and the legend
@@ -235,3 +235,43 @@ def test_the_artifact_holds_the_page_of_its_manifest(compiled: Path) -> None:
 
     manifest = Artifact.read(compiled).manifest
     assert (compiled / "report.html").read_text(encoding="utf-8") == render(manifest)
+
+
+def test_the_structure_is_drawn_along_the_network() -> None:
+    page = render(sample.manifest())
+    drawing = re.search(r'<svg class="widths".*?</svg>', page, re.DOTALL)
+    assert drawing is not None
+    titles = re.findall(r"<title>(.*?)</title>", drawing[0])
+    assert titles == [
+        "/conv: 48 → 24 units",
+        "/stem: 8 units; its 8 units are too few",
+        "/head: 10 units; it is an output",
+    ]
+    bars = re.findall(
+        r'<rect class="(\w+)" x="([\d.]+)" y="([\d.]+)"[^>]*height="([\d.]+)"', drawing[0]
+    )
+    assert [kind for kind, *_ in bars if kind != "hit"] == [
+        "dense", "sparse", "dense", "sparse", "frozen",
+    ]  # fmt: skip
+    by_kind = [(kind, float(height)) for kind, _, _, height in bars if kind != "hit"]
+    assert by_kind[0][1] == 130.0
+    assert by_kind[1][1] == pytest.approx(130 * 0.5**0.5, abs=0.1)
+    assert all(float(y) + float(h) == pytest.approx(130, abs=0.1) for _, _, y, h in bars)
+    assert (
+        "3 groups along the network: 1 got narrower, 1 are frozen, 1 were left" in Page(page).text
+    )
+
+
+def test_a_compilation_without_structure_has_no_picture() -> None:
+    manifest = sample.manifest()
+    manifest["passes"] = manifest["passes"][:1]
+    assert 'class="widths"' not in render(manifest)
+
+
+def test_a_thousand_groups_are_drawn_thin() -> None:
+    manifest = sample.manifest()
+    manifest["passes"][1]["groups"] *= 400
+    page = render(manifest)
+    assert page.count("<g>") == 1200
+    assert re.search(r'<svg class="widths" width="4800\.0"', page)
+    Page(page)

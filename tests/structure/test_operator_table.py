@@ -7,7 +7,8 @@ from pathlib import Path
 import onnx
 
 from sparsec.ir.op_rules import op_rules
-from sparsec.ir.op_rules.table import operator_table
+from sparsec.ir.op_rules.barriers import BARRIERS as BARRIERS_BY_NAME
+from sparsec.ir.op_rules.table import operator_table, standard_operators
 
 PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
 BARRIERS = "\n## Barriers"
@@ -26,3 +27,8 @@ def test_every_rule_says_what_it_follows():
 def test_every_name_is_an_operator():
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
     assert set(op_rules) <= known
+
+
+def test_every_operator_has_a_rule_or_a_reason():
+    assert set(standard_operators()) <= set(op_rules) | set(BARRIERS_BY_NAME)
+    assert not set(op_rules) & set(BARRIERS_BY_NAME)

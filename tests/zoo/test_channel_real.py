@@ -10,10 +10,10 @@ import pytest
 import sparsec
 from examples.zoo import real
 from examples.zoo.cache import UnavailableError
-from sparsec.ir.certificate import replay
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.load import load_model
+from sparsec.ir.replay import replay
 from sparsec.passes.base import PassContext
 from sparsec.passes.pipeline import Pipeline
 from sparsec.verification import verify_artifact

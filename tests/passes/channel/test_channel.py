@@ -135,8 +135,14 @@ def test_groups_are_inspected(net: Path, capsys):
     (head,) = result["frozen"]
     assert head["value"] == "head"
     assert "graph output 'y'" in head["reason"]
+    # One channel of the stem: 64 positions x (27 + 9 of every neighbour in and out), and the head.
+    macs = 64 * 9 * (3 + 24 + 24) + 10
+    assert by_name["stem"]["saves"] == {"macs": macs, "params": 9 * (3 + 24 + 24) + 10}
     assert main(["inspect", str(net), "--groups"]) == 0
-    assert "outer" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "outer" in printed
+    assert "frozen  head: the graph output 'y' keeps its shape" in printed
+    assert "groups 2, units 40; frozen: groups 1, units 10" in printed
 
 
 def test_excluding_one_convolution_keeps_what_is_coupled_with_it(net: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ from sparsec.cli.main import main
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.errors import PassConfigError, UnsupportedTargetError
 from sparsec.ir.feeds import random_feeds
-from sparsec.ir.groups import find_groups
+from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.remaining import Remaining
 from sparsec.ir.target import Status, Target
 from sparsec.passes.base import PassContext
@@ -73,7 +73,9 @@ def test_random_graphs_meet_it_or_say_how_far_they_go(seed: int):
     wanted = float(rng.uniform(0.05, 0.6))
     graph = random_model(seed)
     before = cost(graph)[budget]
-    sizes = {group.name: group.size for group in find_groups(graph)}
+    prepared = graph.clone()
+    prepare(prepared)
+    sizes = {group.name: group.size for group in find_groups(prepared)}
     refused = None
     try:
         result = parse_spec(f"channel:sparsity={wanted},{options}").run(graph, PassContext())

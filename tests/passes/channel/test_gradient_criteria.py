@@ -99,14 +99,17 @@ def test_scores_by_labels(criterion: str, with_softmax: bool, reduce: str):
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-7)
 
 
-def test_the_group_form_adds_up_before_the_magnitude():
+@pytest.mark.parametrize(
+    ("criterion", "of_the_sum"), [("taylor-group", np.abs), ("fisher", lambda s: s**2 / 2)]
+)
+def test_the_group_forms_add_up_all_tensors_first(criterion: str, of_the_sum):
     calibration = Calibration([{"x": x} for x in SAMPLES], labels=LABELS)
-    found = scores(net(), "taylor-group", calibration)
+    found = scores(net(), criterion, calibration)
     expected = []
     for x, label in zip(SAMPLES, LABELS, strict=True):
         top = softmax(logits(x[0])) - np.eye(CLASSES)[label]
         p = backward(x[0].astype(np.float64), top)
-        expected.append(np.abs(p["w0"].sum(axis=1) + p["b0"] + p["w1"].sum(axis=0)))
+        expected.append(of_the_sum(p["w0"].sum(axis=1) + p["b0"] + p["w1"].sum(axis=0)))
     np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=2e-4, atol=1e-7)
 
 
@@ -148,7 +151,7 @@ def test_what_nobody_listens_to_goes_first_though_its_weights_are_large():
     replace_array(initializers["w0"], loud)
     replace_array(initializers["b0"], deaf)
     calibration = Calibration([{"x": x} for x in SAMPLES])
-    for criterion in ("taylor", "taylor-group", "saliency", "hessian"):
+    for criterion in ("taylor", "taylor-group", "saliency", "hessian", "fisher"):
         assert scores(graph, criterion, calibration).argmin() == 2
     assert scores(graph, "l1", None).argmax() == 2
 
