@@ -9,9 +9,12 @@ from torch import Tensor
 
 from sparsec.backends.cuda import launch
 from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.backends.cuda.torch_formats import array_names
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
+
+NATIVE = ("nm24_sp", "lps")  # formats of the CUDA C++ kernels; the others are read by Triton's
 
 
 def linear(
@@ -44,7 +47,10 @@ def linear(
     UnsupportedTargetError
         If no kernel multiplies the format.
     """
-    _known(name, "multiplies")
+    _known(name, NATIVE + FORMATS, "multiplies")
+    if name in NATIVE:
+        native_linear(name, x, _arrays(name, packed, values), y, bias=bias)
+        return
     launch.packed_linear(
         name, x, _arrays(name, packed, values), y.shape[1], values, bias=bias, out=y
     )
@@ -60,7 +66,7 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    _known(name, "unpacks")
+    _known(name, FORMATS, "unpacks")
     stored = dtype if is_scaled(values) else getattr(torch, values)
     weight = torch.empty(shape, dtype=stored, device=packed[0].device)
     return launch.unpack(name, _arrays(name, packed, values), weight, values).to(dtype)
@@ -68,7 +74,7 @@ def unpack(
 
 def multiplies(name: str) -> bool:
     """Whether some kernel multiplies the format."""
-    return name in FORMATS
+    return name in NATIVE + FORMATS
 
 
 def unpacks(name: str) -> bool:
@@ -80,9 +86,9 @@ def _arrays(name: str, packed: Sequence[Tensor], values: str) -> dict[str, Tenso
     return dict(zip(array_names(name, values), packed, strict=True))
 
 
-def _known(name: str, does: str) -> None:
-    if name not in FORMATS:
+def _known(name: str, there_are: tuple[str, ...], does: str) -> None:
+    if name not in there_are:
         raise UnsupportedTargetError(
-            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(FORMATS)}); "
+            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(there_are)}); "
             "pack in one of these, or run on the CPU"
         )
