@@ -1,6 +1,7 @@
 """Print registers and instructions for each weight of the CUDA C++ kernels.
 
-``python -m benchmarks.gpu.machine_code [SM]...`` needs nvcc or NVRTC, and triton for its disassembler; no GPU.
+``python -m benchmarks.gpu.machine_code [SM]...`` needs nvcc or NVRTC, and triton for its disassembler;
+no GPU.
 """
 
 from __future__ import annotations
