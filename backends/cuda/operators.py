@@ -90,12 +90,12 @@ def _register(name: str) -> None:
             y = rows.new_empty((0, M), dtype=out)
         elif len(rows) < dense_from:
             y = rows.new_empty((len(rows), M), dtype=out)
-            dispatch.linear(name, rows, packed, bias, y, kernels)
+            dispatch.linear(name, rows, packed, bias, y, values, kernels)
         elif prefill is not None:
             y = _cusparselt(rows, prefill, M).to(out)
             y = y if bias is None else y + bias.to(out)
         else:
-            weight = dispatch.unpack(name, packed, (M, K), x.dtype)
+            weight = dispatch.unpack(name, packed, (M, K), values, x.dtype)
             y = _dense(rows, weight, bias, out)
         return y.reshape(*x.shape[:-1], M)
 
@@ -129,7 +129,7 @@ def _register(name: str) -> None:
         values: str,
         dtype: torch.dtype,
     ) -> Tensor:
-        return dispatch.unpack(name, packed, (M, K), dtype)
+        return dispatch.unpack(name, packed, (M, K), values, dtype)
 
     def unpack_fake(
         packed: Sequence[Tensor],

@@ -77,7 +77,7 @@ def test_the_operators_reach_it(asked):
     x = torch.randn(3, 640).half()
     y = torch.full((3, 130), torch.nan, dtype=torch.float16)
     packed = [arrays[name] for name in formats.get("lps").arrays]
-    dispatch.linear("lps", x, packed, None, y, "")
+    dispatch.linear("lps", x, packed, None, y, "float16", "")
     assert (y.double() - x.double() @ dense.double().T).abs().max() < 0.05
     assert dispatch.multiplies("nm24_sp")
 
