@@ -2,7 +2,8 @@
 
 A processor issues four warp instructions a clock. A kernel that spends more than the weight takes to arrive
 is bound by that and not by memory, whatever it saves in bytes. The count is exact for the instructions of
-the loops and takes the trip counts of uniformly random zeros; work once a launch is left out.
+the loops and takes the trip counts of uniformly random zeros; work once a launch is left out, and a branch
+that a tile may skip counts as taken.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
     late = _only(code, lambda c: _scatters(c, _LATE))
     tile = _only(code, lambda c: _has(c, "LDSM") and _has(c, "IDP") and not _has(c, "BAR"))
     length, over = expected_lists(sparsity)
-    chunks, spilt = length / (WORDS // 16), over * 2  # of a lane: two lists
+    chunks, spilt = length // (WORDS // 16), over * 2  # of a lane: two lists
     total = 0.0 + tile - lists - late + dense  # the multiplication runs twice a tile
-    total += chunks / 2 * lists + math.ceil(max(spilt - _EARLY, 0) / _LATE) * late
+    total += chunks // 2 * lists + math.ceil(max(spilt - _EARLY, 0) / _LATE) * late
     if variant.clear:
         again = _only(code, lambda c: _has(c, "IDP") == 8)
         one = _only(code, lambda c: _scatters(c, 1))

@@ -7,7 +7,6 @@ the rows of x, the 16-bit type, and how x can be read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +169,6 @@ def split_for(rows: int, columns: int, sm: int) -> int:
     across = -(-rows // _BLOCK_ROWS)
     wanted = -(-_PROCESSORS.get(sm, 128) * _BLOCKS_A_PROCESSOR // across)
     return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
-
-
-def sizes_of(extents: list[Any], sizes: Mapping[str, int]) -> list[int]:
-    """Return numbers for extents as the manifest stores them.
-
-    Examples
-    --------
-    >>> sizes_of([{"of": "M", "per": 64}, 3], {"M": 65})
-    [2, 3]
-    """
-    return [e if isinstance(e, int) else -(-sizes[e["of"]] // e["per"]) for e in extents]
 
 
 def _bool(value: bool) -> str:

@@ -37,6 +37,7 @@ _LONGEST_GAP = 16
 _HALVES = ROWS * STEP  # in a tile
 _CHUNK_ENTRIES = 4  # of one list
 _OVERFLOW_BYTES, _ENTRY_BYTES = 4, 2.5
+_OVERFLOW_COST = 5  # in bytes of list entries: an overflow entry also takes more instructions
 _SAMPLE = 8192  # lists
 _BATCH = 512  # tiles packed at a time: bounds the memory in use
 
@@ -253,15 +254,15 @@ def expected_lists(sparsity: float) -> tuple[int, float]:
     counts = _with_fillers(kept).sum(axis=1)
     options = range(0, WORDS + 1, _CHUNK_ENTRIES)
     over = [float(np.maximum(counts - each, 0).mean()) for each in options]
-    sizes = [_ENTRY_BYTES * n + _OVERFLOW_BYTES * o for n, o in zip(options, over, strict=True)]
+    sizes = [_ENTRY_BYTES * n + _OVERFLOW_COST * o for n, o in zip(options, over, strict=True)]
     best = int(np.argmin(sizes))
     return options[best], over[best]
 
 
 def _lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the length of each tile's lists that takes the fewest bytes; counts [tiles, 64]."""
+    """Return the length of each tile's lists that costs least; counts [tiles, 64]."""
     options = np.arange(0, WORDS + 1, _CHUNK_ENTRIES)
     over = np.stack([np.maximum(counts - each, 0).sum(axis=1) for each in options])
-    size = _ENTRY_BYTES * counts.shape[1] * options[:, None] + _OVERFLOW_BYTES * over
+    size = _ENTRY_BYTES * counts.shape[1] * options[:, None] + _OVERFLOW_COST * over
     best: NDArray[np.int64] = options[size.argmin(axis=0)]
     return best

@@ -47,6 +47,7 @@ def test_the_kernels_import_without_the_rest_of_the_project():
         "benchmarks.gpu.__main__", "benchmarks.gpu.nm24", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
         "sparsec.backends.cuda.kernels.nm24_matmul",
+        "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
     done = python("-c", IMPORTS.format(absent=ABSENT, modules=", ".join(modules)))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsec.backends.cuda.native import FOLDER, sizes_of
+from sparsec.backends.cuda.loader import extents
+from sparsec.backends.cuda.native import FOLDER
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
@@ -27,17 +28,23 @@ class Region(ctypes.Structure):
 
 def build(name, source, entry, defines):
     """Return the emulation of one kernel, compiled by g++."""
+    run = ctypes.CDLL(str(compile_library(name, source, entry, defines))).emulate
+    run.restype = ctypes.c_char_p
+    return run
+
+
+def compile_library(name, source, entry, defines):
+    """Return the path of a library with an emulated kernel and a fake driver that launches it."""
     folder = Path(_BUILT.name)
     driver, target = folder / f"{name}.cpp", folder / f"{name}.so"
-    driver.write_text(f'#include "{source}"\nEMULATE({entry})\n')
+    includes = f'#include "{source}"\n#include "fake_driver.h"\n'
+    driver.write_text(f"{includes}EMULATE({entry})\nFAKE_DRIVER({entry})\n")
     options = ["-std=c++20", "-O1", "-fPIC", "-shared", f"-I{HERE}", f"-I{FOLDER}"]
     options += [f"-D{each}={value}" for each, value in defines.items()]
     command = [COMPILER, *options, driver, "-o", target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    run = ctypes.CDLL(str(target)).emulate
-    run.restype = ctypes.c_char_p
-    return run
+    return target
 
 
 @functools.cache
@@ -78,7 +85,7 @@ def launch(variant, arrays, sizes, order=0, eager=False):
             values.append(ctypes.c_int32(sizes[name]))
             continue
         if argument["kind"] == "scratch" and name not in arrays:
-            shape = sizes_of(argument["shape"], sizes)
+            shape = extents(argument["shape"], sizes)
             fill = 0 if argument["zero"] else np.nan
             arrays[name] = np.full(shape, fill, dtype=argument["dtype"])
         array = arrays.get(name)
@@ -91,7 +98,7 @@ def launch(variant, arrays, sizes, order=0, eager=False):
         values.append(ctypes.c_void_p(array.ctypes.data))
         writable = name == "y" or argument["kind"] == "scratch"
         regions.append(Region(array.ctypes.data, array.nbytes, writable))
-    grid = sizes_of(data["grid"], sizes)
+    grid = extents(data["grid"], sizes)
     run = library(variant)
     call(run, grid, data["threads"], data["shared_bytes"], values, regions, order, eager)
     for argument in data["arguments"]:
