@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import launch
+from sparsec.backends.cuda import compiled, launch, native_launch, torch_formats
+from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
-
-Linear = Callable[[Tensor, Sequence[Tensor], "Tensor | None", Tensor], None]
-Unpack = Callable[[Sequence[Tensor], Tensor], None]
 
 
 def linear(
@@ -20,9 +18,10 @@ def linear(
     packed: Sequence[Tensor],
     bias: Tensor | None,
     y: Tensor,
+    values: str,
     kernels: str,
 ) -> None:
-    """Write ``x @ W.T + bias`` to ``y``.
+    """Write ``x @ W.T + bias`` to ``y``: by an artifact's own kernels, by CUDA C++, or by Triton.
 
     Parameters
     ----------
@@ -32,20 +31,29 @@ def linear(
     packed : sequence of Tensor
     bias : float32 [M], optional
     y : float32 or of the type of x [N, M]
+    values : str
+        Type of the stored values.
     kernels : str
-        Names of compiled kernels of an artifact, smallest bucket of N first, joined by commas; from
-        source if there are none.
+        Compiled kernels of an artifact, see :func:`sparsec.backends.cuda.compiled.as_text`; those that
+        are not loaded, and none, mean kernels from source.
 
     Raises
     ------
     UnsupportedTargetError
         If no kernel multiplies the format.
     """
-    _known(_LINEAR, name, "multiplies")(x, packed, bias, y)
+    arrays = torch_formats.named(name, packed, values)
+    if compiled.loaded(kernels):
+        compiled.linear(kernels, x, arrays, bias, y)
+    elif name in native_launch.FORMATS:
+        native_launch.linear(name, x, arrays, bias, y, values)
+    else:
+        _known(name, multiplies(name), "multiplies")
+        launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
 
 
 def unpack(
-    name: str, packed: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
+    name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: str, dtype: torch.dtype
 ) -> Tensor:
     """Return W [M, K], rebuilt on the device.
 
@@ -54,39 +62,26 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    weight = torch.empty(shape, dtype=dtype, device=packed[0].device)
-    _known(_UNPACK, name, "unpacks")(packed, weight)
-    return weight
+    _known(name, unpacks(name), "unpacks")
+    made = dtype if dtype.itemsize == 2 else torch_formats.multiplied_in(values)
+    weight = torch.empty(shape, dtype=made, device=packed[0].device)
+    launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
+    return weight.to(dtype)
 
 
 def multiplies(name: str) -> bool:
     """Whether some kernel multiplies the format."""
-    return name in _LINEAR
+    return name in FORMATS or name in native_launch.FORMATS
 
 
 def unpacks(name: str) -> bool:
     """Whether some kernel unpacks the format."""
-    return name in _UNPACK
+    return name in FORMATS
 
 
-def _nm24_linear(x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, y: Tensor) -> None:
-    vals, meta = packed
-    launch.nm24_linear(x, vals, meta, bias, out=y)
-
-
-def _nm24_unpack(packed: Sequence[Tensor], weight: Tensor) -> None:
-    vals, meta = packed
-    launch.nm24_unpack(vals, meta, weight)
-
-
-_LINEAR: dict[str, Linear] = {"nm24": _nm24_linear}
-_UNPACK: dict[str, Unpack] = {"nm24": _nm24_unpack}
-
-
-def _known(table: dict[str, Callable[..., None]], name: str, does: str) -> Callable[..., None]:
-    if name not in table:
+def _known(name: str, known: bool, does: str) -> None:
+    if not known:
         raise UnsupportedTargetError(
-            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(sorted(table))}); "
-            "pack in one of these, or run on the CPU"
+            f"no GPU kernel {does} the format {name!r} (there are Triton kernels for "
+            f"{', '.join(FORMATS)}); pack in one of these, or run on the CPU"
         )
-    return table[name]

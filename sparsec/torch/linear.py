@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsec.backends.cuda import dispatch as kernels
 from sparsec.backends.cuda import operators
-from sparsec.backends.cuda.torch_formats import VALUES, array_names
+from sparsec.backends.cuda.torch_formats import array_names, multiplied_in
 from sparsec.ir.errors import ShapeError, UsageError, did_you_mean
 
 PREFILLS = ("decompress", "cusparselt")
@@ -137,8 +137,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     @property
     def multiplied_in(self) -> torch.dtype:
         """The type that x is brought to: that of the values, float16 for 8-bit ones."""
-        dtype = VALUES[self.values]
-        return dtype if dtype.itemsize == 2 else torch.float16
+        return multiplied_in(self.values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias``.

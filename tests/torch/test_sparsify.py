@@ -280,3 +280,39 @@ def test_the_report_is_json(model):
     data = json.loads(json.dumps(st.sparsify_(model).to_json()))
     assert data["stored_bytes"] < data["dense_bytes"]
     assert data["layers"][0]["kernel"] == "nm24"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "format"),
+    [
+        ("unstructured", {"sparsity": 0.7}, "bm32"),
+        ("block:8x1", {"sparsity": 0.7}, "block8x1"),
+        ("block:4x1", {"sparsity": 0.7}, "bm32"),
+        ("1:4", {}, "nm1_4"),
+        ("8:16", {}, "nm8_16"),
+        ("2:4", {"values": "int8"}, "nm2_4"),
+        ("2:4", {"values": "float8_e4m3fn"}, "nm2_4"),
+        ("unstructured", {"sparsity": 0.7, "values": "float8_e4m3fn"}, "bm32"),
+    ],
+)
+def test_every_pattern_finds_a_format(pattern, options, format):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 64)).eval()
+    weight, bias = model[0].weight.detach().clone(), model[0].bias.detach().clone()
+    report = st.sparsify_(model, pattern, **options)
+    (row,) = report.layers
+    assert (row.kernel, row.pattern) == (format, pattern)
+    assert report.stored_bytes < report.dense_bytes / 2
+    kept = model[0].weight.float() != 0
+    assert abs(float((~kept).float().mean()) - row.sparsity) < 0.02  # 8 bits round some to zero
+    x = torch.randn(3, 256)
+    y, exact = model(x), x @ (weight * kept).T + bias
+    coarse = 0.1 if "values" in options else 4e-3
+    assert (y - exact).abs().max() <= coarse * exact.abs().max()
+
+
+def test_a_named_format_that_does_not_fit_leaves_the_layer_dense():
+    model = nn.Sequential(nn.Linear(64, 64))
+    (row,) = st.sparsify_(model, "2:4", format="block8x1").layers
+    assert (row.kernel, row.code) == ("dense", "no_kernel")
+    assert "block8x1 holds block:8x1" in row.reason
