@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsec.backends.cuda import dispatch as kernels
 from sparsec.backends.cuda import operators
+from sparsec.backends.cuda.cost import dense_from
 from sparsec.backends.cuda.torch_formats import array_names, multiplied_in
 from sparsec.ir.errors import ShapeError, UsageError, did_you_mean
 
@@ -45,24 +45,15 @@ class Dispatch:
             )
 
 
-def modelled_dispatch(
-    format: str, shape: tuple[int, int], packed_bytes: int, per_read: int = 64
-) -> Dispatch:
-    """Return where rebuilding the weight costs as much as reading it packed again and again.
-
-    The packed kernel reads the weight once for every ``per_read`` rows of x; the other way reads it
-    packed, writes it in 16 bits, and reads that.
+def modelled_dispatch(format: str, shape: tuple[int, int], packed_bytes: int) -> Dispatch:
+    """Return the record that rests on bytes alone, see :func:`sparsec.backends.cuda.cost.dense_from`.
 
     Examples
     --------
     >>> modelled_dispatch("nm24", (4096, 4096), 4096 * 4096 * 9 // 8).dense_from
     257
     """
-    if not kernels.unpacks(format):
-        return Dispatch(operators.NEVER)
-    dense_bytes = 2 * shape[0] * shape[1]
-    reads = (packed_bytes + 2 * dense_bytes) // packed_bytes
-    return Dispatch(per_read * reads + 1)
+    return Dispatch(dense_from(format, shape, packed_bytes) or operators.NEVER)
 
 
 class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.nm24 import packed_bytes
 
 ROOT = Path(__file__).parents[3]
@@ -40,13 +41,21 @@ def test_without_a_device_nothing_is_claimed():
     assert done.stdout.startswith("Nothing was measured")
 
 
+def test_a_dry_run_names_every_kernel_that_the_registry_has():
+    done = python("-m", "benchmarks.gpu", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for name in formats.names():
+        assert f"time: {name} " in done.stdout
+    assert done.stdout.count("time: ") == int(done.stdout.splitlines()[-1].split()[0])
+
+
 def test_the_kernels_import_without_the_rest_of_the_project():
     pytest.importorskip("torch", reason="the benchmark needs torch")
     pytest.importorskip("triton", reason="the benchmark needs triton")
     modules = (
-        "benchmarks.gpu.__main__", "benchmarks.gpu.nm24", "benchmarks.gpu.ceilings",
+        "benchmarks.gpu.__main__", "benchmarks.gpu.packed", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
-        "sparsec.backends.cuda.kernels.nm24_matmul",
+        "sparsec.backends.cuda.kernels.nm_matmul", "sparsec.backends.cuda.kernels.unpack",
         "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip

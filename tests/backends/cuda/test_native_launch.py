@@ -133,7 +133,7 @@ def test_sparse_layers_get_the_clearing_kernel(emulated):
 
 
 def test_values_of_another_type_are_refused():
-    x, packed, bias, m, k, _ = case("lps", 64, 64, 3)
+    x, packed, bias, m, *_ = case("lps", 64, 64, 3)
     arrays = dict(zip(("chunks", "tiles", "overflow"), packed, strict=True))
     with pytest.raises(UnsupportedTargetError, match="multiplies bfloat16"):
         native_launch.linear("lps", x.bfloat16(), arrays, bias, torch.empty(3, m), "float16")
