@@ -25,7 +25,7 @@ def main(results_file):
     launch.unpack = functools.partial(launch.unpack, asm=False)
     operators._dense = dense
     results = {}
-    for name in filter(dispatch.multiplies, torch_formats.formats.names()):
+    for name in filter(dispatch.unpacks, torch_formats.formats.names()):  # Triton has these
         for way, dense_from in (("packed", operators.NEVER), ("dense", 1)):
             for out in (torch.float16, torch.float32):
                 args = list(arguments(name, out=out))

@@ -103,6 +103,7 @@ def test_the_operator_of_the_device_computes_what_the_reference_does(emulated, n
     assert not any(counter.any() for counter in native_launch._COUNTERS.values())
 
 
+@pytest.mark.slow
 def test_a_matrix_without_overflow_or_without_weights_is_launched_too(emulated):
     x, _, bias, m, k, values = case("lps", 64, 64, 3)
     packed = torch_formats.pack("lps", torch.zeros(m, k), values)
@@ -112,6 +113,7 @@ def test_a_matrix_without_overflow_or_without_weights_is_launched_too(emulated):
     torch.testing.assert_close(y, bias.expand(3, m))
 
 
+@pytest.mark.slow
 def test_rows_off_a_16_byte_border_are_moved_there(emulated):
     x, packed, bias, m, k, values = case("lps", 64, 64, 3)
     buffer = torch.empty(3 * k + 1, dtype=torch.float16)
@@ -123,6 +125,7 @@ def test_rows_off_a_16_byte_border_are_moved_there(emulated):
     )
 
 
+@pytest.mark.slow
 def test_sparse_layers_get_the_clearing_kernel(emulated):
     x, packed, bias, m, k, values = case("lps", 128, 512, 2, sparsity=0.9)
     args = (packed, bias, m, k, values, torch.float32, operators.NEVER, None, "")
