@@ -152,7 +152,7 @@ def test_launch_data_names_every_parameter_of_the_ptx_in_order(form):
     kernel = compiled(384, "sm80", 16, form, bias=True, residual=True, act="silu")
     entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.ptx, re.DOTALL)
     declared = re.findall(r"\.param \.(u\d+)", entry[2])
-    widths = {"pointer": "u64", "null_pointer": "u64", "value": "u32"}
+    widths = {"pointer": "u64", "scratch": "u64", "null_pointer": "u64", "value": "u32"}
     assert [widths[each["kind"]] for each in kernel.launch["arguments"]] == declared
     names = [each["name"] for each in kernel.launch["arguments"]]
     x = "xt" if form.startswith("block") else "x"

@@ -131,7 +131,7 @@ def mutations(arrays):
         yield f"{name} of int64", {**arrays, name: arrays[name].astype(np.int64)}
         yield f"{name} cut", {**arrays, name: arrays[name][:-1]}
         yield f"{name} longer", {**arrays, name: np.concatenate([arrays[name], arrays[name][:1]])}
-    yield "an unknown array", {**arrays, "more": arrays["vals"]}
+    yield "an unknown array", {**arrays, "more": next(iter(arrays.values()))}
 
 
 def altered(array, index, value):
