@@ -56,14 +56,25 @@ def modelled_dispatch(format: str, shape: tuple[int, int], packed_bytes: int) ->
     return Dispatch(dense_from(format, shape, packed_bytes) or operators.NEVER)
 
 
+def buffer_names(format: str, values: str) -> tuple[str, ...]:
+    """Return what the arrays of a format are called as buffers: no name of a format meets one of torch.
+
+    Examples
+    --------
+    >>> buffer_names("nm24", "float16")
+    ('weight_vals', 'weight_meta')
+    """
+    return tuple(f"weight_{name}" for name in array_names(format, values))
+
+
 class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     """``x @ W.T + bias`` with W packed: what is not zero, and where it stands.
 
     x may have any float type. It is brought to the type of the stored values, products are summed in
     float32, and the result has the type of x, or that of autocast.
 
-    The packed arrays and the bias (always float32) are buffers, under the names that the format gives
-    them; ``state_dict`` holds nothing else. The weight is a constant: gradients reach x alone.
+    The packed arrays (``weight_`` and the name that the format gives them) and the bias (always float32)
+    are buffers; ``state_dict`` holds nothing else. The weight is a constant: gradients reach x alone.
 
     Parameters
     ----------
@@ -100,7 +111,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         self.out_features, self.in_features = shape
         self.format, self.values, self.pattern = format, values, pattern
         self.dispatch = dispatch
-        self._arrays = array_names(format, values)
+        self._arrays = buffer_names(format, values)
         for name, array in zip(self._arrays, packed, strict=True):
             self.register_buffer(name, array)
         self.register_buffer("bias", None if bias is None else bias.detach().float())

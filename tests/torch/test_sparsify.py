@@ -103,7 +103,7 @@ def test_two_layers_on_one_weight_share_the_packed_one():
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 8)).eval()
     model[1].weight = model[0].weight
     report = st.sparsify_(model)
-    assert model[0].vals is model[1].vals
+    assert model[0].weight_vals is model[1].weight_vals
     assert not torch.equal(model[0].bias, model[1].bias)
     assert report.stored_bytes == model[0].packed_bytes + model[2].packed_bytes
 
@@ -248,7 +248,7 @@ def test_half_and_to_leave_the_packed_weights_and_the_bias_as_they_are(model):
     st.sparsify_(model)
     bias = model.up.bias.clone()
     model.half()
-    assert model.up.vals.dtype == torch.int32
+    assert model.up.weight_vals.dtype == torch.int32
     assert torch.equal(model.up.bias, bias)
     assert model(IDS).dtype == torch.float16
 
@@ -309,6 +309,21 @@ def test_every_pattern_finds_a_format(pattern, options, format):
     y, exact = model(x), x @ (weight * kept).T + bias
     coarse = 0.1 if "values" in options else 4e-3
     assert (y - exact).abs().max() <= coarse * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("format", "pattern", "options"),
+    [("nm24_sp", "2:4", {}), ("lps", "unstructured", {"sparsity": 0.7})],
+)
+def test_formats_of_the_fastest_kernels_are_named(format, pattern, options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 64)).eval()
+    other = copy.deepcopy(model)
+    assert st.sparsify_(model, pattern, format=format, **options).layers[0].kernel == format
+    st.sparsify_(other, pattern, **options)
+    assert torch.equal(model[0].weight, other[0].weight)
+    x = torch.randn(2, 128)
+    assert torch.equal(model(x), other(x))
 
 
 def test_a_named_format_that_does_not_fit_leaves_the_layer_dense():
