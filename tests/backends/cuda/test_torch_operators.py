@@ -15,7 +15,7 @@ from sparsec.ir.errors import ShapeError  # noqa: E402
 from sparsec.ir.patterns import parse_pattern  # noqa: E402
 from sparsec.passes.masks.nm import nm_mask  # noqa: E402
 
-NAMES = torch_formats.formats.names()
+NAMES = [n for n in torch_formats.formats.names() if "float16" in torch_formats.form_of(n).values]
 M, K = 48, 128
 
 
