@@ -154,7 +154,9 @@ def _launch(
                     f"kernel {kernel.launch_data['name']}: {name} is {tensors[name].dtype}, it was "
                     f"compiled for {each['dtype']}"
                 )
-        pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        # Arrays without elements (a weight of zeros) have no address, and are not read.
+        x = tensors["x"]
+        pointers = {key: (each if each.numel() else x).data_ptr() for key, each in tensors.items()}
         kernel.launch(pointers, sizes, stream)
 
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import compiled, launch, native_launch, torch_formats
+from sparsec.backends.cuda import compiled, launch, torch_formats
+from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
+
+NATIVE = ("nm24_sp", "lps")  # multiplied by CUDA C++ kernels
 
 
 def linear(
@@ -45,8 +48,12 @@ def linear(
     arrays = torch_formats.named(name, packed, values)
     if compiled.loaded(kernels):
         compiled.linear(kernels, x, arrays, bias, y)
-    elif name in native_launch.FORMATS:
-        native_launch.linear(name, x, arrays, bias, y, values)
+    elif name in NATIVE:
+        if torch_formats.VALUES[values] != x.dtype:
+            raise UnsupportedTargetError(
+                f"{name} of {values} is multiplied by {values}, got {x.dtype}"
+            )
+        native_linear(name, x, arrays, y, bias=bias)
     else:
         _known(name, multiplies(name), "multiplies")
         launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
@@ -71,7 +78,7 @@ def unpack(
 
 def multiplies(name: str) -> bool:
     """Whether some kernel multiplies the format."""
-    return name in FORMATS or name in native_launch.FORMATS
+    return name in FORMATS or name in NATIVE
 
 
 def unpacks(name: str) -> bool:

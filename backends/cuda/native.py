@@ -23,6 +23,7 @@ _SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
 # reduction is split.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 _BLOCKS_A_PROCESSOR = 2
+_CLEAR_BYTES = 0.72  # an element of lps at a sparsity of 75 %
 _MAX_SPLIT = 16
 _MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
 
@@ -169,6 +170,20 @@ def split_for(rows: int, columns: int, sm: int) -> int:
     across = -(-rows // _BLOCK_ROWS)
     wanted = -(-_PROCESSORS.get(sm, 128) * _BLOCKS_A_PROCESSOR // across)
     return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
+
+
+def clears(form: str, stored: float) -> bool:
+    """Whether a layer of ``stored`` bytes an element is to be zeroed word by word, not tile by tile.
+
+    Both take shared memory's time: a tile 64 stores of 16 bytes a lane, words one store an entry. From a
+    sparsity of 75 % on, words are fewer.
+
+    Examples
+    --------
+    >>> clears("lps", 0.58), clears("lps", 0.85)
+    (True, False)
+    """
+    return form == "lps" and stored < _CLEAR_BYTES
 
 
 def _bool(value: bool) -> str:

@@ -1,8 +1,4 @@
-"""Runs the CUDA C++ kernels on torch tensors: compiled once a process and variant, by nvcc or NVRTC.
-
-For sparse layers in torch, which have no artifact to bring cubins. Compiling happens at the first call for
-a bucket of rows, which is before a CUDA graph is captured: capturing needs a warm-up anyway.
-"""
+"""Runs the CUDA C++ kernels on torch tensors: compiled on first use, launched by the driver."""
 
 from __future__ import annotations
 
@@ -12,108 +8,130 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import nvcc
+from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.loader import Driver, Kernel
-from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, split_for
-from sparsec.ir.errors import UnsupportedTargetError
-
-FORMATS = ("nm24_sp", "lps")
-_CLEAR_BELOW = (
-    0.7  # stored bytes a weight: three zeros in four, from where clearing what was written pays
-)
+from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, clears, split_for
+from sparsec.ir.errors import ShapeError
 
 
-def linear(
-    name: str,
+def native_linear(
+    form: str,
     x: Tensor,
     arrays: Mapping[str, Tensor],
-    bias: Tensor | None,
     y: Tensor,
-    values: str,
-) -> None:
-    """Write ``x @ W.T + bias`` to ``y``.
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
+    split: int | None = None,
+    bucket: int | None = None,
+) -> Tensor:
+    """Write ``act(x @ W.T + bias) + residual`` to ``y`` and return it.
 
     Parameters
     ----------
-    name : str
+    form : str
         ``"nm24_sp"`` or ``"lps"``.
-    x : float16 or bfloat16 [N, K], contiguous, on 16-byte borders
+    x : float16 or bfloat16 [N, K], contiguous, on a CUDA device
     arrays : mapping of str to Tensor
-        The packed weight, contiguous, on the device of x; its contents are trusted.
-    bias : float32 [M], optional
+        W as the format packs it, checked when it was loaded.
     y : float32 or of the type of x [N, M], contiguous
-    values : str
-        Type of the stored values: that of x.
+    bias : float32 [M], optional
+    residual : like y, optional
+    act : str
+        One of ``native.ACTIVATIONS``.
+    split : int, optional
+        Blocks that share the reduction; chosen for the device if absent.
+    bucket : int, optional
+        Rows of x of a block; the smallest that holds all if absent.
 
     Raises
     ------
+    ShapeError
+        If an operand has another shape, type, device or memory order.
     UnsupportedTargetError
-        If the kernels cannot be compiled here, or do not multiply such values.
+        If the kernel cannot be compiled here.
     """
-    dtype = str(x.dtype).removeprefix("torch.")
-    if values != dtype:
-        raise UnsupportedTargetError(
-            f"the CUDA C++ kernel of {name} multiplies {dtype} by {dtype}, not by {values}"
-        )
-    (n, k), m = x.shape, y.shape[1]
-    device = x.device.index or 0
-    driver = driver_of(device)
-    stored = sum(array.nbytes for array in arrays.values())
-    variant = NativeVariant(
-        name,
-        dtype,
-        driver.sm,
-        next((bucket for bucket in BUCKETS if bucket >= n), BUCKETS[-1]),
-        aligned=k % 8 == 0,
-        even=k % 64 == 0,
-        clear=name == "lps" and stored < _CLEAR_BELOW * m * k,
-    )
-    kernel = kernel_of(variant, device)
-    sizes = {"M": m, "N": n, "K": k, "split": split_for(m, k, driver.sm)}
-    sizes |= {"activation": ACTIVATIONS.index("none"), "wide": int(y.dtype == torch.float32)}
-    stream = int(torch.cuda.current_stream(x.device).cuda_stream) if x.is_cuda else 0
-    tensors = {**arrays, "x": x, "y": y}
+    (n, k), (_, m) = x.shape, y.shape
+    wide = y.dtype == torch.float32
+    _check("x", x, (n, k), x.dtype if x.dtype in (torch.float16, torch.bfloat16) else torch.float16)
+    _check("y", y, (n, m), torch.float32 if wide else x.dtype)
     if bias is not None:
-        tensors["bias"] = bias
-    for scratch, (nbytes, zero) in kernel.scratch(sizes).items():
-        make = _zeros if zero else _fresh
-        tensors[scratch] = make(nbytes, x.device, stream)
-    # An array without elements has no address; the kernel is told its length and reads nothing.
-    addresses = {key: (t if t.numel() else x).data_ptr() for key, t in tensors.items()}
-    kernel.launch(addresses, sizes, stream)
+        _check("bias", bias, (m,), torch.float32)
+    if residual is not None:
+        _check("residual", residual, (n, m), y.dtype)
+    for name in formats.get(form).arrays:
+        _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
+    if 2 * n * max(k, m) >= 2**32:
+        raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
+    sm = _sm(x.device.index)
+    stored = sum(each.nbytes for each in arrays.values()) / (m * k)
+    variant = NativeVariant(
+        form,
+        str(x.dtype).removeprefix("torch."),
+        sm,
+        bucket or next((b for b in BUCKETS if b >= n), BUCKETS[-1]),
+        k % 8 == 0,
+        k % 64 == 0,
+        clears(form, stored),
+    )
+    kernel = _kernel(variant, x.device.index)
+    sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}
+    sizes["split"] = split or split_for(m, k, sm)
+    stream = torch.cuda.current_stream(x.device).cuda_stream
+    tensors = {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}
+    for name, (nbytes, zero) in kernel.scratch(sizes).items():
+        tensors[name] = _scratch(x.device, nbytes, zero, stream)
+    # A weight of zeros has arrays without elements, which have no address and are not read.
+    pointers = {
+        name: (each if each.numel() else x).data_ptr()
+        for name, each in tensors.items()
+        if each is not None
+    }
+    kernel.launch(pointers, sizes, stream)
+    return y
+
+
+def _scratch(device: torch.device, nbytes: int, zero: bool, stream: int) -> Tensor:
+    """Return scratch memory: what starts at zero is kept for each stream, since launches leave it so."""
+    if not zero:
+        return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    if torch.cuda.is_current_stream_capturing():  # the memory belongs to the graph
+        return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    return _zeros(device, nbytes, stream)
 
 
 @functools.cache
-def driver_of(device: int) -> Driver:
-    """Return the driver on the context that torch uses, too."""
+def _zeros(device: torch.device, nbytes: int, stream: int) -> Tensor:
+    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+
+@functools.cache
+def _kernel(variant: NativeVariant, device: int) -> Kernel:
+    compiled = nvcc.compile_native(variant)
+    return Kernel(_driver(device), compiled.cubin, compiled.launch)
+
+
+@functools.cache
+def _driver(device: int) -> Driver:
     torch.cuda.init()
     return Driver(device)
 
 
 @functools.cache
-def kernel_of(variant: NativeVariant, device: int) -> Kernel:
-    """Return a variant, compiled and loaded; it is never unloaded, since CUDA graphs may hold it."""
-    compiled = nvcc.compile_native(variant)
-    return Kernel(driver_of(device), compiled.cubin, compiled.launch)
-
-
-def why_not(device: int = 0) -> str | None:
-    """Return why these kernels cannot run on a device, or None."""
+def _sm(device: int) -> int:
     major, minor = torch.cuda.get_device_capability(device)
-    return nvcc.why_not(10 * major + minor)
+    return 10 * int(major) + int(minor)
 
 
-def _fresh(nbytes: int, device: torch.device, stream: int) -> Tensor:
-    return torch.empty(nbytes, dtype=torch.uint8, device=device)
+def _on_device(tensor: Tensor) -> bool:
+    return bool(tensor.is_cuda)
 
 
-# A kernel leaves its counters at zero, so they are cleared once. Launches of one stream follow each other
-# and can share them; two graphs that were captured on one stream must not be replayed at the same time.
-_COUNTERS: dict[tuple[str, int], Tensor] = {}
-
-
-def _zeros(nbytes: int, device: torch.device, stream: int) -> Tensor:
-    key = str(device), stream
-    if key not in _COUNTERS or _COUNTERS[key].nbytes < nbytes:
-        _COUNTERS[key] = torch.zeros(max(nbytes, 1 << 16), dtype=torch.uint8, device=device)
-    return _COUNTERS[key]
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    fits = tensor.shape == shape and tensor.dtype == dtype and _on_device(tensor)
+    if not fits or not tensor.is_contiguous():
+        raise ShapeError(
+            f"{name}: need contiguous {dtype} {list(shape)} on a CUDA device, got {tensor.dtype} "
+            f"{list(tensor.shape)} on {tensor.device}, strides {list(tensor.stride())}"
+        )

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu import native
 from examples.zoo.decode_graph import GreedyDecoder
 from examples.zoo.llama import LlamaConfig
 from examples.zoo.llama_static import LLAMA2_7B, StaticLlama
-from sparsec.backends.cuda import dispatch, native_launch, torch_formats
+from sparsec.backends.cuda import dispatch, torch_formats
 from sparsec.torch.linear import SparseLinear, modelled_dispatch
 
 TINY = LlamaConfig(
@@ -73,8 +74,8 @@ def skipped(name: str, device: str) -> str | None:
     """Return why a format cannot be measured on the device, or None."""
     if device != "cuda":
         return None
-    if name in native_launch.FORMATS:
-        return native_launch.why_not()
+    if name in dispatch.NATIVE:
+        return native.missing()
     return None if dispatch.multiplies(name) else "no kernel multiplies it"
 
 

@@ -7,8 +7,7 @@ launch data through the driver: what an artifact's loader does.
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,11 @@ import torch
 from benchmarks.gpu.shapes import Layer, limit
 from benchmarks.gpu.timing import copies_needed, interleaved, median
 from sparsec.backends.cuda import formats, nvcc
-from sparsec.backends.cuda.loader import Driver, Kernel
-from sparsec.backends.cuda.native import BUCKETS, NativeVariant, split_for
+from sparsec.backends.cuda.native_launch import native_linear
 
-CLEAR_FROM = 0.75  # sparsity from which only written words are zeroed
+Call = Callable[[], object]
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 _CHECKED = [(4096, 4096), (1000, 1280), (77, 96), (15, 100)]
-_CACHE = Path(tempfile.gettempdir()) / "sparsec-bench-native"
 
 
 def missing() -> str | None:
@@ -69,7 +66,7 @@ def measure(
     achieved = packed.nbytes / median(times["packed"])
     most = limit(packed.nbytes, layer, rows)
     return {
-        "kernel": packed.variant(rows).name, "format": name, "sparsity": sparsity,
+        "format": name, "sparsity": sparsity,
         "model": layer.model, "layer": layer.name, "m": layer.m, "k": layer.k, "n": rows,
         "dense_us": 1e6 * median(times["dense"]), "packed_us": 1e6 * median(times["packed"]),
         "speedup": float(np.median(ratios)),
@@ -92,52 +89,14 @@ class _Packed:
         self.nbytes = sum(array.nbytes for array in packed.values())
         self.arrays = {each: torch.from_numpy(array).cuda() for each, array in packed.items()}
 
-    def variant(self, rows: int) -> NativeVariant:
-        bucket = next((b for b in BUCKETS if b >= rows), BUCKETS[-1])
-        even, aligned = self.k % 64 == 0, self.k % 8 == 0
-        clear = self.name == "lps" and self.sparsity >= CLEAR_FROM
-        return NativeVariant(self.name, "float16", _sm(), bucket, aligned, even, clear)
-
-    def call(self, x: torch.Tensor, y: torch.Tensor, clone: bool = False) -> _Call:
+    def call(self, x: torch.Tensor, y: torch.Tensor, clone: bool = False) -> Call:
         arrays = {n: a.clone() for n, a in self.arrays.items()} if clone else self.arrays
-        kernel = _kernel(self.variant(len(x)))
-        sizes = {"M": self.m, "N": len(x), "K": self.k, "activation": 0, "wide": 0}
-        sizes["split"] = split_for(self.m, self.k, _sm())
-        scratch = {
-            name: torch.zeros(nbytes, dtype=torch.uint8, device="cuda")
-            for name, (nbytes, _) in kernel.scratch(sizes).items()
-        }
-        return _Call(kernel, {**arrays, **scratch, "x": x, "y": y}, sizes)
-
-
-class _Call:
-    """A launch with everything bound, on the stream that torch is on."""
-
-    def __init__(
-        self, kernel: Kernel, tensors: dict[str, torch.Tensor], sizes: dict[str, int]
-    ) -> None:
-        self.kernel, self.tensors, self.sizes = kernel, tensors, sizes
-        self.pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-
-    def __call__(self) -> None:
-        self.kernel.launch(self.pointers, self.sizes, torch.cuda.current_stream().cuda_stream)
+        return functools.partial(native_linear, self.name, x, arrays, y)
 
 
 @functools.lru_cache(maxsize=1)
 def _packed(m: int, k: int, name: str, sparsity: float) -> _Packed:
     return _Packed(name, m, k, sparsity, np.random.default_rng(0))
-
-
-@functools.cache
-def _kernel(variant: NativeVariant) -> Kernel:
-    compiled = nvcc.compile_native(variant, _CACHE)
-    return Kernel(_driver(), compiled.cubin, compiled.launch)
-
-
-@functools.cache
-def _driver() -> Driver:
-    torch.cuda.init()
-    return Driver(torch.cuda.current_device())
 
 
 def _sm() -> int:

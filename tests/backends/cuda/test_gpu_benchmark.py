@@ -57,6 +57,7 @@ def test_the_kernels_import_without_the_rest_of_the_project():
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
         "sparsec.backends.cuda.kernels.nm_matmul", "sparsec.backends.cuda.kernels.unpack",
         "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
+        "sparsec.backends.cuda.native_launch",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
     done = python("-c", IMPORTS.format(absent=ABSENT, modules=", ".join(modules)))

@@ -1,142 +1,108 @@
-"""The CUDA C++ kernels from torch tensors: the fake driver runs the emulated kernel on the CPU's memory."""
+"""The launch of CUDA C++ kernels on torch tensors, as far as a fake driver goes."""
 
 import ctypes
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="launches are on torch tensors")
-from sparsec.backends.cuda import native_launch, operators, torch_formats  # noqa: E402
-from sparsec.backends.cuda.loader import Driver, Kernel  # noqa: E402
-from sparsec.ir.errors import UnsupportedTargetError  # noqa: E402
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.loader import Driver
+from sparsec.backends.cuda.native import NativeVariant
+from sparsec.ir.errors import ShapeError
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
-from emulation import COMPILER, compile_library  # noqa: E402
+from emulation import COMPILER, compile_library
+
+torch = pytest.importorskip("torch", reason="the launcher takes torch tensors")
+dispatch = pytest.importorskip("sparsec.backends.cuda.dispatch")
+native_launch = pytest.importorskip("sparsec.backends.cuda.native_launch")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the fake driver needs g++")
-
-
-class Mirrored:
-    """A kernel behind the fake driver, whose memory the operands are copied into and back from.
-
-    The driver lets a kernel touch nothing else: an address outside an operand is an error.
-    """
-
-    def __init__(self, variant, packed):
-        library = compile_library(
-            f"driver_{variant.name}", variant.source.name, variant.entry, variant.defines
-        )
-        self.driver = Driver(library=str(library))
-        self.kernel = Kernel(self.driver, b"\x7fELF", variant.launch())
-        self.scratch = self.kernel.scratch
-        self.packed = packed
-
-    def launch(self, addresses, sizes, stream):
-        m, n, k = sizes["M"], sizes["N"], sizes["K"]
-        held = {"x": 2 * n * k, "y": (4 if sizes["wide"] else 2) * n * m, "bias": 4 * m}
-        held |= {name: nbytes for name, (nbytes, _) in self.scratch(sizes).items()}
-        held |= {name: array.nbytes for name, array in self.packed.items()}
-        mirrors = {name: self.driver.allocate(max(held[name], 1)) for name in addresses}
-        for name, address in addresses.items():
-            self.driver.copy_in(mirrors[name], ctypes.string_at(address, held[name]))
-        self.kernel.launch(mirrors, sizes, stream)
-        for name in ("y", "counters"):
-            back = self.driver.copy_out(mirrors[name], held[name])
-            ctypes.memmove(addresses[name], back, held[name])
-        for mirror in mirrors.values():
-            self.driver.free(mirror)
+VARIANT = NativeVariant("lps", "float16", 90, 16)
 
 
 @pytest.fixture
-def emulated(monkeypatch):
-    """Compile variants for the host, and load them through a driver that is one."""
-    made, packed = [], {}
+def asked(monkeypatch):
+    """Let the launcher take CPU tensors; return the variants it asks for."""
+    name = f"launch_{VARIANT.name}"
+    library = compile_library(name, VARIANT.source.name, VARIANT.entry, VARIANT.defines)
+    ctypes.CDLL(str(library)).fake_open_memory()
+    variants = []
 
-    def kernel_of(variant, device):
-        made.append(variant)
-        return Mirrored(variant, packed)
+    def compiled(variant):
+        variants.append(variant)
+        return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
 
-    def linear(name, x, arrays, *rest):
-        packed.clear()
-        packed.update(arrays)
-        honest(name, x, arrays, *rest)
-
-    class Sm90:
-        sm = 90
-
-    honest = native_launch.linear
-    monkeypatch.setattr(native_launch, "linear", linear)
-    monkeypatch.setattr(native_launch, "kernel_of", kernel_of)
-    monkeypatch.setattr(native_launch, "driver_of", lambda device: Sm90)
-    monkeypatch.setattr(native_launch, "_COUNTERS", {})
-    return made
-
-
-def case(name, m, k, n, sparsity=0.7, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(m, k, generator=generator)
-    if name == "nm24_sp":
-        keep = torch.rand(m, k // 4, 4, generator=generator).argsort(-1).argsort(-1) < 2
-        weight = weight * keep.reshape(m, k)
-    else:
-        weight = weight * (torch.rand(m, k, generator=generator) >= sparsity)
-    packed = torch_formats.pack(name, weight, "float16")
-    x = torch.randn(n, k, generator=generator).half()
-    bias = torch.randn(m, generator=generator)
-    return x, packed, bias, m, k, "float16"
+    for cached in (native_launch._kernel, native_launch._zeros):
+        cached.cache_clear()
+    monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
+    monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
+    monkeypatch.setattr(native_launch, "_sm", lambda _: 90)
+    monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
+    stream = types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    yield variants
+    for cached in (native_launch._kernel, native_launch._zeros):
+        cached.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("lps", (130, 640, 5)), ("nm24_sp", (130, 640, 5)), ("lps", (64, 64, 16))]
-)
-def test_the_operator_of_the_device_computes_what_the_reference_does(emulated, name, shape):
-    for out in (torch.float32, torch.float16):
-        args = (*case(name, *shape), out, operators.NEVER, None, "")
-        for _ in range(2):  # the second launch finds the counters as the first left them
-            y = operators.linear_on_device(name, *args)
-            expected = operators.linear_on_cpu(name, *args)
-            assert (y.dtype, y.shape) == (expected.dtype, expected.shape)
-            error = (y.float() - expected.float()).abs().max() / expected.float().abs().max()
-            assert error <= (1e-3 if out == torch.float16 else 1e-5)
-    assert emulated[0].bucket == {5: 8, 16: 16}[shape[2]]
-    assert not any(counter.any() for counter in native_launch._COUNTERS.values())
+def layer(m=130, k=640, sparsity=0.7):
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(m, k, generator=generator).half()
+    dense[torch.rand(m, k, generator=generator) < sparsity] = 0
+    packed = formats.get("lps").pack(dense.numpy())
+    return dense, {name: torch.from_numpy(array) for name, array in packed.items()}
 
 
-@pytest.mark.slow
-def test_a_matrix_without_overflow_or_without_weights_is_launched_too(emulated):
-    x, _, bias, m, k, values = case("lps", 64, 64, 3)
-    packed = torch_formats.pack("lps", torch.zeros(m, k), values)
-    y = operators.linear_on_device(
-        "lps", x, packed, bias, m, k, values, torch.float32, operators.NEVER, None, ""
-    )
-    torch.testing.assert_close(y, bias.expand(3, m))
+def test_the_launcher_computes_the_layer(asked):
+    dense, arrays = layer()
+    x, bias = torch.randn(9, 640).half(), torch.randn(130)
+    residual = torch.randn(9, 130)
+    y = torch.full((9, 130), torch.nan)
+    exact = (x.double() @ dense.double().T + bias).relu() + residual
+    for split in (None, 3, 3):
+        native_launch.native_linear(
+            "lps", x, arrays, y, bias=bias, residual=residual, act="relu", split=split
+        )
+        assert (y - exact).abs().max() < 1e-4
+        y.fill_(torch.nan)
+    assert asked == [VARIANT]  # compiled once
 
 
-@pytest.mark.slow
-def test_rows_off_a_16_byte_border_are_moved_there(emulated):
-    x, packed, bias, m, k, values = case("lps", 64, 64, 3)
-    buffer = torch.empty(3 * k + 1, dtype=torch.float16)
-    shifted = buffer[1:].view(3, k).copy_(x)
-    args = (packed, bias, m, k, values, torch.float32, operators.NEVER, None, "")
-    torch.testing.assert_close(
-        operators.linear_on_device("lps", shifted, *args),
-        operators.linear_on_cpu("lps", x, *args),
-    )
+def test_the_operators_reach_it(asked):
+    dense, arrays = layer()
+    x = torch.randn(3, 640).half()
+    y = torch.full((3, 130), torch.nan, dtype=torch.float16)
+    packed = [arrays[name] for name in formats.get("lps").arrays]
+    dispatch.linear("lps", x, packed, None, y, "float16", "")
+    assert (y.double() - x.double() @ dense.double().T).abs().max() < 0.05
+    assert dispatch.multiplies("nm24_sp")
 
 
-@pytest.mark.slow
-def test_sparse_layers_get_the_clearing_kernel(emulated):
-    x, packed, bias, m, k, values = case("lps", 128, 512, 2, sparsity=0.9)
-    args = (packed, bias, m, k, values, torch.float32, operators.NEVER, None, "")
-    torch.testing.assert_close(
-        operators.linear_on_device("lps", x, *args), operators.linear_on_cpu("lps", x, *args)
-    )
-    assert emulated[-1].clear
+def test_the_operator_of_the_device_computes_what_the_reference_does(asked):
+    from sparsec.backends.cuda import operators, torch_formats
+
+    buffer = torch.zeros(16 * 640 + 1, dtype=torch.float16)
+    x = buffer[1:].view(4, 4, 640).copy_(torch.randn(4, 4, 640))  # off a border: it is moved
+    for dense in (layer()[0], torch.zeros(130, 640)):
+        packed = torch_formats.pack("lps", dense, "float16")
+        for out in (torch.float32, torch.float16):
+            args = (x, packed, torch.ones(130), 130, 640, "float16", out, operators.NEVER, None, "")
+            y = operators.linear_on_device("lps", *args)
+            torch.testing.assert_close(
+                y, operators.linear_on_cpu("lps", *args), rtol=2e-3, atol=2e-3
+            )
 
 
-def test_values_of_another_type_are_refused():
-    x, packed, bias, m, *_ = case("lps", 64, 64, 3)
-    arrays = dict(zip(("chunks", "tiles", "overflow"), packed, strict=True))
-    with pytest.raises(UnsupportedTargetError, match="multiplies bfloat16"):
-        native_launch.linear("lps", x.bfloat16(), arrays, bias, torch.empty(3, m), "float16")
+def test_what_does_not_fit_is_refused(asked):
+    _, arrays = layer()
+    x, y = torch.randn(9, 640).half(), torch.zeros(9, 130)
+    with pytest.raises(ShapeError, match="bias: need contiguous"):
+        native_launch.native_linear("lps", x, arrays, y, bias=torch.zeros(129))
+    with pytest.raises(ShapeError, match="x: need contiguous"):
+        native_launch.native_linear("lps", torch.randn(640, 9).half().T, arrays, y)
+    with pytest.raises(ShapeError, match="chunks: need contiguous"):
+        native_launch.native_linear("lps", x, {**arrays, "chunks": arrays["chunks"].long()}, y)

@@ -10,6 +10,7 @@ namespace fake {
 inline std::string log;
 inline std::map<char*, size_t> memory;
 inline int shared_limit = 48 << 10;
+inline bool open_memory = false;  // kernels may touch what the driver did not allocate, as tensors of torch
 template <class... A>
 void note(const char* format, A... arguments) {
   char line[256];
@@ -22,6 +23,7 @@ inline const char* kernel_name;
 }  // namespace fake
 
 extern "C" {
+void fake_open_memory() { fake::open_memory = true; }
 const char* fake_log() { return fake::log.c_str(); }
 CUresult cuInit(unsigned) { return 0; }
 CUresult cuDeviceGet(int* device, int ordinal) {
@@ -87,6 +89,7 @@ CUresult cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, u
   if (function != &fake::kernel || extra || (int)shared > fake::shared_limit) return 1;
   std::vector<emulated::Region> regions;
   for (const auto& [at, bytes] : fake::memory) regions.push_back({at, bytes, 1});
+  if (fake::open_memory) regions.push_back({nullptr, ~0ull >> 1, 1});
   const unsigned grid[3] = {gx, gy, gz};
   const char* error = emulated::launch(fake::kernel, grid, bx * by * bz, shared, arguments, regions.data(),
                                        (unsigned)regions.size(), 0, 0);
