@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sparsec.backends.cuda import compiled, launch, torch_formats
+from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
 
-NATIVE = ("nm24_sp", "lps")  # multiplied by CUDA C++ kernels
+NATIVE = ("nm24_sp", "lps")  # formats of the CUDA C++ kernels; the others are read by Triton's
 
 
 def linear(
@@ -55,7 +56,7 @@ def linear(
             )
         native_linear(name, x, arrays, y, bias=bias)
     else:
-        _known(name, multiplies(name), "multiplies")
+        _known(name, NATIVE + FORMATS, "multiplies")
         launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
 
 
@@ -69,8 +70,9 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    _known(name, unpacks(name), "unpacks")
-    made = dtype if dtype.itemsize == 2 else torch_formats.multiplied_in(values)
+    _known(name, FORMATS, "unpacks")
+    narrow = dtype.itemsize == 2 and is_scaled(values)  # bits of 16-bit values only move
+    made = dtype if narrow else torch_formats.multiplied_in(values)
     weight = torch.empty(shape, dtype=made, device=packed[0].device)
     launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
     return weight.to(dtype)
@@ -78,7 +80,7 @@ def unpack(
 
 def multiplies(name: str) -> bool:
     """Whether some kernel multiplies the format."""
-    return name in FORMATS or name in NATIVE
+    return name in NATIVE + FORMATS
 
 
 def unpacks(name: str) -> bool:
@@ -86,9 +88,9 @@ def unpacks(name: str) -> bool:
     return name in FORMATS
 
 
-def _known(name: str, known: bool, does: str) -> None:
-    if not known:
+def _known(name: str, there_are: tuple[str, ...], does: str) -> None:
+    if name not in there_are:
         raise UnsupportedTargetError(
-            f"no GPU kernel {does} the format {name!r} (there are Triton kernels for "
-            f"{', '.join(FORMATS)}); pack in one of these, or run on the CPU"
+            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(there_are)}); "
+            "pack in one of these, or run on the CPU"
         )
