@@ -8,7 +8,11 @@ collect_ignore_glob = [
     "tests/**/conftest.py",  # no doctests there, and several files of one name cannot be imported
     "tests/conftest.py",
     *([] if find_spec("triton") else ["sparsec/backends/cuda/kernels/*"]),
-    *([] if find_spec("torch") else ["sparsec/ir/fx/*", "sparsec/ir/load_torch.py"]),
+    *(
+        []
+        if find_spec("torch")
+        else ["sparsec/ir/fx/*", "sparsec/ir/load_torch.py", "sparsec/torch/*"]
+    ),
 ]
 
 # Examples are the same in every run: a failure is one that everybody sees.

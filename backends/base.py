@@ -153,3 +153,12 @@ class Backend(abc.ABC):
         None if there is nothing better than stock operators. It is for checking, never for timing.
         """
         return None
+
+    def emulator(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None
+    ) -> Runner | None:
+        """Return what runs the artifact's own graph and packed data on this CPU, for a user who asks.
+
+        The stand-in, if a backend has nothing closer to its device. None if there is nothing at all.
+        """
+        return self.stand_in(root, manifest, threads)

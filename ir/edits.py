@@ -21,6 +21,7 @@ from sparsec.ir.lattice import Lattice
 from sparsec.ir.memory import release
 from sparsec.ir.op_rules.shrink import ShrinkView
 from sparsec.ir.patterns import KEY, Unstructured, from_metadata
+from sparsec.ir.provenance import note_removal
 from sparsec.ir.verify import verify
 
 
@@ -125,7 +126,9 @@ def remove(lattice: Lattice, units: Labels) -> Removal:
             rule.shrink(ShrinkView(node, lattice, gone))
     for name, axes in removal.tensors.items():
         value = model.graph.initializers[name]
-        replace_array(value, shrunk(_array(value), axes))
+        dense = _array(value)
+        note_removal(value, dense.shape, axes)
+        replace_array(value, shrunk(dense, axes))
         _drop_pattern(value)
     for value in lattice.axes:
         _resize(lattice, value, gone)

@@ -23,6 +23,8 @@ import onnx_ir as ir
 
 from sparsec.ir.atoms import Labels
 from sparsec.ir.cleanup import clean_up
+from sparsec.ir.cleanup.fills import unshare_fills
+from sparsec.ir.cleanup.indices import fold_indices
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.cleanup.shuffles import shuffles_to_gathers
 from sparsec.ir.cleanup.sizes import fold_sizes
@@ -162,12 +164,14 @@ class Groups:
 def prepare(model: ir.Model) -> None:
     """Clean ``model`` up in place so that as few groups as possible are frozen.
 
-    A width that a graph reads off a value at run time, to scale by it, would freeze that width; a
-    channel shuffle written as a grid would tie the channels of a whole stage.
+    A width that a graph reads off a value at run time, to scale by it, would freeze that width, and
+    so would indices that it computes from constants; a channel shuffle written as a grid would tie the
+    channels of a whole stage, and a fill that layers share those layers.
     """
-    folded = fold_sizes(model)
+    folded = fold_sizes(model) + fold_indices(model)
     if shuffles_to_gathers(model) or folded:
         clean_up(model)
+    unshare_fills(model)  # after the clean-up, which would share them again
 
 
 def find_groups(model: ir.Model) -> Groups:

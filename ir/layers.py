@@ -68,8 +68,19 @@ class CostEntry:
 
 @dataclasses.dataclass(slots=True)
 class CostRecord:
-    """Times of layers on one target; backends fill it, passes and reports read it."""
+    """Times of layers on one target; backends fill it, passes and reports read it.
+
+    Parameters
+    ----------
+    machine : mapping
+        What the times were taken on, or are modelled for: texts and whole numbers.
+    """
 
     target: str
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
     entries: list[CostEntry] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as manifests store it."""
+        entries = [{**dataclasses.asdict(e), "shape": list(e.shape)} for e in self.entries]
+        return {"machine": self.machine, "entries": entries}

@@ -51,6 +51,11 @@ def difference(got: NDArray[Any] | None, expected: NDArray[Any]) -> float:
     return float(apart / scale) if scale and np.isfinite(apart) else float("inf")
 
 
+def differences(outputs: Outputs, reference: Outputs) -> dict[str, float]:
+    """Return the difference of every output of the reference."""
+    return {name: difference(outputs.get(name), array) for name, array in reference.items()}
+
+
 def rounded_anew(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Return numbers each of which is moved by no more than a unit in the last place."""
     steps = rng.integers(-1, 2, array.shape, np.int8) * np.finfo(array.dtype).eps
@@ -93,9 +98,8 @@ def noise_of(
 
     def compare(runner: OrtRunner, inputs: Sequence[Feeds]) -> None:
         for feed, right in zip(inputs, expected, strict=True):
-            got = runner.run(feed)
-            for name in right:
-                found[name] = max(found[name], difference(got.get(name), right[name]))
+            for name, apart in differences(runner.run(feed), right).items():
+                found[name] = max(found[name], apart)
 
     compare(OrtRunner(model, low_memory=True), feeds)
     for seed in range(_NUDGES):

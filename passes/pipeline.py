@@ -59,11 +59,14 @@ class Pipeline:
         """
         return cls(tuple(s if isinstance(s, Pass) else parse_spec(s) for s in specs))
 
-    def run(self, model: ir.Model, context: PassContext) -> list[Step]:
+    def run(
+        self, model: ir.Model, context: PassContext, *, keep_batch_norm: bool = False
+    ) -> list[Step]:
         """Run every pass on ``model``, in place.
 
         The caller hands over a model that it owns. BatchNormalization is folded before the first
-        pass that does not need to see it, so that scores are those of the weights that will run.
+        pass that does not need to see it, so that scores are those of the weights that will run;
+        unless it is kept, for training.
 
         Raises
         ------
@@ -73,7 +76,7 @@ class Pipeline:
             If a pass leaves a broken graph.
         """
         steps: list[Step] = []
-        folded = False
+        folded = keep_batch_norm
         for item in self.passes:
             if not folded and not item.needs_batch_norm:
                 fold_batch_norm(model)

@@ -81,6 +81,7 @@ def _inspect_artifact(path: Path, groups: bool) -> dict[str, Any]:
             "layers": manifest["layers"],
             "latency": manifest["latency"],
             "notes": manifest["notes"],
+            "record": manifest.get("record"),
             "frozen": frozen(weight_sites(stock)),
             **(pruning_groups(stock) if groups else {}),
         }

@@ -50,6 +50,7 @@ def describe(
         "kernels": lowered.kernels,
         "certificates": certificates,
         "lowering_notes": lowered.notes,
+        **({"record": lowered.record.to_json()} if lowered.record else {}),
     }
 
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sparsec.artifact import format as fmt
 from sparsec.artifact.certificates import read_certificates
-from sparsec.ir.certificate import Certificate, replay
+from sparsec.ir.certificate import Certificate
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.edits import shrunk
 from sparsec.ir.errors import VerifyError
 from sparsec.ir.groups import prepare
 from sparsec.ir.load import load_model
+from sparsec.ir.replay import replay
 
 Weights = dict[str, NDArray[Any]]
 

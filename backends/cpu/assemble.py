@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.backends.cpu.items import Item, Scene
+from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import best_block_rows, pack_blocks
 from sparsec.backends.cpu.plan import NONE, Dense, Kind, Op, OpCode, Plan, Tensor, Value
 from sparsec.ir.sites import sparsity
@@ -55,7 +56,7 @@ def pack_weight(matrix: np.ndarray, block_rows: int | None = None) -> Tensor:
         if sparsity(matrix) < _DENSE_BELOW:
             return Dense(np.ascontiguousarray(matrix, np.float32))
         block_rows = best_block_rows(matrix)
-    return pack_blocks(matrix, block_rows)
+    return narrow(pack_blocks(matrix, block_rows))
 
 
 def build_plan(scene: Scene, region: Region, tile_hint: int = 0) -> Plan:

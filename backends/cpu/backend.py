@@ -69,7 +69,7 @@ class CpuBackend(Backend):
             outcome = choose(model, sites, context)
         rows = [layer_row(site, outcome) for site in sites]
         entries = list(cost_entries(outcome, context.threads))
-        record = CostRecord(target.name, {"isa": features()[0]}, entries)
+        record = CostRecord(target.name, outcome.machine, entries)
         return outcome.kept, Lowered(model, rows, record=record, notes=outcome.notes)
 
     def _model(

@@ -1,20 +1,14 @@
-"""Candidates: regions with their plans, timed as they will run against the nodes that they replace."""
+"""Candidates: regions with their plans, and the models that they are timed as."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from sparsec.backends.base import Feeds
-from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region, build_plan
-from sparsec.backends.cpu.items import Item, Scene
-from sparsec.backends.cpu.measure import Contest
-from sparsec.backends.cpu.observe import observe
+from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region
 from sparsec.ir.names import unused
 
 # A candidate must beat the nodes it replaces by this factor: less is noise, and a node more.
@@ -27,6 +21,7 @@ class Candidate:
 
     region: Region
     plan: bytes
+    kernels: Mapping[str, str]  # of each pruned site, by its name
     dense_seconds: float
     sparse_seconds: float
 
@@ -57,64 +52,7 @@ def _is_constant(value: ir.Value) -> bool:
     return node is not None and node.op_type == "Constant"
 
 
-class Measurer:
-    """Times candidates; equal work is timed once.
-
-    Parameters
-    ----------
-    cold : bool
-        Whether the weights of the model exceed the caches, so that each layer meets its own in memory.
-    """
-
-    def __init__(self, scene: Scene, feed: Feeds, threads: int, cold: bool = False) -> None:
-        self._scene = scene
-        self._feed = feed
-        self._threads = threads
-        self._cold = cold
-        self._known: dict[Any, tuple[float, float]] = {}
-
-    def measure(self, regions: Sequence[Region]) -> list[Candidate]:
-        """Return every region with its plan and times, in the given order."""
-        wanted = dict.fromkeys(name for region in regions for name in boundary(region))
-        data: dict[str, NDArray[Any]] = dict(self._feed)
-        missing = [name for name in wanted if name not in data]
-        data |= dict(observe(self._scene.model, self._feed, missing))
-        return [self._candidate(region, data) for region in regions]
-
-    def _candidate(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Candidate:
-        plan = build_plan(self._scene, region).to_bytes()
-        key = self._signature(region, data)
-        if key not in self._known:
-            dense = _part(self._scene.model, region)
-            sparse = region_model(self._scene.model, region, plan)
-            contest = Contest(self._threads)
-            contest.enter("dense", dense, data)
-            contest.enter("sparse", sparse, data)
-            times = contest.run(cold=self._cold)
-            self._known[key] = times["dense"], times["sparse"]
-        return Candidate(region, plan, *self._known[key])
-
-    def _signature(self, region: Region, data: Mapping[str, NDArray[Any]]) -> Any:
-        """Return what decides the time of a region: its shapes, wiring, patterns and sparsities."""
-        number = {value: i for i, value in enumerate(region.inputs)}
-        shapes = tuple(data[v.name or ""].shape for v in region.inputs if v.name in data)
-        parts = []
-        for item in region.items:
-            operands = tuple(-1 if v is None else number[v] for v in item.inputs)
-            number[item.output] = len(number)
-            parts.append((operands, *_kind_of_work(item)))
-        return shapes, tuple(parts), tuple(number[value] for value in region.outputs)
-
-
-def _kind_of_work(item: Item) -> tuple[Any, ...]:
-    weight = item.tensors.get("weight")
-    kept = None if weight is None else round(np.count_nonzero(weight) / weight.size, 2)
-    pattern = str(item.site.pattern) if item.site is not None else ""
-    fields = tuple(sorted(item.fields.items()))
-    return item.code, item.kind, item.channels, kept, pattern, fields, len(item.nodes)
-
-
-def _part(model: ir.Model, region: Region) -> ir.Model:
+def part_model(model: ir.Model, region: Region) -> ir.Model:
     """Return the nodes of a region as a model of their own."""
     graph = ir.convenience.extract(
         model.graph, boundary(region), [v.name or "" for v in region.outputs]

@@ -11,22 +11,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.assemble import Region, region_of
 from sparsec.backends.cpu.caches import last_cache_bytes
-from sparsec.backends.cpu.candidate import MIN_GAIN, Candidate, Measurer
-from sparsec.backends.cpu.insert import apply, moved
+from sparsec.backends.cpu.candidate import MIN_GAIN, Candidate
 from sparsec.backends.cpu.items import Item, Scene
-from sparsec.backends.cpu.measure import Contest
+from sparsec.backends.cpu.measurer import Measurer
 from sparsec.backends.cpu.observe import observe_shapes
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.regions import grow_regions, trimmed
+from sparsec.backends.cpu.times import Times
 from sparsec.ir.sites import Sites, WeightSite
 
-_WHOLE_SECONDS = 2.0
 # Which borders of a region are left to ONNX Runtime: front, back.
 _FORMS = {
     "whole regions": (False, False),
@@ -50,6 +50,8 @@ class Outcome:
         The region of several items that was tried with the site inside.
     expressible : set of str
         Names of the sites that a plan could hold.
+    machine : mapping
+        Where the times were taken.
     """
 
     kept: list[Candidate] = dataclasses.field(default_factory=list)
@@ -57,6 +59,7 @@ class Outcome:
     regions: dict[str, Candidate] = dataclasses.field(default_factory=dict)
     expressible: set[str] = dataclasses.field(default_factory=set)
     notes: list[str] = dataclasses.field(default_factory=list)
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def is_sparse(item: Item) -> bool:
@@ -72,7 +75,8 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     outcome = Outcome(expressible={item.site.name for item in items if item.site is not None})
     weights = 4 * sum(math.prod(site.shape) for site in sites)
     cold = weights > last_cache_bytes()
-    measurer = Measurer(scene, context.feeds[0], context.threads, cold)
+    times = Times(context.cache)
+    measurer = Measurer(scene, context.feeds[0], context.threads, times, cold)
 
     layers = [region_of([item]) for item in items if is_sparse(item)]
     alone = _timed(measurer, layers, context, "time layers", (0.1, 0.5))
@@ -94,7 +98,11 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
             for four, fastest in zip(forms, best, strict=True)
             if fastest is not None
         ]
-    outcome.kept = _whole(model, context, outcome, alone, sets)
+    outcome.kept = _whole(measurer, outcome, alone, sets)
+    times.save()
+    outcome.machine = times.machine
+    if not times.taken:
+        outcome.notes.append("all times are those of an earlier compilation (--cache)")
     return outcome
 
 
@@ -137,8 +145,7 @@ def _fastest(forms: Sequence[Candidate]) -> Candidate | None:
 
 
 def _whole(
-    model: ir.Model,
-    context: LowerContext,
+    measurer: Measurer,
     outcome: Outcome,
     alone: Sequence[Candidate],
     wide: Mapping[str, Sequence[Candidate]],
@@ -155,17 +162,8 @@ def _whole(
             sets[name] = chosen
     if len(sets) == 1:
         return []
-    contest = Contest(context.threads)
-    for name, candidates in sets.items():
-        variant = model.clone()
-        apply(variant, moved(candidates, model, variant))
-        contest.enter(name, variant, context.feeds[0])
-    for _ in range(2):  # a loss is measured twice
-        times = contest.run(_WHOLE_SECONDS, (7, 25))
-        best = min(times, key=lambda name: times[name])
-        if times["dense"] > MIN_GAIN * times[best]:
-            break
-        best = "dense"
+    times = measurer.whole(sets)
+    best = min(times, key=lambda name: times[name])
     ratios = ", ".join(f"{n} {times['dense'] / t:.2f}" for n, t in times.items() if n != "dense")
     outcome.notes.append(f"whole model against dense ONNX Runtime: {ratios}")
-    return sets[best]
+    return sets[best] if times["dense"] > MIN_GAIN * times[best] else []

@@ -7,17 +7,18 @@ as in a plan, so that it changes no decision; the ratio said of a region is that
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.assemble import Region, build_plan, region_of
 from sparsec.backends.cpu.choose import is_sparse, sites_of
-from sparsec.backends.cpu.cost_model import DENSE, DIRECT_COLUMNS, CostModel, Product
+from sparsec.backends.cpu.cost_model import DENSE, CostModel, Product
 from sparsec.backends.cpu.items import Item, Scene
+from sparsec.backends.cpu.kernels import columns_of, elements_of, is_direct, site_kernels
 from sparsec.backends.cpu.observe import observe_shapes
-from sparsec.backends.cpu.plan import Blocks, Kind, OpCode, Plan, Tensor
+from sparsec.backends.cpu.plan import Blocks, Kind, OpCode, Tensor
 from sparsec.backends.cpu.recognise import recognise
 from sparsec.backends.cpu.regions import grow_regions
 from sparsec.ir.sites import Sites
@@ -47,12 +48,15 @@ class Modelled:
     ----------
     layers : mapping of site name to Cost
         Of each pruned site in the region.
+    kernels : mapping of site name to str
+        What would run each.
     """
 
     region: Region
     plan: bytes
     cost: Cost
     layers: dict[str, Cost]
+    kernels: Mapping[str, str]
 
 
 @dataclasses.dataclass(slots=True)
@@ -93,8 +97,8 @@ def _gains(candidate: Modelled, costs: CostModel) -> bool:
 
 def _modelled(scene: Scene, region: Region, costs: CostModel) -> Modelled:
     plan = build_plan(scene, region)
-    direct = _is_direct(scene, region, plan)
-    border = 0 if direct else sum(_elements(scene, v) for v in (*region.inputs, *region.outputs))
+    direct = is_direct(scene, region, plan)
+    border = 0 if direct else sum(elements_of(scene, v) for v in (*region.inputs, *region.outputs))
     total = Cost(0.0, costs.border(border))
     layers: dict[str, Cost] = {}
     for item, op in zip(region.items, plan.ops, strict=True):
@@ -106,19 +110,8 @@ def _modelled(scene: Scene, region: Region, costs: CostModel) -> Modelled:
         total += cost
         if item.site is not None and is_sparse(item):
             layers[item.site.name] = cost
-    return Modelled(region, plan.to_bytes(), total, layers)
-
-
-def _is_direct(scene: Scene, region: Region, plan: Plan) -> bool:
-    """Whether the library reads the plan's weights without tiles: rows, few of them, simple operators."""
-    simple = {OpCode.LINEAR, OpCode.ADD, OpCode.MULTIPLY, OpCode.ACTIVATION, OpCode.RMS_NORM}
-    return all(
-        item.kind is Kind.ROWS
-        and item.code in simple
-        and (item.code is not OpCode.LINEAR or isinstance(plan.tensors[op.weight], Blocks))
-        and _columns(scene, item) <= DIRECT_COLUMNS
-        for item, op in zip(region.items, plan.ops, strict=True)
-    )
+    kernels = site_kernels(scene, region, plan)
+    return Modelled(region, plan.to_bytes(), total, layers, kernels)
 
 
 def _product(scene: Scene, item: Item, weight: Tensor, direct: bool) -> Product:
@@ -126,12 +119,4 @@ def _product(scene: Scene, item: Item, weight: Tensor, direct: bool) -> Product:
     block_rows, kept = DENSE, rows * reduction
     if isinstance(weight, Blocks):
         block_rows, kept = weight.block_rows, weight.values.size
-    return Product(rows, reduction, _columns(scene, item), block_rows, kept, direct)
-
-
-def _columns(scene: Scene, item: Item) -> int:
-    return _elements(scene, item.output) // item.channels
-
-
-def _elements(scene: Scene, value: ir.Value) -> int:
-    return math.prod(scene.shape(value) or (0,))
+    return Product(rows, reduction, columns_of(scene, item), block_rows, kept, direct)

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsec.backends.cpu.kernels import DIRECT_COLUMNS
+
 RECORDS = Path(__file__).parent / "records_x86.json"
 
 DENSE = 0  # as a number of block rows
 ONNXRUNTIME = "onnxruntime"
 
-# Up to so many columns, a plan of rows reads its weights directly instead of in tiles.
-DIRECT_COLUMNS = 3
 # Values of 4 MB: what a core of the measured machine streams without asking the memory.
 _CACHED = 2**20
 # A tile is at least this wide: fewer columns cost the same.

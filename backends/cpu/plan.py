@@ -91,15 +91,18 @@ class Blocks:
         First block of each group of rows.
     columns : uint16 or uint32 [blocks]
         Column of each block, ascending within its group.
-    values : float32 [blocks, block_rows]
-        Rows beyond the last are zero.
+    values : float32, float16 or int8 [blocks, block_rows]
+        Rows beyond the last are zero. Only blocks of 8 rows may be stored narrower than float32.
+    scales : float32 [groups * block_rows], optional
+        Of int8 values: what those of a row are multiplied by.
     """
 
     rows: int
     width: int
     starts: NDArray[np.uint32]
     columns: NDArray[np.unsignedinteger]
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
+    scales: NDArray[np.float32] | None = None
 
     @property
     def block_rows(self) -> int:
@@ -159,6 +162,10 @@ class Plan:
         return _read(bytes(data))
 
 
+# The kind of a tensor of blocks by the type of its values.
+_KINDS = {"<f4": 2, "<f2": 3, "|i1": 4}
+_TYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+
 _VALUE = np.dtype(
     [
         ("kind", "<u4"),
@@ -178,7 +185,7 @@ _TENSOR = np.dtype(
         ("starts_at", "<u8"),
         ("columns_at", "<u8"),
         ("values_at", "<u8"),
-        ("reserved", "<u8"),
+        ("scales_at", "<u8"),
     ]
 )
 _OP = np.dtype(
@@ -245,13 +252,17 @@ def _write(plan: Plan) -> bytes:
                 np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN
             )
             continue
-        row["kind"], row["block_rows"], row["count"] = 2, tensor.block_rows, len(tensor.columns)
+        dtype = tensor.values.dtype.newbyteorder("<")
+        row["kind"] = _KINDS[dtype.str]
+        row["block_rows"], row["count"] = tensor.block_rows, len(tensor.columns)
         row["rows"], row["columns"] = tensor.rows, tensor.width
         row["starts_at"] = body.add(tensor.starts.astype("<u4").tobytes(), _ALIGN)
         row["columns_at"] = body.add(
             tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN
         )
-        row["values_at"] = body.add(np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN)
+        row["values_at"] = body.add(np.ascontiguousarray(tensor.values, dtype).tobytes(), _ALIGN)
+        if tensor.scales is not None:
+            row["scales_at"] = body.add(tensor.scales.astype("<f4").tobytes(), _ALIGN)
     tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
     rest = b"".join(body.parts)
     counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
@@ -335,16 +346,20 @@ def _tensor(data: bytes, row: Any) -> Tensor:
         if count != rows * width:
             raise ArtifactError("plan: a dense tensor has a wrong count")
         return Dense(_array(data, "<f4", int(row["values_at"]), count).reshape(rows, width))
-    if row["kind"] != 2 or block_rows not in (1, 2, 4, 8):
+    dtype = _TYPES.get(int(row["kind"]))
+    if dtype is None or block_rows not in ((1, 2, 4, 8) if dtype == "<f4" else (8,)):
         raise ArtifactError("plan: a tensor of unknown kind")
     groups = -(-rows // block_rows)
     starts = _array(data, "<u4", int(row["starts_at"]), groups + 1)
     columns = _array(data, _column_type(width), int(row["columns_at"]), count)
-    values = _array(data, "<f4", int(row["values_at"]), count * block_rows).reshape(
+    values = _array(data, dtype, int(row["values_at"]), count * block_rows).reshape(
         count, block_rows
     )
+    scales = None
+    if dtype == "|i1":
+        scales = _array(data, "<f4", int(row["scales_at"]), groups * block_rows)
     if starts[0] != 0 or starts[-1] != count or (np.diff(starts.astype(np.int64)) < 0).any():
         raise ArtifactError("plan: the starts of a tensor do not span it")
     if count and int(columns.max()) >= width:
         raise ArtifactError("plan: a column of a tensor does not exist")
-    return Blocks(rows, width, starts, columns, values)
+    return Blocks(rows, width, starts, columns, values, scales)

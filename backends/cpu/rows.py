@@ -14,13 +14,6 @@ from sparsec.ir.sites import WeightSite, sparsity
 DENSE_KERNEL = "onnxruntime"
 
 
-def kernel_name(pattern: Pattern | None) -> str:
-    """Return the family of microkernels that a pattern runs on."""
-    if isinstance(pattern, Block) and pattern.rows in (2, 4, 8):
-        return f"f32_spmm_block{pattern.rows}x1"
-    return "f32_spmm_unstructured"
-
-
 def dense_row(site: WeightSite) -> LayerRow:
     """Return the row of a site that stays with ONNX Runtime."""
     return LayerRow(
@@ -45,7 +38,7 @@ def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
         row.dense_seconds, row.sparse_seconds = alone.dense_seconds, alone.sparse_seconds
     home = next((c for c in outcome.kept if site in sites_of(c.region)), None)
     if home is not None:
-        row.kernel, row.code = kernel_name(pattern), Code.MEASURED_FASTER
+        row.kernel, row.code = home.kernels[site.name], Code.MEASURED_FASTER
         count = len(home.region.items)
         row.reason = (
             f"{_ratio(home)}" if count == 1 else f"in a region of {count} operators: {_ratio(home)}"
@@ -71,7 +64,7 @@ def cost_entries(outcome: Outcome, threads: int) -> Iterable[CostEntry]:
             zeros, pattern = sparsity(site.matrix()), str(site.pattern)
             for kernel, seconds in (
                 (DENSE_KERNEL, candidate.dense_seconds),
-                (kernel_name(site.pattern), candidate.sparse_seconds),
+                (candidate.kernels[site.name], candidate.sparse_seconds),
             ):
                 yield CostEntry(
                     site.op, site.shape, pattern, zeros, kernel, threads, seconds, "measured"

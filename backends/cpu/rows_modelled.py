@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sparsec.backends.cpu.choose_modelled import Cost, ModelledOutcome
 from sparsec.backends.cpu.cost_model import CostModel
-from sparsec.backends.cpu.rows import DENSE_KERNEL, dense_row, kernel_name, what_would_pay
+from sparsec.backends.cpu.rows import DENSE_KERNEL, dense_row, what_would_pay
 from sparsec.ir.codes import Code
 from sparsec.ir.layers import CostEntry, LayerRow
 from sparsec.ir.sites import Sites, WeightSite, sparsity
@@ -28,7 +28,7 @@ def modelled_row(site: WeightSite, outcome: ModelledOutcome, costs: CostModel) -
     what = "" if count == 1 else f"the products of a region of {count} operators, "
     said = f"{costs.basis}: {what}{_ratio(tried.cost, costs)}"
     if tried in outcome.kept:
-        row.kernel, row.code, row.reason = kernel_name(pattern), Code.MODELLED, said
+        row.kernel, row.code, row.reason = tried.kernels[site.name], Code.MODELLED, said
     else:
         row.code = Code.MODELLED_SLOWER
         row.reason = f"{said}; {what_would_pay(pattern, row.sparsity)}"
@@ -48,7 +48,7 @@ def modelled_entries(
         cost, zeros = tried.layers[site.name], sparsity(site.matrix())
         for kernel, seconds in (
             (DENSE_KERNEL, cost.dense),
-            (kernel_name(site.pattern), cost.sparse),
+            (tried.kernels[site.name], cost.sparse),
         ):
             yield CostEntry(
                 site.op, site.shape, str(site.pattern), zeros, kernel, threads, seconds, "modelled"

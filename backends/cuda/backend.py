@@ -6,6 +6,7 @@ every reason says ``modelled``.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +16,12 @@ import onnx_ir.passes.common as onnx_passes
 
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot
-from sparsec.backends.cuda.densify import densify
+from sparsec.backends.cuda.densify import check_packed, densify
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
-from sparsec.ir.errors import UnsupportedTargetError
+from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
 from sparsec.ir.sites import WeightSite, weight_sites
@@ -101,20 +102,59 @@ class CudaBackend(Backend):
         return model
 
     def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
-        """Refuse: nothing here launches kernels yet.
+        """Run the graph in torch on the CUDA device, captured in CUDA graphs.
 
         Raises
         ------
         UnsupportedTargetError
-            Always, with the ways out.
+            If there is no device, or no torch, with the ways out.
         """
-        raise UnsupportedTargetError(
-            f"{root}: compiled for {manifest.get('target', 'a GPU')}, and this version of SparseC "
-            "does not launch GPU kernels. To check the numbers without a GPU: sparsec verify. To "
-            "run on this machine: compile with --target cpu. To launch the cubins yourself: "
-            "docs/targets/cuda.md",
-            where=str(root),
-        )
+        if reason := _why_no_device():
+            raise UnsupportedTargetError(
+                f"{root}: compiled for {manifest.get('target', 'a GPU')}, and {reason}. To run its "
+                "packed weights on this CPU, slowly: sparsec.load(path, emulate=True). To check the "
+                "numbers: sparsec verify. To run on this machine: compile with --target cpu. To launch "
+                "the cubins yourself: docs/targets/cuda.md",
+                where=str(root),
+            )
+        return _torch_runner(root, "cuda")
+
+    def emulator(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None
+    ) -> Runner | None:
+        """Run the same graph with the CPU's implementations of the operators.
+
+        None without torch, and for graphs that torch cannot run as a whole. It is no stand-in for
+        verification: it adds in another order than the reference does, and a deep model that rounds
+        x to float16 at every layer can make 2 % of its output's size out of that.
+        """
+        if importlib.util.find_spec("torch") is None:
+            return None
+        try:
+            return _torch_runner(root, "cpu")
+        except UnsupportedOpError:
+            return None
+
+
+def _why_no_device() -> str | None:
+    """Return why nothing can run on a CUDA device here, or None."""
+    if importlib.util.find_spec("torch") is None:
+        return "running it needs torch, which is not installed: pip install sparsec[cuda]"
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    build = "" if torch.version.cuda else ", and this build of it never will"
+    return f"torch {torch.__version__} finds no CUDA device here{build}"
+
+
+def _torch_runner(root: Path, device: str) -> Runner:
+    from sparsec.backends.cuda.runner import TorchRunner
+
+    model = ir.load(root / "model.onnx")
+    check_external(model, root)
+    check_packed(model, str(root))
+    return TorchRunner(model, device)
 
 
 def _sm(target: Target) -> int:

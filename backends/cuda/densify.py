@@ -44,12 +44,25 @@ def densify(model: ir.Model, where: str) -> None:
     model.opset_imports.pop(DOMAIN, None)
 
 
+def check_packed(model: ir.Model, where: str) -> None:
+    """Accept only packed weights that the kernels can read; they check nothing themselves.
+
+    Raises
+    ------
+    ArtifactError
+        If a node has not the inputs, attributes and packed data that it needs.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if (node.domain, node.op_type) == (DOMAIN, OP):
+            _, vals, meta = _operands(node, where)
+            _packed(node, vals, meta, where)
+
+
 def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], where: str) -> None:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    x, vals, meta, bias = (*node.inputs, None, None, None, None)[:4]
-    if x is None or vals is None or meta is None:
-        raise _damaged(where, node, "x, vals or meta is missing")
+    x, vals, meta = _operands(node, where)
+    bias = node.inputs[3] if len(node.inputs) > 3 else None
     packed, out = _packed(node, vals, meta, where)
     if vals not in weights:  # several nodes may share one packed weight
         dense = np.ascontiguousarray(packed.unpack().T.astype(np.float32))
@@ -70,6 +83,13 @@ def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], wher
     onnx_ir.convenience.replace_nodes_and_values(
         graph, node, [node], added, node.outputs, added[-1].outputs
     )
+
+
+def _operands(node: ir.Node, where: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+    x, vals, meta = (*node.inputs, None, None, None)[:3]
+    if x is None or vals is None or meta is None:
+        raise _damaged(where, node, "x, vals or meta is missing")
+    return x, vals, meta
 
 
 def _packed(node: ir.Node, vals: ir.Value, meta: ir.Value, where: str) -> tuple[NM24Matrix, str]:

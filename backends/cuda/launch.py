@@ -80,6 +80,32 @@ def nm24_linear(
     return out
 
 
+def nm24_unpack(
+    vals: torch.Tensor, meta: torch.Tensor, out: torch.Tensor, *, asm: bool = True
+) -> torch.Tensor:
+    """Write the dense matrix of a packed one to ``out``, float16 or bfloat16 [M, K], and return it.
+
+    Raises
+    ------
+    ShapeError
+        If an operand has another shape, type, device or memory order.
+    """
+    import torch
+
+    from sparsec.backends.cuda.kernels.nm24_unpack import nm24_unpack as kernel
+
+    if out.ndim != 2 or out.dtype not in (torch.float16, torch.bfloat16):
+        raise ShapeError(f"out: need float16 or bfloat16 [M, K], got {out.dtype} {list(out.shape)}")
+    m, k = out.shape
+    _check("vals", vals, (m, padded_columns(k) // 4), torch.int32, out)
+    _check("meta", meta, (m, padded_columns(k) // 32), torch.int32, out)
+    _check("out", out, (m, k), out.dtype, out)
+    rows, columns = 16, 256
+    grid = (-(-m // rows), -(-k // columns))
+    kernel[grid](vals, meta, out.view(torch.int16), m, k, BM=rows, BK=columns, ASM=asm, num_warps=4)
+    return out
+
+
 def _check(
     name: str,
     tensor: torch.Tensor,

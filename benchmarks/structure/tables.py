@@ -19,7 +19,8 @@ Every certificate was replayed in the run: {certificates} of {certificates}.
 * **MACs**, **params**, **ms**: what is left, in percent, and the milliseconds of the dense graph in ONNX
   Runtime {runtime} on one thread of {cpu}; medians of interleaved rounds, by the thread's own clock.
 * **s**, **MB**: processor seconds of both passes with their replays, and the most memory that they took
-  beyond what was held before (the weights). At most {seconds:.0f} s ({slowest}) and {megabytes:.0f} MB ({largest}).
+  beyond what was held before (the weights). At
+  most {seconds:.0f} s ({slowest}) and {megabytes:.0f} MB ({largest}).
 
 {rows}
 

@@ -44,7 +44,7 @@ def fold_constants(model: ir.Model) -> list[str]:
     list of str
         Names of the nodes that were folded.
     """
-    known = _propagate(model, infer_facts(model))
+    known = known_constants(model)
     dropped = _drop_zero_biases(known)
     folded = _choose(model, known)
     for node in folded:
@@ -54,8 +54,9 @@ def fold_constants(model: ir.Model) -> list[str]:
     return [display_name(node) for node in folded] + dropped
 
 
-def _propagate(model: ir.Model, facts: Facts) -> Known:
+def known_constants(model: ir.Model) -> Known:
     """Return the value of every node output that is constant and small; nothing is changed."""
+    facts = infer_facts(model)
     known: Known = {}
     evaluate = Evaluator(opset(model))
     for node in ir.traversal.RecursiveGraphIterator(model.graph):

@@ -59,7 +59,7 @@ def attributes_of(node: ir.Node) -> dict[str, Any]:
         if kind == ir.AttributeType.TENSOR:
             tensor = to_torch(attribute.as_tensor()).reshape(-1)
             result[name], result["dtype"] = tensor[0].item(), tensor.dtype
-        elif name in DTYPE_ATTRIBUTES:
+        elif name in DTYPE_ATTRIBUTES and kind == ir.AttributeType.INT:
             if attribute.as_int():
                 result[name] = _dtype(attribute.as_int())
         else:

@@ -67,7 +67,7 @@ def products(
         made = _grouped(view, data, weight, group, transposed)
     zero = zero and all(axis is None or axis.vanishes for axis in (rows, columns))
     for index in per_channel:
-        if view.has(index) and not (view.size(index, 0) == 1 and view.size(weight, 0) != 1):
+        if view.has(index) and _is_per_channel(view, index, weight):
             other = list(view.known(index))
             made = view.tie([made, *other])
             zero = zero and all(axis is not None and axis.vanishes for axis in other)
@@ -75,6 +75,12 @@ def products(
     for axis in (*x[2:], *view.known(weight)[2:]):
         view.freeze(axis, "is a convolution along it")
     return (x[0], made and Axis(made.atoms, zero), *(None for _ in x[2:]))
+
+
+def _is_per_channel(view: NodeView, index: int, weight: int) -> bool:
+    """Whether an input has a value for each channel, rather than one for all."""
+    shape = view.shape(index)
+    return bool(shape) and (view.size(index, 0) != 1 or view.size(weight, 0) == 1)
 
 
 def read(view: NodeView, x: Axis | None, weight: Axis | None) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsec.ir.op_rules.rule import Axes, Axis, OpRule
+from sparsec.ir.op_rules.select import picked
+from sparsec.ir.op_rules.shrink import ShrinkView
 from sparsec.ir.op_rules.view import NodeView, in_range
 
 _NUMBERED = "picks positions of it by number"
@@ -83,18 +88,58 @@ def gather_nd(view: NodeView) -> Sequence[Axes]:
 
 
 def scatter_nd(view: NodeView) -> Sequence[Axes]:
-    """Couple ScatterND: x [..., *tail], indices [*n, k], updates [*n, *tail]: the tail passes."""
+    """Couple ScatterND: x [..., *tail], indices [*n, k], updates [*n, *tail]: the tail passes.
+
+    With constant indices of the first axis, its positions pass as well, each with what is written
+    there.
+    """
     x, updates, deep = view.known(0), view.known(2), _depth(view)
+    index = _rows(view)
+    if index is not None:
+        return [(_written(view, index, x[0], updates[0]), *_tail(view, x[1:], updates[1:]))]
     view.freeze_input(1, "picks by what it holds")
     if deep is None:
         view.freeze_all((*x, *updates), _NUMBERED)
         return [(None,) * len(x)]
     front = len(view.known(1)) - 1
     view.freeze_all((*x[:deep], *updates[:front]), _NUMBERED)
-    tail = []
-    for one, other in zip(x[deep:], updates[front:], strict=True):
-        tail.append(view.tie([one, other]) if one is not None or other is not None else None)
-    return [((*((None,) * deep), *tail))]
+    return [(*((None,) * deep), *_tail(view, x[deep:], updates[front:]))]
+
+
+def _tail(
+    view: NodeView, x: Sequence[Axis | None], updates: Sequence[Axis | None]
+) -> list[Axis | None]:
+    """Tie the axes that are written whole."""
+    pairs = zip(x, updates, strict=True)
+    return [view.tie(pair) if any(axis is not None for axis in pair) else None for pair in pairs]
+
+
+def _rows(view: NodeView | ShrinkView) -> NDArray[np.int64] | None:
+    """Return which positions of the first axis are written, if that is constant and each is once."""
+    index = view.constant(1)
+    if index is None or index.ndim != 2 or index.shape[1] != 1 or (index < 0).any():
+        return None
+    added = view.node.attributes.get_string("reduction", "none") != "none"
+    flat = index.reshape(-1).astype(np.int64)
+    return None if added or len(np.unique(flat)) < flat.size else flat
+
+
+def _written(
+    view: NodeView, index: NDArray[np.int64], x: Axis | None, updates: Axis | None
+) -> Axis | None:
+    """Tie the positions that are written to what is written there."""
+    if x is None or updates is None:
+        view.freeze_all((x, updates), "writes positions of it that are fixed")
+        return None
+    view.atoms.tie(x.atoms[index], updates.atoms)
+    return x.fading(updates.vanishes)
+
+
+def shrink_scatter_nd(view: ShrinkView) -> None:
+    """Write where the written positions lie now."""
+    index, mask = _rows(view), view.kept(0)[0]
+    if index is not None and mask is not None and not mask.all():
+        view.set_constant(1, picked(index, mask)[:, None])
 
 
 def _depth(view: NodeView) -> int | None:
@@ -121,5 +166,7 @@ def write_cache(view: NodeView) -> Sequence[Axes]:
 GATHER_ELEMENTS = OpRule(gather_elements, about="axes not picked from; with the indices")
 SCATTER_ELEMENTS = OpRule(scatter_elements, about="axes not written along; with the indices")
 GATHER_ND = OpRule(gather_nd, about="axes behind the numbered ones")
-SCATTER_ND = OpRule(scatter_nd, about="axes behind the numbered ones")
+SCATTER_ND = OpRule(
+    scatter_nd, shrink_scatter_nd, "axes behind the numbered ones; with constant rows, all"
+)
 WRITE_CACHE = OpRule(write_cache, about="all but the axis that is written along")

@@ -8,12 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.ir.certificate import certify, replay
+from sparsec.ir.certificate import certify
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import emptied, remove
 from sparsec.ir.exact import idle_units, merge_duplicates
 from sparsec.ir.groups import find_groups, prepare
+from sparsec.ir.replay import replay
 from sparsec.passes.base import Pass, PassContext, PassResult, Skipped
 from sparsec.passes.channel.rows import group_rows
 

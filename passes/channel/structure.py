@@ -11,13 +11,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.atoms import Labels
-from sparsec.ir.certificate import certify, replay
+from sparsec.ir.certificate import certify
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import remove
 from sparsec.ir.errors import PassConfigError, UnsupportedTargetError, did_you_mean
 from sparsec.ir.groups import Group, Groups, find_groups, prepare
 from sparsec.ir.patterns import Unstructured
+from sparsec.ir.replay import parameters_of, replay
 from sparsec.ir.run import Feeds
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.transforms import is_fixed_transform
@@ -145,6 +146,9 @@ class StructurePass(Pass):
         certificate = certify(self.name, named, removal, before, model)
         context.progress(f"{self.name}: replay the certificate", 0.6)
         replay(certificate, seed=context.seed)
+        if context.calibration is not None:
+            own = parameters_of(certificate, before)
+            replay(certificate, weights=own, feeds=context.calibration.feeds[0])
         result.certificates.append(certificate)
         result.notes["sparsity"] = len(units) / sum(group.size for group in chosen)
         result.notes["units"] = len(units)

@@ -175,6 +175,25 @@ _LATENCY = record(
         "machine": _MACHINE,
     }
 )
+_RECORD = record(
+    {
+        "machine": free,
+        "entries": items(
+            record(
+                {
+                    "op": text,
+                    "shape": items(count),
+                    "pattern": text,
+                    "sparsity": fraction,
+                    "kernel": text,
+                    "threads": count,
+                    "seconds": amount,
+                    "source": one_of("measured", "modelled"),
+                }
+            )
+        ),
+    }
+)
 _KERNEL = record(
     {"name": text, "file": text, "sm": count, "num_warps": count, "shared_bytes": count},
     {"dtype": text},
@@ -249,7 +268,8 @@ MANIFEST = record(
         "notes": items(text),
         "exit_code": one_of(0, 5),
         "files": mapping(record({"sha256": sha256, "bytes": count})),
-    }
+    },
+    {"record": _RECORD},
 )
 
 

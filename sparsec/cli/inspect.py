@@ -57,6 +57,8 @@ def show(result: dict[str, Any], why: bool) -> None:
             cells += [text(layer["kernel"]), text(layer["code"]), text(layer["reason"])]
         rows.add_row(*cells)
     out.print(rows)
+    if explained and (record := result.get("record")) and record["entries"]:
+        out.print(text(timed(record)), style="dim")
     if "groups" in result:
         show_groups(result["groups"], result["frozen"])
     else:
@@ -64,6 +66,15 @@ def show(result: dict[str, Any], why: bool) -> None:
             out.print(f"frozen  {text(item['value'])}: {text(item['reason'])}", style="dim")
     if why and not explained:
         out.print("a model has no kernels yet: --why is for artifacts")
+
+
+def timed(record: dict[str, Any]) -> str:
+    """Return a sentence on where the times of an artifact's layers come from."""
+    entries = record["entries"]
+    threads = sorted({entry["threads"] for entry in entries})
+    how = "/".join(sorted({entry["source"] for entry in entries}))
+    where = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
+    return f"{len(entries)} {how} times of single layers, threads {threads}: {where}"
 
 
 def show_groups(groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:

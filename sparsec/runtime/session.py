@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsec.artifact.graph import load_graph
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Runner
-from sparsec.ir.errors import CalibrationError, ShapeError
+from sparsec.ir.errors import CalibrationError, ShapeError, UnsupportedTargetError
+from sparsec.ir.feeds import random_feeds
+from sparsec.runtime.buckets import Buckets
 
 
 class Session:
@@ -23,10 +26,15 @@ class Session:
     runner : Runner
         What the backend made of the artifact.
     manifest : dict
+    buckets : Buckets, optional
+        Sizes that dynamic axes are padded to.
     """
 
-    def __init__(self, runner: Runner, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runner: Runner, manifest: Mapping[str, Any], buckets: Buckets | None = None
+    ) -> None:
         self.manifest = manifest
+        self.buckets = buckets
         self.inputs: list[dict[str, Any]] = list(manifest["inputs"])
         self.outputs: list[dict[str, Any]] = list(manifest["outputs"])
         self._runner = runner
@@ -51,6 +59,8 @@ class Session:
         """
         self._check(feeds)
         try:
+            if self.buckets is not None:
+                return self.buckets.run(self._runner.run, feeds)
             return self._runner.run(feeds)
         except CalibrationError as error:
             cause = " ".join(str(error.__cause__ or error).split())
@@ -84,7 +94,13 @@ class Session:
                 )
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    emulate: bool = False,
+    buckets: Mapping[str, Sequence[int]] | None = None,
+) -> Session:
     """Open an artifact for running.
 
     Parameters
@@ -92,9 +108,18 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
     path : path of the folder
     threads : int, optional
         Threads to use; None leaves the choice to the runtime.
+    emulate : bool
+        Run the artifact's packed weights on this CPU, where the device that it was compiled for is
+        absent: the same numbers up to rounding and the order of sums, at no useful speed.
+    buckets : mapping of str to sequence of int, optional
+        By the name of a dynamic axis, sizes that it is padded to with zeros; outputs are cut back.
+        For targets whose programs hold for one shape each: ``{"batch": [1, 8, 32]}``. It is tried
+        out at once that padding changes nothing.
 
     Raises
     ------
+    UsageError
+        If ``buckets`` do not suit the model.
     ArtifactError
         If it is no artifact or a damaged one (HashMismatchError if a file was altered).
     UnsupportedTargetError
@@ -103,4 +128,18 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
     root = Path(path)
     manifest = open_artifact(root)
     with using_graph(root):
-        return Session(backend_of(manifest, root).runner(root, manifest, threads), manifest)
+        backend = backend_of(manifest, root)
+        run_by = backend.emulator if emulate else backend.runner
+        runner = run_by(root, manifest, threads)
+        if runner is None:
+            raise UnsupportedTargetError(
+                f"{root}: nothing here emulates {manifest['target']}; to check the numbers: "
+                "sparsec verify",
+                where=str(root),
+            )
+        padding = None
+        if buckets:
+            padding = Buckets.of(buckets, manifest["inputs"], manifest["outputs"])
+            feeds = random_feeds(backend.densify(load_graph(root), root), batch=2).feeds[0]
+            padding.check_padding(runner.run, feeds, manifest["verify"]["tolerance"])
+    return Session(runner, manifest, padding)

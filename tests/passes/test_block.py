@@ -92,3 +92,31 @@ def test_grouped_blocks_that_fit_are_pruned():
 def test_what_is_no_block_is_refused(options):
     with pytest.raises(PassConfigError, match="block: need rows and cols"):
         parse_spec(f"block:{options},sparsity=0.5")
+
+
+@pytest.mark.parametrize(("values", "steps"), [("float16", None), ("int8", 255)])
+def test_values_are_rounded_after_the_mask(values, steps):
+    graph, plain = matmul(normal(64, 32)), matmul(normal(64, 32))
+    result = prune(graph, f"block:rows=8,cols=1,sparsity=0.5,values={values}")
+    prune(plain, "block:rows=8,cols=1,sparsity=0.5")
+    matrix, exact = only_site(graph).matrix(), only_site(plain).matrix()
+    assert result.notes["rounded"] == 1
+    assert (matrix != exact).any()
+    assert np.abs(matrix - exact).max() <= np.abs(exact).max() / 200
+    assert not matrix[exact == 0].any()
+    if steps is None:
+        np.testing.assert_array_equal(matrix.astype(np.float16).astype(np.float32), matrix)
+    else:
+        assert all(len(np.unique(row)) <= steps for row in matrix)
+
+
+def test_values_beyond_float16_stay():
+    graph = matmul(normal(16, 8) * 1e6)
+    result = prune(graph, "block:rows=8,cols=1,sparsity=0.5,values=float16")
+    assert result.notes["rounded"] == 0
+    assert np.isfinite(only_site(graph).matrix()).all()
+
+
+def test_unknown_values_are_refused():
+    with pytest.raises(PassConfigError, match="values must be float32, float16 or int8"):
+        parse_spec("block:sparsity=0.5,values=int4")

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from sparsec.ir.certificate import relative_difference
 from sparsec.ir.edits import alike, emptied, permute, removal_of, remove, zero
 from sparsec.ir.errors import PassError
 from sparsec.ir.groups import Groups, find_groups
+from sparsec.ir.replay import relative_difference
 from sparsec.ir.run import OrtRunner
 from tests.structure.random_structure import LENGTH, SIZE, random_model
 

@@ -98,7 +98,7 @@ def test_a_layer_is_one_region(decoder, spec):
     assert [c.count(OpCode.RMS_NORM) for c in codes] == [1, 2, 2]
     assert [c.count(OpCode.MULTIPLY) for c in codes] == [0, 1, 1]
     assert len(regions[1].outputs) == 4, "x, q, k and v"
-    apply(model, [Candidate(r, build_plan(scene, r).to_bytes(), 0.0, 0.0) for r in regions])
+    apply(model, [Candidate(r, build_plan(scene, r).to_bytes(), {}, 0.0, 0.0) for r in regions])
     lowered = OrtRunner(model, libraries=[library_path()])
     stock = OrtRunner(densify_model(ir.from_proto(ir.to_proto(model))))
     for each in (feeds(1, 0), feeds(1, 7), feeds(3, 2), feeds(16, 20)):

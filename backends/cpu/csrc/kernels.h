@@ -48,7 +48,8 @@ struct SpmmKernel {
 struct GemvArgs {
   const uint32_t* starts;
   const uint16_t* columns;
-  const float* values;
+  const void* values;    // float, float16 bits or int8, as the kernel reads them
+  const float* scales;   // of int8: [rows rounded up to block_rows]
   ptrdiff_t group_begin, group_end;
   const float* bias;  // [rows rounded up to 8]
   const float* x;
@@ -61,6 +62,7 @@ using GemvFn = void (*)(const GemvArgs&);
 
 struct GemvKernel {
   const char* name;
+  TensorKind values;
   int block_rows;
   GemvFn run;
 };

@@ -104,23 +104,26 @@ class Checker {
     const auto& t = v_.tensors[i];
     if (t.rows == 0 || t.columns == 0 || t.rows > kMaxChannels || t.columns > kMaxChannels)
       fail("plan: tensor %u: shape %u x %u", i, t.rows, t.columns);
-    if (t.reserved) fail("plan: tensor %u: reserved field is not zero", i);
     if (t.count > v_.header->size) fail("plan: tensor %u: more values than bytes", i);
     if (t.kind == TensorKind::kDense) {
-      if (t.block_rows != 1 || t.starts_at || t.columns_at)
+      if (t.block_rows != 1 || t.starts_at || t.columns_at || t.scales_at)
         fail("plan: tensor %u: a dense tensor with blocks", i);
       if (t.count != static_cast<uint64_t>(t.rows) * t.columns) fail("plan: tensor %u: wrong count", i);
       data(t.values_at, t.count * 4, i);
       return;
     }
-    if (t.kind != TensorKind::kBlocks) fail("plan: tensor %u: unknown kind", i);
+    const bool narrow_values = t.kind == TensorKind::kHalfBlocks || t.kind == TensorKind::kByteBlocks;
+    if (t.kind != TensorKind::kBlocks && !narrow_values) fail("plan: tensor %u: unknown kind", i);
     const uint32_t b = t.block_rows;
-    if (b != 1 && b != 2 && b != 4 && b != 8) fail("plan: tensor %u: blocks of %u rows", i, b);
+    if ((b != 1 && b != 2 && b != 4 && b != 8) || (narrow_values && b != 8))
+      fail("plan: tensor %u: blocks of %u rows", i, b);
     const uint64_t groups = (static_cast<uint64_t>(t.rows) + b - 1) / b;
     const auto* starts = reinterpret_cast<const uint32_t*>(data(t.starts_at, (groups + 1) * 4, i));
     const bool narrow = t.columns <= 65536;
     const char* columns = data(t.columns_at, t.count * (narrow ? 2 : 4), i);
-    data(t.values_at, t.count * b * 4, i);
+    data(t.values_at, t.count * b * value_bytes(t.kind), i);
+    if (t.kind == TensorKind::kByteBlocks) data(t.scales_at, groups * b * 4, i);
+    else if (t.scales_at) fail("plan: tensor %u: scales do not belong here", i);
     if (starts[0] != 0 || starts[groups] != t.count) fail("plan: tensor %u: starts do not span it", i);
     for (uint64_t g = 0; g < groups; ++g) {
       if (starts[g] > starts[g + 1] || starts[g + 1] > t.count)

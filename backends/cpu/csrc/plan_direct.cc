@@ -12,10 +12,10 @@ constexpr int64_t kFewColumns = 3;
 // Values of a weight that are worth waking another thread for: about ten microseconds.
 constexpr uint64_t kValuesPerThread = 8192;
 
-const GemvKernel* find_gemv(const Plan& plan, uint32_t block_rows, const KernelTable** table) {
+const GemvKernel* find_gemv(const Plan& plan, const TensorRecord& weight, const KernelTable** table) {
   for (const KernelTable* t : plan.tables)
     for (int k = 0; k < t->gemv_count; ++k)
-      if (t->gemv[k].block_rows == static_cast<int>(block_rows)) {
+      if (t->gemv[k].values == weight.kind && t->gemv[k].block_rows == static_cast<int>(weight.block_rows)) {
         *table = t;
         return &t->gemv[k];
       }
@@ -27,8 +27,8 @@ bool prepare(const Plan& plan, BuiltOp& b) {
   if (op.code == OpCode::kAdd || op.code == OpCode::kMultiply || op.code == OpCode::kActivation || op.code == OpCode::kRmsNorm) return true;
   if (op.code != OpCode::kLinear) return false;
   const TensorRecord& t = plan.view.tensors[op.weight];
-  if (t.kind != TensorKind::kBlocks || t.columns > 65536) return false;
-  b.gemv = find_gemv(plan, t.block_rows, &b.table);
+  if (t.columns > 65536) return false;
+  b.gemv = find_gemv(plan, t, &b.table);
   return b.gemv != nullptr;
 }
 
@@ -81,7 +81,8 @@ class DirectRun {
       GemvArgs a{};
       a.starts = starts;
       a.columns = reinterpret_cast<const uint16_t*>(v_.at(t.columns_at));
-      a.values = v_.floats(t.values_at);
+      a.values = v_.at(t.values_at);
+      a.scales = t.scales_at ? v_.floats(t.scales_at) : nullptr;
       a.group_begin = part == 0 ? 0 : border(part);
       a.group_end = border(part + 1);
       a.bias = b.bias.data();

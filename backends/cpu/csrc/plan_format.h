@@ -36,19 +36,29 @@ struct ValueRecord {
 };
 static_assert(sizeof(ValueRecord) == 32);
 
-enum class TensorKind : uint32_t { kDense = 1, kBlocks = 2 };
+enum class TensorKind : uint32_t {
+  kDense = 1,
+  kBlocks = 2,      // float32
+  kHalfBlocks = 3,  // float16
+  kByteBlocks = 4,  // int8 with a scale for each row
+};
 
 struct TensorRecord {
   TensorKind kind;
   uint32_t rows, columns;
-  uint32_t block_rows;  // 1, 2, 4 or 8; kDense: 1
+  uint32_t block_rows;  // 1, 2, 4 or 8; kDense: 1; kHalfBlocks, kByteBlocks: 8
   uint64_t count;       // stored values: kBlocks counts blocks, kDense rows * columns
   uint64_t starts_at;   // uint32 [ceil(rows / block_rows) + 1]
   uint64_t columns_at;  // uint16 [count] if columns <= 65536, else uint32 [count]
-  uint64_t values_at;   // float32 [count, block_rows]
-  uint64_t reserved;
+  uint64_t values_at;   // [count, block_rows]
+  uint64_t scales_at;   // kByteBlocks: float32 [rows rounded up to block_rows]; else 0
 };
 static_assert(sizeof(TensorRecord) == 56);
+
+// Bytes of one stored value.
+constexpr uint64_t value_bytes(TensorKind kind) {
+  return kind == TensorKind::kByteBlocks ? 1 : kind == TensorKind::kHalfBlocks ? 2 : 4;
+}
 
 enum class OpCode : uint32_t {
   kLinear = 1,

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "half.h"
 #include "plan.h"
 
 #ifdef __linux__
@@ -29,8 +30,9 @@ namespace {
 class Groups {
  public:
   Groups(const PlanView& view, const TensorRecord& t, int block_rows) : t_(t), b_(block_rows) {
-    values_ = view.floats(t.values_at);
-    if (t.kind == TensorKind::kBlocks) {
+    values_ = view.at(t.values_at);
+    if (t.scales_at) scales_ = view.floats(t.scales_at);
+    if (t.kind != TensorKind::kDense) {
       starts_ = reinterpret_cast<const uint32_t*>(view.at(t.starts_at));
       columns_ = view.at(t.columns_at);
     }
@@ -57,15 +59,22 @@ class Groups {
   }
 
   float value(int64_t g, int64_t entry, int r) const {
-    if (starts_) return values_[entry * b_ + r];
     const int64_t row = g * b_ + r;
-    return row < t_.rows ? values_[row * t_.columns + entry] : 0.0f;
+    if (!starts_) return row < t_.rows ? stored(row * t_.columns + entry) : 0.0f;
+    return scales_ ? scales_[row] * stored(entry * b_ + r) : stored(entry * b_ + r);
   }
 
  private:
+  float stored(int64_t i) const {
+    if (t_.kind == TensorKind::kByteBlocks) return reinterpret_cast<const int8_t*>(values_)[i];
+    if (t_.kind == TensorKind::kHalfBlocks) return half_to_float(reinterpret_cast<const uint16_t*>(values_)[i]);
+    return reinterpret_cast<const float*>(values_)[i];
+  }
+
   const TensorRecord& t_;
   int b_;
-  const float* values_ = nullptr;
+  const char* values_ = nullptr;
+  const float* scales_ = nullptr;
   const uint32_t* starts_ = nullptr;
   const char* columns_ = nullptr;
 };

@@ -20,7 +20,7 @@ namespace {
 
 const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};
 
-#define X_GEMV(NAME, B, FN) {"f32_gemv_" NAME "__" SPARSEC_NAME(SPARSEC_ISA), B, FN},
+#define X_GEMV(NAME, KIND, B, FN) {NAME "__" SPARSEC_NAME(SPARSEC_ISA), TensorKind::KIND, B, FN},
 const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
 
 const KernelTable kTable = {

@@ -51,6 +51,12 @@ struct Neon {
     const float t[4] = {x[i[0]], x[i[1]], x[i[2]], x[i[3]]};
     return load(t);
   }
+  static Vec widen(const float* p) { return load(p); }
+  static Vec widen(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static Vec widen(const int8_t* p) {  // no vector load: it would read beyond the four
+    const int32_t t[4] = {p[0], p[1], p[2], p[3]};
+    return vcvtq_f32_s32(vld1q_s32(t));
+  }
   static float sum(Vec a) { return vaddvq_f32(a); }
   static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
     const Vec a = load(src), b = load(src + lds), c = load(src + 2 * lds), d = load(src + 3 * lds);
@@ -75,10 +81,12 @@ using Simd = Neon;
 #define SPMM_BLOCKS(X) \
   X(1, 2) X(2, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(1, 8) X(2, 8)
 #define GEMV_LIST(X) \
-  X("unstructured", 1, gemv_rows<Simd>) \
-  X("block2x1", 2, gemv_scalar<2>) \
-  X("block4x1", 4, (gemv_blocks<Simd, 4>)) \
-  X("block8x1", 8, (gemv_blocks<Simd, 8>))
+  X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
+  X("f32_gemv_block2x1", kBlocks, 2, gemv_scalar<2>) \
+  X("f32_gemv_block4x1", kBlocks, 4, (gemv_blocks<Simd, 4, float>)) \
+  X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
+  X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
+  X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))
 #define DENSE_VECTORS 4
 #include "unit.h"
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "half.h"
 #include "kernels.h"
 
 namespace sparsec {
@@ -58,6 +59,13 @@ struct Portable {
   static Vec gather(const float* x, const uint16_t* i) {
     return Vec{x[i[0]], x[i[1]], x[i[2]], x[i[3]]};
   }
+  static Vec widen(const float* p) { return load(p); }
+  static Vec widen(const uint16_t* p) {
+    return Vec{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])};
+  }
+  static Vec widen(const int8_t* p) {
+    return Vec{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+  }
   static float sum(Vec a) { return (a[0] + a[1]) + (a[2] + a[3]); }
   static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
     for (int i = 0; i < square; ++i)
@@ -73,10 +81,12 @@ using Simd = Portable;
 #define SPMM_ROWS(X) X(1, 1) X(2, 1) X(4, 1) X(8, 1) X(1, 2) X(2, 2) X(4, 2)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(4, 2) X(1, 4) X(2, 4) X(1, 8)
 #define GEMV_LIST(X) \
-  X("unstructured", 1, gemv_rows<Simd>) \
-  X("block2x1", 2, gemv_scalar<2>) \
-  X("block4x1", 4, (gemv_blocks<Simd, 4>)) \
-  X("block8x1", 8, (gemv_blocks<Simd, 8>))
+  X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
+  X("f32_gemv_block2x1", kBlocks, 2, gemv_scalar<2>) \
+  X("f32_gemv_block4x1", kBlocks, 4, (gemv_blocks<Simd, 4, float>)) \
+  X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
+  X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
+  X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))
 #define DENSE_VECTORS 2
 #include "unit.h"
 

@@ -9,13 +9,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.backends.cpu import emulated, test_encoder, test_linear, test_window
+from tests.backends.cpu import emulated, test_encoder, test_gemv, test_linear, test_window
 from tests.backends.cpu.emulated import Server
 from tests.backends.cpu.test_encoder import (  # noqa: F401
     test_a_mask_of_another_shape_is_refused,
     test_attention,
     test_layer_norm,
 )
+from tests.backends.cpu.test_gemv import (  # noqa: F401
+    test_dense_and_empty_weights,
+    test_every_float16_is_read_exactly,
+    test_not_a_number_stays_in_its_rows,
+)
+from tests.backends.cpu.test_gemv import test_every_microkernel as test_every_gemv  # noqa: F401
 from tests.backends.cpu.test_linear import (  # noqa: F401
     test_activations,
     test_empty_rows_and_heavy_rows,
@@ -57,9 +63,10 @@ def _on_arm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(data: bytes, *, isa: str | None = None, threads: int = 1) -> SimpleNamespace:
         return SimpleNamespace(run=lambda *inputs: server.run(bytes(data), isa, threads, *inputs))
 
-    for module in (test_encoder, test_linear, test_window):
+    for module in (test_encoder, test_gemv, test_linear, test_window):
         monkeypatch.setattr(module, "LoadedPlan", loaded)
-    monkeypatch.setattr(test_linear, "microkernels", server.microkernels)
+    for module in (test_gemv, test_linear):
+        monkeypatch.setattr(module, "microkernels", server.microkernels)
 
 
 def test_the_plans_really_run_there(server: Server) -> None:

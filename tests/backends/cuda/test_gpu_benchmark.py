@@ -1,5 +1,6 @@
 """The GPU benchmark as far as a machine without a GPU can tell."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,11 +17,7 @@ ABSENT = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "click", "rich", "safe
 
 IMPORTS = """
 import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {absent}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
+sys.modules.update(dict.fromkeys({absent}))  # to import one of them fails, as if it were not there
 import {modules}
 """
 
@@ -49,6 +46,7 @@ def test_the_kernels_import_without_the_rest_of_the_project():
         "benchmarks.gpu.__main__", "benchmarks.gpu.nm24", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
         "sparsec.backends.cuda.kernels.nm24_matmul",
+        "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
     done = python("-c", IMPORTS.format(absent=ABSENT, modules=", ".join(modules)))
     assert done.returncode == 0, done.stderr
@@ -64,3 +62,29 @@ def test_the_limit_is_the_ratio_of_bytes():
         assert layer.dense_bytes >= 90e6  # below, launch and cache hide the ratio
         most = limit(packed_bytes(layer.m, layer.k), layer, rows=16)
         assert 1.74 < most < 2 / 1.125
+
+
+def test_the_end_to_end_benchmark_runs_dry(tmp_path):
+    """Everything but the device: models, masks, packing, the check of logits, the table."""
+    pytest.importorskip("torch", reason="the benchmark needs torch")
+    out = tmp_path / "dry.json"
+    code = f"import sys; sys.argv[1:] = ['--dry-run', '--out', {str(out)!r}]\n"
+    module = "benchmarks.gpu.end_to_end"
+    run = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    done = python("-c", IMPORTS.format(absent=ABSENT, modules=module) + code + run)
+    assert done.returncode == 0, done.stderr
+    assert "the times mean nothing" in done.stdout
+    result = json.loads(out.read_text())
+    sparse = result["checks"]["2:4 0.5"]
+    assert sparse["passed"]
+    assert 0 < sparse["logit_error"] < 1e-2
+    assert sparse["weight_bytes"] < result["checks"]["dense"]["weight_bytes"]
+    assert {row["model"] for row in result["rows"]} >= {"dense", "2:4 0.5"}
+
+
+def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
+    pytest.importorskip("torch", reason="the benchmark needs torch")
+    from benchmarks.gpu import end_to_end
+
+    monkeypatch.setattr(end_to_end, "LOGIT_TOLERANCE", 1e-9)
+    assert "2:4 0.5" in end_to_end.failed(end_to_end.run(end_to_end.DRY))

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from sparsec.ir.certificate import relative_difference
 from sparsec.ir.groups import find_groups
+from sparsec.ir.replay import relative_difference
 from sparsec.passes.base import PassContext
 from sparsec.passes.spec import parse_spec
 from tests.passes.channel.small_convs import two_convs

@@ -1,0 +1,135 @@
+"""Timing candidates on this machine, against the nodes that they replace and in the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.backends.base import Feeds
+from sparsec.backends.cpu.assemble import Region, build_plan
+from sparsec.backends.cpu.candidate import (
+    MIN_GAIN,
+    Candidate,
+    boundary,
+    part_model,
+    region_model,
+)
+from sparsec.backends.cpu.insert import apply, moved
+from sparsec.backends.cpu.items import Item, Scene
+from sparsec.backends.cpu.kernels import site_kernels
+from sparsec.backends.cpu.measure import Contest
+from sparsec.backends.cpu.observe import observe
+from sparsec.backends.cpu.times import Times
+
+_WHOLE_SECONDS = 2.0
+
+
+class Measurer:
+    """Times candidates; equal work is timed once.
+
+    Parameters
+    ----------
+    times : Times
+        Where what is timed is remembered.
+    cold : bool
+        Whether the weights of the model exceed the caches, so that each layer meets its own in memory.
+    """
+
+    def __init__(
+        self, scene: Scene, feed: Feeds, threads: int, times: Times, cold: bool = False
+    ) -> None:
+        self._scene = scene
+        self._feed = feed
+        self._threads = threads
+        self._cold = cold
+        self._times = times
+
+    def measure(self, regions: Sequence[Region]) -> list[Candidate]:
+        """Return every region with its plan and times, in the given order."""
+        made = [build_plan(self._scene, region) for region in regions]
+        kernels = [
+            site_kernels(self._scene, region, plan)
+            for region, plan in zip(regions, made, strict=True)
+        ]
+        plans = [plan.to_bytes() for plan in made]
+        works = [self.work(*pair) for pair in zip(regions, kernels, strict=True)]
+        new = [i for i, work in enumerate(works) if self._times.get(work) is None]
+        data = self._data([regions[i] for i in new])
+        for i in new:
+            if self._times.get(works[i]) is None:  # an equal one may just have been timed
+                self._times.add(works[i], self._race(regions[i], plans[i], data))
+        found = [self._times.get(work) or {} for work in works]
+        return [
+            Candidate(region, plan, names, seconds["dense"], seconds["sparse"])
+            for region, plan, names, seconds in zip(regions, plans, kernels, found, strict=True)
+        ]
+
+    def _data(self, regions: Sequence[Region]) -> Mapping[str, NDArray[Any]]:
+        """Return everything that the regions read, as it is on the first feed."""
+        if not regions:
+            return {}
+        wanted = dict.fromkeys(name for region in regions for name in boundary(region))
+        missing = [name for name in wanted if name not in self._feed]
+        return {**self._feed, **dict(observe(self._scene.model, self._feed, missing))}
+
+    def _race(
+        self, region: Region, plan: bytes, data: Mapping[str, NDArray[Any]]
+    ) -> Mapping[str, float]:
+        contest = Contest(self._threads)
+        contest.enter("dense", part_model(self._scene.model, region), data)
+        contest.enter("sparse", region_model(self._scene.model, region, plan), data)
+        return contest.run(cold=self._cold)
+
+    def work(self, region: Region, kernels: Mapping[str, str]) -> tuple[Any, ...]:
+        """Return what decides the time of a region: shapes, wiring, patterns, sparsities, kernels."""
+        number = {value: i for i, value in enumerate(region.inputs)}
+        shapes = tuple(self._scene.shape(v) for v in region.inputs)
+        parts = []
+        for item in region.items:
+            operands = tuple(-1 if v is None else number[v] for v in item.inputs)
+            number[item.output] = len(number)
+            parts.append((operands, *_kind_of_work(item)))
+        outputs = tuple(number[value] for value in region.outputs)
+        how = tuple(kernels.values()), self._threads, self._cold
+        return "region", shapes, tuple(parts), outputs, how
+
+    def whole(self, sets: Mapping[str, Sequence[Candidate]]) -> Mapping[str, float]:
+        """Race sets of candidates as whole models; a race that the first one loses is held twice."""
+        what = "whole", self._graph(), {name: self._works(each) for name, each in sets.items()}
+        times = self._times.get(what)
+        if times is None:
+            contest = Contest(self._threads)
+            for name, candidates in sets.items():
+                variant = self._scene.model.clone()
+                apply(variant, moved(candidates, self._scene.model, variant))
+                contest.enter(name, variant, self._feed)
+            first = next(iter(sets))
+            for _ in range(2):
+                times = contest.run(_WHOLE_SECONDS, (7, 25))
+                if times[first] > MIN_GAIN * min(times.values()):
+                    break
+            assert times is not None
+            self._times.add(what, times)
+        return times
+
+    def _works(self, candidates: Sequence[Candidate]) -> list[tuple[Any, ...]]:
+        return [self.work(c.region, c.kernels) for c in candidates]
+
+    def _graph(self) -> list[tuple[Any, ...]]:
+        """Return what decides the time of the model's own nodes: operators and shapes."""
+        return [
+            (node.domain, node.op_type, [self._scene.shape(value) for value in node.outputs])
+            for node in self._scene.graph
+        ]
+
+
+def _kind_of_work(item: Item) -> tuple[Any, ...]:
+    weight = item.tensors.get("weight")
+    kept = None if weight is None else round(np.count_nonzero(weight) / weight.size, 2)
+    pattern = str(item.site.pattern) if item.site is not None else ""
+    fields = tuple(sorted(item.fields.items()))
+    code, kind = item.code.name, item.kind.name
+    return code, kind, item.channels, kept, pattern, fields, len(item.nodes)

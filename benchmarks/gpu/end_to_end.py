@@ -1,0 +1,291 @@
+"""Tokens a second and memory of a whole decoder: ``python -m benchmarks.gpu.end_to_end``.
+
+A model of the shape of Llama-2-7B with random weights, dense and with its linear layers packed, in one
+process and in turn; each decodes with a static cache, one CUDA graph a token. Needs numpy, torch and
+triton. ``--dry-run`` does the same on the CPU with a tiny model: it proves that everything runs and that
+sparse and dense agree, and its times mean nothing.
+
+All blocks of a model hold the same numbers, each in memory of its own: what is read for a token is what a
+trained model would read, and packing takes seconds. The head and the embedding stay dense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from examples.zoo.decode_graph import GreedyDecoder
+from examples.zoo.llama import LlamaConfig
+from examples.zoo.llama_static import LLAMA2_7B, StaticLlama
+from sparsec.backends.cuda import dispatch, formats, torch_formats
+from sparsec.torch.linear import SparseLinear, modelled_dispatch
+
+TINY = LlamaConfig(
+    layers=2, width=128, heads=4, kv_heads=2, hidden=352, vocabulary=256, rotary_base=1e4
+)
+PROMPT = 16
+LOGIT_TOLERANCE = 1e-2  # of the largest logit: both sides round to 16 bits at other places
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """One run of the benchmark."""
+
+    config: LlamaConfig
+    device: str
+    batches: tuple[int, ...]
+    tokens: int
+    rounds: int
+
+
+FULL = Plan(LLAMA2_7B, "cuda", (1, 8, 16, 32), 128, 3)
+DRY = Plan(TINY, "cpu", (1, 2), 4, 1)
+
+# What is compared with dense: pattern and sparsity.
+VARIANTS = (("2:4", 0.5), ("unstructured", 0.7))
+
+
+def masked(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
+    """Return a random weight with zeros in the pattern, on its device."""
+    if pattern == "2:4":
+        scores = torch.rand(weight.shape[0], weight.shape[1] // 4, 4, device=weight.device)
+        keep = scores.argsort(dim=-1).argsort(dim=-1) < 2
+        return weight * keep.reshape(weight.shape)
+    return weight * (torch.rand_like(weight, dtype=torch.float32) >= sparsity)
+
+
+def format_of(pattern: str, device: str) -> str | None:
+    """Return the packed format for a pattern: on CUDA, one that a kernel multiplies."""
+    fit = [n for n in formats.names() if torch_formats.form_of(n).pattern == pattern]
+    ready = [name for name in fit if dispatch.multiplies(name)]
+    return next(iter(ready if device == "cuda" else ready or fit), None)
+
+
+def block_layers(model: StaticLlama) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield ``(kind, parent, attribute)`` of every linear layer of every block."""
+    for block in model.layers:
+        for parent in (block.self_attn, block.mlp):
+            for attribute, layer in list(parent.named_children()):
+                if isinstance(layer, (nn.Linear, SparseLinear)):
+                    yield attribute, parent, attribute
+
+
+def dense_model(plan: Plan) -> StaticLlama:
+    """Return the dense model in float16 with random weights of a trained model's size."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = StaticLlama(plan.config, tied=False)
+    model = model.to_empty(device=plan.device).half().eval()
+    steps = torch.arange(0, plan.config.head_size, 2) / plan.config.head_size
+    model.inverse_frequency = (plan.config.rotary_base**-steps).to(plan.device)
+    first: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            kind = ".".join(part for part in name.split(".") if not part.isdigit())
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            elif kind in first:
+                parameter.copy_(first[kind])
+            else:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+                first[kind] = parameter
+    return model
+
+
+def mask_model(model: StaticLlama, pattern: str, sparsity: float) -> None:
+    """Zero weights of all blocks in the pattern, the same ones in each."""
+    done: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for kind, parent, attribute in block_layers(model):
+            weight = getattr(parent, attribute).weight
+            if kind not in done:
+                done[kind] = masked(weight, pattern, sparsity)
+            weight.copy_(done[kind])
+
+
+def sparse_model(dense: StaticLlama, pattern: str, name: str) -> StaticLlama:
+    """Return the model with packed blocks; embedding, head and norms are those of ``dense``."""
+    with torch.device("meta"):
+        model = StaticLlama(dense.config, tied=False).half().eval()
+    model.embed_tokens, model.lm_head, model.norm = dense.embed_tokens, dense.lm_head, dense.norm
+    model.inverse_frequency = dense.inverse_frequency
+    first: dict[str, list[Tensor]] = {}
+    sources = [getattr(parent, attribute) for _, parent, attribute in block_layers(dense)]
+    for (kind, parent, attribute), source in zip(block_layers(model), sources, strict=True):
+        weight = source.weight
+        if kind not in first:
+            first[kind] = torch_formats.pack(name, weight, "float16")
+        arrays = [array.to(weight.device, copy=True) for array in first[kind]]
+        shape = (weight.shape[0], weight.shape[1])
+        layer = SparseLinear(
+            shape,
+            name,
+            arrays,
+            values="float16",
+            pattern=pattern,
+            dispatch=modelled_dispatch(name, shape, sum(array.nbytes for array in arrays)),
+        )
+        setattr(parent, attribute, layer)
+    for mine, theirs in zip(model.layers, dense.layers, strict=True):
+        mine.input_layernorm = theirs.input_layernorm
+        mine.post_attention_layernorm = theirs.post_attention_layernorm
+    return model
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Return the bytes of all weights."""
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
+def logits_of(model: StaticLlama, plan: Plan) -> Tensor:
+    """Return the logits after a prompt, float32."""
+    prompt = torch.arange(PROMPT, device=plan.device)[None] % plan.config.vocabulary
+    positions = torch.arange(PROMPT, device=plan.device)
+    with torch.inference_mode():
+        return model(prompt, positions, model.cache(1, PROMPT + 1)).float()
+
+
+def peak_bytes(model: StaticLlama, plan: Plan) -> int | None:
+    """Return what decoding one sequence takes at most on the device, weights included."""
+    if plan.device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    others = torch.cuda.memory_allocated() - model_bytes(model)
+    torch.cuda.reset_peak_memory_stats()
+    decoded(GreedyDecoder(model, 1, PROMPT + plan.tokens + 2), plan, 1)
+    return int(torch.cuda.max_memory_allocated() - others)
+
+
+def decoded(decoder: GreedyDecoder, plan: Plan, batch: int) -> float:
+    """Decode ``plan.tokens`` tokens after a prompt; return the seconds they took."""
+    prompt = torch.arange(PROMPT)[None].expand(batch, -1) % plan.config.vocabulary
+    decoder.prefill(prompt)
+    _wait(plan)
+    start = time.perf_counter()
+    decoder.generate(plan.tokens)
+    _wait(plan)
+    return time.perf_counter() - start
+
+
+def _wait(plan: Plan) -> None:
+    if plan.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Check, then measure; return all numbers."""
+    dense = dense_model(plan)
+    models: dict[str, StaticLlama] = {}
+    checks: dict[str, Any] = {}
+    for pattern, sparsity in VARIANTS:
+        name = format_of(pattern, plan.device)
+        label = f"{pattern} {sparsity:g}"
+        if name is None:
+            checks[label] = {"skipped": f"no kernel multiplies {pattern} here"}
+            continue
+        mask_model(dense, pattern, sparsity)
+        expected = logits_of(dense, plan)
+        models[label] = sparse_model(dense, pattern, name)
+        got = logits_of(models[label], plan)
+        error = float((got - expected).abs().max() / expected.abs().max())
+        checks[label] = {
+            "format": name,
+            "logit_error": error,
+            "passed": error <= LOGIT_TOLERANCE,
+            "weight_bytes": model_bytes(models[label]),
+            "peak_bytes": peak_bytes(models[label], plan),
+        }
+        fresh = dense_model(plan)  # masks of the next variant fall on full weights
+        for mine, full in zip(dense.parameters(), fresh.parameters(), strict=True):
+            mine.data.copy_(full.data)
+        del fresh
+    models = {"dense": dense, **models}
+    checks["dense"] = {"weight_bytes": model_bytes(dense), "peak_bytes": peak_bytes(dense, plan)}
+    return {"checks": checks, "rows": [row for b in plan.batches for row in rows(models, plan, b)]}
+
+
+def rows(models: dict[str, StaticLlama], plan: Plan, batch: int) -> list[dict[str, Any]]:
+    """Measure one batch size, the models in turn; return a row for each."""
+    capacity = PROMPT + plan.tokens + 2
+    decoders = {label: GreedyDecoder(model, batch, capacity) for label, model in models.items()}
+    seconds: dict[str, list[float]] = {label: [] for label in models}
+    for _ in range(plan.rounds):
+        for label, decoder in decoders.items():
+            seconds[label].append(decoded(decoder, plan, batch))
+    median = {label: statistics.median(times) for label, times in seconds.items()}
+    return [
+        {
+            "model": label,
+            "batch": batch,
+            "tokens_per_second": batch * plan.tokens / median[label],
+            "speedup": median["dense"] / median[label],
+        }
+        for label in models
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as text."""
+    lines = [f"{'model':18s} {'weights GB':>10s} {'peak GB':>8s} {'logit error':>11s}"]
+    for label, check in result["checks"].items():
+        if "skipped" in check:
+            lines.append(f"{label:18s} not run: {check['skipped']}")
+            continue
+        peak = check["peak_bytes"]
+        error = f"{check['logit_error']:.1e}" if "logit_error" in check else "-"
+        lines.append(
+            f"{label:18s} {check['weight_bytes'] / 1e9:10.2f} "
+            f"{'-' if peak is None else format(peak / 1e9, '.2f'):>8s} {error:>11s}"
+        )
+    lines.append(f"{'model':18s} {'batch':>5s} {'tokens/s':>9s} {'ratio':>6s}")
+    lines += [
+        f"{row['model']:18s} {row['batch']:5d} {row['tokens_per_second']:9.1f} {row['speedup']:6.2f}"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def failed(result: dict[str, Any]) -> list[str]:
+    """Return the models whose logits are wrong."""
+    return [label for label, check in result["checks"].items() if check.get("passed") is False]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit code: 3 for wrong results, 4 without a device."""
+    from benchmarks.gpu.__main__ import NO_DEVICE, WRONG_RESULT, machine, missing
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.end_to_end", description=__doc__
+    )
+    parser.add_argument("--dry-run", action="store_true", help="a tiny model on the CPU")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    options = parser.parse_args(arguments)
+    if not options.dry_run and (reason := missing()):
+        print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
+        return NO_DEVICE
+    result = run(DRY if options.dry_run else FULL)
+    if options.dry_run:
+        print("A dry run on the CPU: the times mean nothing.")
+    else:
+        result = {"machine": machine(), **result}
+    print(table(result))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if wrong := failed(result):
+        print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
+        return WRONG_RESULT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""An artifact for a GPU, run on the CPU by the same graph and the same operators' own references."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import sparsec
+from sparsec.artifact.graph import load_graph
+from sparsec.backends.cuda.backend import CudaBackend
+from sparsec.backends.cuda.densify import check_packed
+from sparsec.ir.errors import (
+    ArtifactError,
+    ShapeError,
+    UnsupportedTargetError,
+    UsageError,
+)
+from sparsec.ir.run import OrtRunner
+from tests.conftest import write_mlp
+
+torch = pytest.importorskip("torch", reason="the session runs in torch: pip install sparsec[cuda]")
+pytest.importorskip("triton", reason="compiling needs triton: pip install sparsec[cuda]")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("session")
+    out = folder / "mlp.sparsec"
+    sparsec.compile(write_mlp(folder / "mlp.onnx"), passes=["nm24"], target="a100", output=out)
+    return out
+
+
+def stock(artifact):
+    """Return a runner of the same graph in stock operators and ONNX Runtime."""
+    return OrtRunner(CudaBackend().densify(load_graph(artifact), artifact), optimise=False)
+
+
+def x_of(rows, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, 32)).astype(np.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_without_a_device_the_error_names_the_ways_out(artifact):
+    with pytest.raises(UnsupportedTargetError, match="finds no CUDA device") as error:
+        sparsec.load(artifact)
+    for way in ("emulate=True", "sparsec verify", "--target cpu"):
+        assert way in str(error.value)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 300])
+def test_emulation_computes_what_stock_operators_do(artifact, rows):
+    feeds = {"x": x_of(rows)}
+    y = sparsec.load(artifact, emulate=True).run(feeds)["y"]
+    expected = stock(artifact).run(feeds)["y"]
+    assert y.dtype == expected.dtype
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_program_is_made_once_for_each_shape_and_holds_no_host_work(artifact):
+    session = sparsec.load(artifact, emulate=True)
+    runner = session._runner
+    for rows in (2, 5, 2, 5, 2):
+        session.run({"x": x_of(rows, seed=rows)})
+    assert [program.how for program in runner.programs.values()] == ["traced", "traced"]
+    assert next(reversed(runner.programs))[0][0] == (2, 32)
+
+
+def test_the_oldest_program_gives_way(artifact, monkeypatch):
+    monkeypatch.setattr("sparsec.backends.cuda.runner.MAX_PROGRAMS", 2)
+    session = sparsec.load(artifact, emulate=True)
+    for rows in (1, 2, 3):
+        session.run({"x": x_of(rows)})
+    assert [key[0][0][0] for key in session._runner.programs] == [2, 3]
+
+
+def test_buckets_pad_and_cut(artifact):
+    plain = sparsec.load(artifact, emulate=True)
+    session = sparsec.load(artifact, emulate=True, buckets={"batch": [4, 16]})
+    session._runner.programs.clear()  # of the trial
+    for rows in (1, 3, 4, 5, 16, 20):
+        x = x_of(rows, seed=rows)
+        y = session.run({"x": x})["y"]
+        assert y.shape == (rows, 10)
+        np.testing.assert_allclose(y, plain.run({"x": x})["y"], rtol=1e-5, atol=1e-6)
+    assert sorted(key[0][0][0] for key in session._runner.programs) == [4, 16, 20]
+
+
+@pytest.mark.parametrize(
+    ("buckets", "message"),
+    [({"bath": [4]}, "no dynamic axis 'bath'"), ({"batch": [0]}, "positive whole numbers"),
+     ({"batch": []}, "positive whole numbers")],
+)  # fmt: skip
+def test_buckets_that_do_not_suit_are_refused(artifact, buckets, message):
+    with pytest.raises(UsageError, match=message):
+        sparsec.load(artifact, emulate=True, buckets=buckets)
+
+
+def test_an_axis_whose_rows_see_each_other_cannot_be_padded(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("ReduceMean", ["h", "axes"], ["mean"], "mean", keepdims=1),
+        helper.make_node("Sub", ["h", "mean"], ["y"], "centred"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "centred",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([0]), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "centred.onnx")
+    out = tmp_path / "centred.sparsec"
+    sparsec.compile(tmp_path / "centred.onnx", passes=["nm24"], target="a100", output=out)
+    sparsec.load(out, emulate=True)
+    with pytest.raises(UsageError, match="its rows see each other"):
+        sparsec.load(out, emulate=True, buckets={"batch": [8]})
+
+
+def test_wrong_inputs_are_refused_before_torch_sees_them(artifact):
+    session = sparsec.load(artifact, emulate=True)
+    with pytest.raises(ShapeError, match="need float32"):
+        session.run({"x": x_of(2).astype(np.float64)})
+
+
+def test_packed_data_is_checked_before_a_kernel_could_read_it(artifact):
+    model = load_graph(artifact)
+    node = next(n for n in model.graph if n.domain == "sparsec")
+    masks = node.inputs[2].const_value.numpy().copy()
+    masks[1, 0] |= 0xF
+    node.inputs[2].const_value = ir.tensor(masks, name="meta")
+    with pytest.raises(ArtifactError, match="two bits"):
+        check_packed(model, "here")
+
+
+def test_without_torch_the_way_out_is_named(artifact, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedTargetError, match="sparsec verify"):
+        sparsec.load(artifact, emulate=True)
+    with pytest.raises(UnsupportedTargetError, match="needs torch"):
+        sparsec.load(artifact)
+
+
+def test_a_path_that_data_decides_runs_eagerly_with_the_reason(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+
+    def branch(op, name):
+        node = helper.make_node(op, ["h"], [name], f"{name}_node")
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node], name, [], [out])
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("ReduceSum", ["h"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"], "positive"),
+        helper.make_node("If", ["positive"], ["y"], "if", then_branch=branch("Abs", "t"),
+                         else_branch=branch("Neg", "e")),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "branching",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "branching.onnx")
+    out = tmp_path / "branching.sparsec"
+    sparsec.compile(tmp_path / "branching.onnx", passes=["nm24"], target="a100", output=out)
+    session = sparsec.load(out, emulate=True)
+    for seed in range(4):  # sums of both signs
+        feeds = {"x": x_of(3, seed)}
+        expected = stock(out).run(feeds)["y"]
+        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-4, atol=1e-4)
+    (program,) = session._runner.programs.values()
+    assert program.how == "eager"
+    assert "depends on data" in program.reason
