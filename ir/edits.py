@@ -21,6 +21,7 @@ from sparsec.ir.lattice import Lattice
 from sparsec.ir.memory import release
 from sparsec.ir.op_rules.shrink import ShrinkView
 from sparsec.ir.patterns import KEY, Unstructured, from_metadata
+from sparsec.ir.positions import agrees
 from sparsec.ir.provenance import note_removal
 from sparsec.ir.verify import verify
 
@@ -195,7 +196,12 @@ def _exchangeable(lattice: Lattice, roots: Labels, order: Labels) -> bool:
             wanted = np.where(have >= 0, becomes[np.maximum(have, 0)], have)
             if not np.array_equal(_sorted(have), _sorted(wanted)):
                 return False
-    return True
+
+    def order_of(labels: Labels) -> Labels:
+        have = lattice.atoms.leaves(labels)
+        return _sources(have, np.where(have >= 0, becomes[np.maximum(have, 0)], have))
+
+    return agrees(lattice, order_of)
 
 
 def _sorted(rows: Labels) -> Labels:

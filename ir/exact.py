@@ -114,7 +114,7 @@ def merge_duplicates(groups: Groups, group: Group, spared: Labels) -> Labels:
         readers = [part for part in parts if (part.value, part.axis) in lattice.readers]
         makers = [part for part in parts if (part.value, part.axis) not in lattice.readers]
         both = {part.value for part in readers} & {part.value for part in makers}
-        if not makers or not readers or both:
+        if not makers or not readers or both or not all(map(_adds_up, readers)):
             continue
         rows = np.concatenate([part.rows().astype(np.float64) for part in makers], axis=1)
         _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
@@ -124,6 +124,12 @@ def merge_duplicates(groups: Groups, group: Group, spared: Labels) -> Labels:
             _add(part, pairs)
         dropped += [int(units[drop]) for _, drop in pairs]
     return np.array(dropped, np.int64)
+
+
+def _adds_up(part: Slices) -> bool:
+    """Whether slices of a tensor can be added: a sum of small integers may not fit."""
+    tensor = part.value.const_value
+    return tensor is not None and tensor.dtype.is_floating_point()
 
 
 def _add(part: Slices, pairs: list[tuple[int, int]]) -> None:

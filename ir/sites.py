@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,35 @@ class WeightSite:
         array = np.ascontiguousarray(array, dtype=stored.dtype)
         self.weight.const_value = ir.tensor(array, name=self.weight.name)
 
+    @property
+    def reduction_axes(self) -> tuple[int, ...]:
+        """Axes of the stored tensor that are summed over, behind every transposition."""
+        return _stored_axes(self.layout, self.steps)[self.layout.row_axes :]
+
+    def to_stored(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Return numbers of the weights, [out, reduction], in the order of the stored tensor."""
+        operand = self.to_operand(matrix)
+        axes = [_stored_axis(axis, self.steps) for axis in range(operand.ndim)]
+        return operand.transpose(np.argsort(axes))
+
+    def index_in(self, node: ir.Node) -> int:
+        """Return which input of ``node``, one of the site's, is the weight."""
+        return next(i for i, value in enumerate(node.inputs) if _derives(value, self.weight))
+
+    def kept(self, removed: Mapping[int, NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Return which weights are left, bool [out, reduction], if positions of the tensor go.
+
+        Parameters
+        ----------
+        removed : mapping of int to int [n]
+            Positions by axis of the stored tensor.
+        """
+        axes = _stored_axes(self.layout, self.steps)
+        mask = np.ones([self.operand_shape[axis] for axis in self.layout.perm], np.bool_)
+        for axis, positions in removed.items():
+            mask[(slice(None),) * axes.index(axis) + (positions,)] = False
+        return mask.reshape(self.shape)
+
     def _backward(self, operand: NDArray[Any]) -> NDArray[Any]:
         """Map an operand to the stored tensor."""
         for step in reversed(self.steps):
@@ -220,10 +249,31 @@ class _Use:
 
 def _stored_axes(layout: Layout, steps: tuple[Step, ...]) -> tuple[int, ...]:
     """Return ``layout.perm`` in axes of the stored tensor."""
-    axes = layout.perm
+    return tuple(_stored_axis(axis, steps) for axis in layout.perm)
+
+
+def _stored_axis(axis: int, steps: tuple[Step, ...]) -> int:
+    """Return the axis of the stored tensor that an axis of the operand comes from."""
     for step in reversed(steps):
-        axes = tuple(step.source_axis(axis) for axis in axes)
-    return axes
+        axis = step.source_axis(axis)
+    return axis
+
+
+# What may stand between a stored tensor and the operand: see sparsec.ir.chain.
+_CHAIN = {"Transpose", "Cast", "Mul", "Identity", "DequantizeLinear"}
+
+
+def _derives(value: ir.Value | None, weight: ir.Value) -> bool:
+    """Whether an operand is the stored tensor, seen through a chain of steps."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if current is weight:
+            return True
+        producer = None if current is None else current.producer()
+        if producer is not None and producer.op_type in _CHAIN:
+            pending += producer.inputs
+    return False
 
 
 def _initializers(graph: ir.Graph, order: dict[ir.Node, int]) -> Iterator[ir.Value]:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from sparsec.artifact import format as fmt
 from sparsec.artifact.certificates import read_certificates
+from sparsec.ir.bias import SUFFIX
 from sparsec.ir.certificate import Certificate
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.edits import shrunk
 from sparsec.ir.errors import VerifyError
 from sparsec.ir.groups import prepare
 from sparsec.ir.load import load_model
-from sparsec.ir.replay import replay
+from sparsec.ir.replay import random_weights, replay
 
 Weights = dict[str, NDArray[Any]]
 
@@ -47,8 +48,8 @@ def replay_all(
     VerifyError
         If one fails, or certifies another graph than the artifact's.
     """
-    own = None if model is None else _OwnWeights(model)
     seed = manifest["recipe"]["seed"]
+    own = None if model is None else _OwnWeights(model, seed)
     worst = 0.0
     shapes: dict[str, tuple[int, ...]] = {}
     replayed = 0
@@ -103,8 +104,9 @@ def _check_shapes(root: Path, stock: ir.Model, shapes: Mapping[str, tuple[int, .
 class _OwnWeights:
     """The weights of the source as they are when each certificate's pass runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seed: int) -> None:
         self._path = path
+        self._seed = seed
         plain = load_model(path)
         clean_up(plain)
         prepare(plain)
@@ -124,8 +126,13 @@ class _OwnWeights:
         found: Weights = {}
         folded = not any(node.op_type == "BatchNormalization" for node in certificate.dense.graph)
         source = self._folded if folded else self._later
+        made: Weights = {}
         for name, value in certificate.parameters.items():
             array = self._seen.get(name, source.get(name))
+            if array is None and SUFFIX in name:
+                # A bias that compensated for an earlier removal: the source never had it.
+                made = made or dict(random_weights(certificate, self._seed))
+                array = made[name]
             assert value.shape is not None
             if array is None or array.shape != tuple(value.shape.numpy()):
                 raise VerifyError(

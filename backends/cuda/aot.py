@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sparsec.backends.cuda.native import NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
 from sparsec.backends.cuda.variants import Variant
 from sparsec.ir.errors import UnsupportedTargetError
@@ -40,7 +41,7 @@ class CompiledKernel:
         What was found in ``cubin``, already checked.
     """
 
-    variant: Variant
+    variant: Variant | NativeVariant
     cubin: bytes
     ptx: str
     launch: dict[str, Any]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import launch
+from sparsec.backends.cuda import formats, launch
+from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.ir.errors import UnsupportedTargetError
 
 Linear = Callable[[Tensor, Sequence[Tensor], "Tensor | None", Tensor], None]
@@ -79,7 +81,18 @@ def _nm24_unpack(packed: Sequence[Tensor], weight: Tensor) -> None:
     launch.nm24_unpack(vals, meta, weight)
 
 
-_LINEAR: dict[str, Linear] = {"nm24": _nm24_linear}
+def _native_linear(
+    name: str, x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, y: Tensor
+) -> None:
+    arrays = dict(zip(formats.get(name).arrays, packed, strict=True))
+    native_linear(name, x, arrays, y, bias=bias)
+
+
+_LINEAR: dict[str, Linear] = {
+    "nm24": _nm24_linear,
+    "nm24_sp": functools.partial(_native_linear, "nm24_sp"),
+    "lps": functools.partial(_native_linear, "lps"),
+}
 _UNPACK: dict[str, Unpack] = {"nm24": _nm24_unpack}
 
 

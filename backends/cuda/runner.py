@@ -1,7 +1,7 @@
 """Runs a lowered graph in torch: on a CUDA device as CUDA graphs, elsewhere to check it.
 
-One program for each set of input shapes: traced, folded and, on CUDA, captured when the shapes are
-first seen, and kept. Nothing is measured or chosen then; all choices are in the artifact.
+Shapes that come once run call by call. When they come again, a program is made for them and kept: traced,
+folded and, on CUDA, captured. Nothing is measured or chosen then; all choices are in the artifact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from sparsec.ir.fx import to_fx
 Arrays = Mapping[str, NDArray[Any]]
 Key = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
+Call = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
 MAX_PROGRAMS = 16
+_MAX_SEEN = 4096  # sets of shapes that are remembered
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,7 +47,7 @@ class Program:
         Why it is not captured, if it is not.
     """
 
-    call: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    call: Call
     how: str
     reason: str = ""
 
@@ -71,6 +74,7 @@ class TorchRunner:
         self.inputs: tuple[str, ...] = self.module.meta["sparsec.inputs"]
         self.outputs: tuple[str, ...] = self.module.meta["sparsec.outputs"]
         self.programs: collections.OrderedDict[Key, Program] = collections.OrderedDict()
+        self._seen: collections.OrderedDict[Key, None] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -85,22 +89,30 @@ class TorchRunner:
         key = tuple((tuple(each.shape), each.dtype) for each in tensors)
         with self._lock, torch.no_grad(), self._on_device():
             try:
-                program = self._program(key, tensors)
-                results = program.call(tensors)
+                results = self._call_for(key, tensors)(tensors)
                 return {
                     name: _array(result) for name, result in zip(self.outputs, results, strict=True)
                 }
             except (RuntimeError, IndexError, ValueError, TypeError) as error:
                 raise CalibrationError(f"torch cannot run the graph: {error}") from error
 
-    def _program(self, key: Key, tensors: Sequence[Tensor]) -> Program:
-        """Return the program for ``key``, the one unused for longest giving way to a new one."""
+    def _call_for(self, key: Key, tensors: Sequence[Tensor]) -> Call:
+        """Return what runs inputs like these; the program unused for longest gives way to a new one.
+
+        A past that grows by a token a step never has the same shape twice: making a program for each
+        would take longer than running it.
+        """
         if key not in self.programs:
+            if key not in self._seen:
+                self._seen[key] = None
+                if len(self._seen) > _MAX_SEEN:
+                    self._seen.popitem(last=False)
+                return self._eager
             self.programs[key] = self._make(tensors)
             if len(self.programs) > MAX_PROGRAMS:
                 self.programs.popitem(last=False)
         self.programs.move_to_end(key)
-        return self.programs[key]
+        return self.programs[key].call
 
     def _make(self, tensors: Sequence[Tensor]) -> Program:
         static = [each.to(self.device).clone() for each in tensors]

@@ -40,12 +40,15 @@ class CodeReport:
         Static count of every instruction, with its modifiers: ``"LDG.E.128"``.
     loop : int
         Instructions of the largest backward branch: the main loop, prefetches included.
+    loops : tuple of Counter
+        Opcodes inside every backward branch, inner loops included, in the order of their ends.
     """
 
     registers: int
     stack: int
     opcodes: Counter[str]
     loop: int
+    loops: tuple[Counter[str], ...] = ()
 
     def count(self, *bases: str) -> int:
         """Return how many instructions have one of these names, whatever their modifiers."""
@@ -83,18 +86,36 @@ def read_code(cubin: bytes) -> CodeReport:
         stack=int(usage[2]),
         opcodes=Counter(opcode for _, opcode, _ in found),
         loop=max((_jump_back(*each) for each in found), default=0),
+        loops=tuple(
+            Counter(opcode for _, opcode, _ in found[end - length + 1 : end + 1])
+            for end, each in enumerate(found)
+            if 1 < (length := _jump_back(*each)) <= end + 1
+        ),
     )
 
 
-def check_code(report: CodeReport, name: str, sm: int) -> None:
+def check_code(
+    report: CodeReport,
+    name: str,
+    sm: int,
+    tensor_op: str | None = None,
+    known_good: str = "pip install triton==3.9.0",
+) -> None:
     """Accept only code that runs on tensor cores and keeps everything in registers.
+
+    Parameters
+    ----------
+    tensor_op : str, optional
+        The instruction that has to be there; the fastest that triton emits for ``sm`` if absent.
+    known_good : str
+        A compiler that is known to do better, for the message.
 
     Raises
     ------
     UnsupportedTargetError
         If it does not: another version of triton may do better, a warning would not.
     """
-    wanted = _TENSOR_OF_SM.get(sm, "HMMA")
+    wanted = tensor_op or _TENSOR_OF_SM.get(sm, "HMMA")
     problems = []
     if not report.count(wanted):
         problems.append(f"it has no {wanted} instruction")
@@ -104,9 +125,8 @@ def check_code(report: CodeReport, name: str, sm: int) -> None:
         problems.append(f"it spills registers ({local} local loads and stores)")
     if problems:
         raise UnsupportedTargetError(
-            f"kernel {name}: the installed triton compiled it badly for sm_{sm}: "
-            f"{'; '.join(problems)}. Install a version that is known to work: "
-            "pip install triton==3.9.0",
+            f"kernel {name}: the installed compiler made bad code of it for sm_{sm}: "
+            f"{'; '.join(problems)}. Known to work: {known_good}",
             where=name,
         )
 

@@ -72,6 +72,23 @@ HEADER = (
 )
 
 
+def native_line(row: dict[str, Any]) -> str:
+    """Return one row of the table of CUDA C++ kernels."""
+    return (
+        f"{row['format']:8s} {100 * row['sparsity']:3.0f}% {row['layer']:8s} {row['m']:6d} "
+        f"{row['k']:6d} {row['n']:3d} {row['dense_us']:9.1f} {row['packed_us']:9.1f} "
+        f"{row['speedup']:6.2f} {row['limit']:6.2f} {100 * row['share_of_limit']:5.0f} "
+        f"{row['gbytes_per_second']:7.0f}"
+    )
+
+
+NATIVE = (("nm24_sp", 0.5), *(("lps", sparsity) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)))
+NATIVE_HEADER = (
+    "format  zeros layer         M      K   N  dense us packed us  ratio  limit %limit    GB/s\n"
+    + "-" * 84
+)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run everything; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -84,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
         return NO_DEVICE
 
-    from benchmarks.gpu import ceilings, nm24
+    from benchmarks.gpu import ceilings, native, nm24
 
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))
@@ -104,6 +121,23 @@ def main(arguments: list[str] | None = None) -> int:
         for rows in ROWS:
             result["rows"].append(nm24.measure(layer, rows, bandwidth))
             print(line(result["rows"][-1]), flush=True)
+
+    if reason := native.missing():
+        result["native"] = {"skipped": reason}
+        print(f"CUDA C++ kernels were not measured: {reason}")
+    else:
+        result["native"] = {"correctness": native.check(options.seed), "rows": []}
+        print(f"CUDA C++ kernels, correctness: {result['native']['correctness']}")
+        if not result["native"]["correctness"]["passed"]:
+            print("A kernel computes wrong results; its times mean nothing.")
+            return WRONG_RESULT
+        print(NATIVE_HEADER)
+        for layer in QUICK:  # packing all of them would take longer than measuring
+            for name, sparsity in NATIVE:
+                for rows in (1, 16, 64):
+                    row = native.measure(layer, rows, bandwidth, name, sparsity)
+                    result["native"]["rows"].append(row)
+                    print(native_line(row), flush=True)
 
     device = re.sub(r"\W+", "-", result["machine"]["device"]).strip("-").lower()
     path = options.out or RESULTS / f"gpu-{device}.json"

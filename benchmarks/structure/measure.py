@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import tempfile
@@ -17,7 +18,7 @@ from sparsec.artifact.writer import save_model
 from sparsec.ir.cost import graph_cost
 from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.memory import return_to_system
-from sparsec.ir.run import Feeds, OrtRunner
+from sparsec.ir.run import Feeds, OrtRunner, new_session, session_options
 from sparsec.passes.base import PassContext
 from sparsec.passes.pipeline import Pipeline
 
@@ -26,7 +27,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def prune_and_time(
-    dense: ir.Model, feeds: Feeds, specs: Sequence[str], rounds: int
+    dense: ir.Model, feeds: Feeds, specs: Sequence[str], rounds: int, *, profile: bool = False
 ) -> dict[str, Any]:
     """Prune a copy of ``dense``, with every certificate replayed, and time both in ONNX Runtime.
 
@@ -39,13 +40,16 @@ def prune_and_time(
         The passes.
     rounds : int
         Of timing, at most.
+    profile : bool
+        Also say how the time spreads over operators.
 
     Returns
     -------
     dict
         ``groups``: found, frozen, pruned; ``reasons``: of frozen groups, with how many each froze;
         ``macs``, ``params``, ``ms``: before and after; ``seconds``: processor time of all passes;
-        ``megabytes``: the most memory that they took beyond what was held before.
+        ``megabytes``: the most memory that they took beyond what was held before; ``operators``:
+        milliseconds by operator, before and after, if ``profile``.
     """
     pruned = dense.clone()
     prepare(pruned)
@@ -75,7 +79,29 @@ def prune_and_time(
             save_model(model, path)
             files.append(path)
         row["ms"] = interleaved(files, feeds, rounds)
+        if profile:
+            row["operators"] = [by_operator(file, feeds, Path(folder)) for file in files]
     return row
+
+
+def by_operator(file: Path, feeds: Feeds, folder: Path, runs: int = 10) -> dict[str, float]:
+    """Return the milliseconds that one run spends in the kernels of each operator, largest first."""
+    options = session_options(threads=1)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = new_session(file, options)
+    for _ in range(runs):
+        session.run(None, dict(feeds))
+    events = json.loads(Path(session.end_profiling()).read_text())
+    fastest: dict[tuple[str, str], float] = {}  # what interrupts a kernel is not its time
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = event["args"]["op_name"], event["name"]
+            fastest[key] = min(event["dur"], fastest.get(key, event["dur"]))
+    spent: Counter[str] = Counter()
+    for (operator, _), microseconds in fastest.items():
+        spent[operator] += microseconds / 1e3
+    return dict(spent.most_common())
 
 
 def in_general(reason: str) -> str:

@@ -76,6 +76,68 @@ def vision_page(results: Mapping[str, Any]) -> str:
     )
 
 
+_REAL = """# Structural pruning of the real models
+
+Written by `python -m benchmarks.structure` from `benchmarks/results/structure.json`: {passes}; every
+certificate was replayed in the run. Milliseconds in ONNX Runtime {runtime} on one thread of {cpu}: medians of
+interleaved rounds, by the thread's own clock. One-shot, without refit and without fine-tuning: this page
+is about cost, not about accuracy.
+
+{rows}
+
+Where time saves less than four fifths of what the multiply-accumulates do, the last column says where the
+time of the pruned model goes, by the runtime's own profile, and what each operator took before: what
+reads and writes memory, what steps through a sequence and what was frozen does not get faster in
+proportion. Operators are those that the runtime fuses; it may fuse the two graphs differently.
+
+## What is frozen, and why
+
+{reasons}
+"""
+
+
+def real_page(results: Mapping[str, Any]) -> str:
+    """Return the page about the real models."""
+    table = [
+        ("model", "groups pruned", "MACs saved", "time saved", "ms", "s", "MB", "where time lags")
+    ]
+    why = [("model", "frozen", "reasons")]
+    for name, row in results["rows"].items():
+        (m0, m1), (t0, t1) = row["macs"], row["ms"]
+        macs, time = (1 - m1 / m0 if m0 else 0.0), 1 - t1 / t0
+        table.append(
+            (
+                name,
+                f"{row['pruned']} of {row['groups']}",
+                f"{macs:.0%}",
+                f"{time:.0%}",
+                f"{t0:.2f} → {t1:.2f}",
+                f"{row['seconds']:.1f}",
+                f"{row['megabytes']:.0f}",
+                _lag(row) if macs > 0.01 and time < 0.8 * macs else "",
+            )
+        )
+        reasons = [f"{reason} ({count})" for reason, count in row["reasons"].items()]
+        why.append((name, str(row["frozen"]), "; ".join(reasons)))
+    return _REAL.format(
+        passes=" and ".join(f"`{spec}`" for spec in results["passes"]),
+        runtime=results["machine"]["onnxruntime"],
+        cpu=results["machine"]["cpu"],
+        rows=markdown(table),
+        reasons=markdown(why),
+    )
+
+
+def _lag(row: Mapping[str, Any]) -> str:
+    """Say which operators take most of what is left, and what each took before."""
+    before, after = row["operators"]
+    total = sum(after.values())
+    parts = []
+    for name, spent in list(after.items())[:3]:
+        parts.append(f"{name} {spent / total:.0%} ({before.get(name, 0):.2f} → {spent:.2f} ms)")
+    return ", ".join(parts)
+
+
 def markdown(rows: Iterable[tuple[str, ...]]) -> str:
     """Return a table; the first row is its head."""
     head, *body = rows

@@ -112,6 +112,8 @@ def _grouped(view: NodeView, data: int, weight: int, group: int, transposed: boo
     if transposed:
         if rows is not None and x is not None:
             view.atoms.tie(rows.atoms, x.atoms)
+        if place is not None:
+            view.lattice.summed.append(place.atoms)
         return merge(view.atoms, (which, columns), (group, per_group))
     if place is not None and columns is not None:
         read(view, place, columns)

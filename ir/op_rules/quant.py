@@ -132,6 +132,8 @@ def dynamic(view: NodeView) -> Sequence[Axes]:
         (axis for axis in axes if axis is not None and not axis.vanishes),
         "scales by the largest of all positions",
     )
+    # Units that nobody else reads still count for the scale, unless they are zero.
+    view.lattice.summed.extend(axis.atoms for axis in axes if axis is not None)
     value, _, zero = view.node.outputs
     undone = _readers_subtract(value, zero)
     return [tuple(axis and axis.fading(undone) for axis in axes), (), ()]

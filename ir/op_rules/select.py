@@ -108,12 +108,12 @@ def slice_(view: NodeView) -> Sequence[Axes]:
     4 units: x.1
     """
     axes = list(view.known(0))
-    bounds = _bounds(view)
-    if bounds is None:
+    cuts = bounds(view)
+    if cuts is None:
         # Which axes are cut is not known either.
         view.freeze_all(axes, "cuts it at bounds that are computed at run time")
         return [(None,) * len(axes)]
-    for place, cut in bounds.items():
+    for place, cut in cuts.items():
         axis = axes[place]
         if axis is None:
             continue
@@ -125,8 +125,8 @@ def slice_(view: NodeView) -> Sequence[Axes]:
     return [tuple(axes)]
 
 
-def _bounds(view: NodeView) -> dict[int, slice | None] | None:
-    """Return what is cut from which axis; None for a cut that is computed."""
+def bounds(view: NodeView) -> dict[int, slice | None] | None:
+    """Return what a Slice cuts from which axis; None for a cut that is computed."""
     rank = len(view.known(0))
     if view.lattice.opset < 10:
         starts, ends = view.integers("starts") or [], view.integers("ends") or []
@@ -164,7 +164,7 @@ def shrink_slice(view: ShrinkView) -> None:
     """Write new bounds; positions that no longer lie evenly are picked by a Gather instead."""
     before, after = view.kept(), view.kept_out()
     rule = NodeView(view.node, view.lattice)
-    for place, cut in (_bounds(rule) or {}).items():
+    for place, cut in (bounds(rule) or {}).items():
         mask = before[place]
         if mask is None or mask.all() or cut is None:
             continue

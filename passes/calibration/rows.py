@@ -186,7 +186,7 @@ def taps_of(site: WeightSite) -> tuple[Tap, ...]:
 
 
 def _tap(site: WeightSite, node: ir.Node) -> Tap:
-    index = 0 if _derives(node.inputs[0], site.weight) else 1
+    index = site.index_in(node)
     value = node.inputs[1 - index]
     graph = node.graph
     assert value is not None
@@ -203,20 +203,3 @@ def _tap(site: WeightSite, node: ir.Node) -> Tap:
     else:
         rows = MatrixRows(transposed=index == 0, batch=site.operand_shape[:-2])
     return Tap(Point(value, graph), rows, groups, columns)
-
-
-# What may stand between a stored tensor and the operand: see sparsec.ir.chain.
-_CHAIN = {"Transpose", "Cast", "Mul", "Identity", "DequantizeLinear"}
-
-
-def _derives(value: ir.Value | None, weight: ir.Value) -> bool:
-    """Whether an operand is the stored tensor, seen through a chain of steps."""
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if current is weight:
-            return True
-        producer = None if current is None else current.producer()
-        if producer is not None and producer.op_type in _CHAIN:
-            pending += producer.inputs
-    return False

@@ -13,6 +13,7 @@ from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import emptied, remove
 from sparsec.ir.exact import idle_units, merge_duplicates
+from sparsec.ir.fold_channels import fold_constant_channels
 from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.replay import replay
 from sparsec.passes.base import Pass, PassContext, PassResult, Skipped
@@ -21,7 +22,7 @@ from sparsec.passes.channel.rows import group_rows
 
 @dataclasses.dataclass(frozen=True)
 class PruneExactPass(Pass):
-    """Remove channels that are zero, that nobody reads, or that are copies of others."""
+    """Remove channels that are zero or constant, that nobody reads, or that are copies of others."""
 
     name: ClassVar[str] = "prune-exact"
     exact: ClassVar[bool] = True
@@ -29,9 +30,11 @@ class PruneExactPass(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Remove in place; the notes say how many units of each kind went."""
         prepare(model)
+        folded = fold_constant_channels(find_groups(model))
         groups = find_groups(model)
         result = PassResult()
         result.skipped = [Skipped(g.name, Code.BARRIER, g.reason or "") for g in groups.frozen]
+        result.skipped += [Skipped(n, Code.BARRIER, why) for n, why in folded.left.items()]
         units = np.empty(0, np.int64)
         named = []
         counts = {"zero": 0, "unread": 0, "duplicates": 0}
@@ -61,5 +64,7 @@ class PruneExactPass(Pass):
         replay(certificate, seed=context.seed)
         result.certificates.append(certificate)
         result.changed = list(dict.fromkeys(result.changed))
+        # What was folded is unread now.
+        counts |= {"constant": folded.count, "unread": counts["unread"] - folded.count}
         result.notes |= {kind: float(count) for kind, count in counts.items()}
         return result

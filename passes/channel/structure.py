@@ -25,6 +25,7 @@ from sparsec.ir.transforms import is_fixed_transform
 from sparsec.passes.base import Pass, PassContext, PassResult, SiteFilter, Skipped
 from sparsec.passes.budget import check_budget, settled
 from sparsec.passes.channel.budget import BUDGETS, Budget, Choice, Time, choose_units
+from sparsec.passes.channel.compensate import METHODS, Compensation, compensate
 from sparsec.passes.channel.criteria import unit_criteria
 from sparsec.passes.channel.rows import group_rows
 from sparsec.passes.channel.scores import check_scoring, normalisation, unit_scores
@@ -59,6 +60,10 @@ class StructurePass(Pass):
         has no more to begin with. Left open, it is the number that the target works on at once.
     least : int
         Units that every group keeps in any case.
+    compensate : str
+        What the layers that read the removed channels do about it, after the certified removal:
+        ``none``; ``bias``, which stands for the means of what is gone; ``refit``, least squares on the
+        channels that are left. ``auto`` is ``refit`` where calibration data is given, else ``none``.
     include, exclude : tuple of str
         Regular expressions on the names of groups and of the nodes that make their channels.
     ops : tuple of str
@@ -73,6 +78,7 @@ class StructurePass(Pass):
     budget: str = "units"
     round: int | None = None
     least: int = 1
+    compensate: str = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
@@ -85,6 +91,11 @@ class StructurePass(Pass):
             hint = did_you_mean(self.budget, BUDGETS)
             raise PassConfigError(
                 f"{self.name}: unknown budget {self.budget!r}; {hint}", where=self.name
+            )
+        if self.compensate not in METHODS:
+            hint = did_you_mean(self.compensate, METHODS)
+            raise PassConfigError(
+                f"{self.name}: unknown compensate {self.compensate!r}; {hint}", where=self.name
             )
         for field in ("round", "least"):
             if (value := getattr(self, field)) is not None and value < 1:
@@ -135,6 +146,7 @@ class StructurePass(Pass):
         result.groups = group_rows(groups, lost, result.skipped)
         if not units.size:
             return result
+        compensation = self._compensation(groups, units, context)
         before = model.clone()
         context.progress(f"{self.name}: remove", 0.4)
         removal = remove(groups.lattice, units)
@@ -154,9 +166,32 @@ class StructurePass(Pass):
         result.notes["units"] = len(units)
         result.notes["groups"] = len(named)
         result.notes["round"] = step
+        if compensation is not None:
+            compensation.apply(model)
+            result.skipped += compensation.skipped
+            result.notes |= compensation.notes
         if self.budget != "units":
             result.notes[self.budget] = choice.reached
         return result
+
+    def _compensation(
+        self, groups: Groups, units: Labels, context: PassContext
+    ) -> Compensation | None:
+        """Return what the readers of ``units`` become, to be applied after the removal."""
+        method = self.compensate
+        if method == "auto":
+            method = "none" if context.calibration is None else "refit"
+        if method == "none":
+            return None
+        calibration = context.calibrated(f"{self.name}:compensate={method}")
+        return compensate(
+            groups.lattice,
+            units,
+            method,
+            calibration,
+            who=repr(self),
+            progress=context.progress,
+        )
 
     def _choose(self, model: ir.Model, groups: Groups) -> tuple[list[Group], list[Skipped]]:
         """Return the groups to prune, and a reason for every other one."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsec.ir.load_torch import model_from_module
-from sparsec.ir.run import Feeds
-from sparsec.passes.base import Pass, PassContext
-from sparsec.passes.calibration.calibration import Calibration
-from sparsec.passes.pipeline import Pipeline
-
 if TYPE_CHECKING:
     import torch
+
+    from sparsec.ir.run import Feeds
+    from sparsec.passes.base import Pass
 
 
 def prune(
@@ -74,12 +71,17 @@ def prune(
     >>> {name: tuple(value.shape) for name, value in small.named_parameters()}
     {'0.weight': (8, 4), '0.bias': (8,), '2.weight': (2, 8), '2.bias': (2,)}
     """
+    # Here, not above: a machine that only runs sparse layers has no onnx_ir.
+    from sparsec.ir.fx import to_fx
+    from sparsec.ir.load_torch import model_from_module
+    from sparsec.passes.base import PassContext
+    from sparsec.passes.calibration.calibration import Calibration
+    from sparsec.passes.pipeline import Pipeline
+    from sparsec.torch.batch_norm import revive_batch_norm
+
     model = model_from_module(module, example_inputs, dynamic_shapes)
     context = PassContext(seed=seed, calibration=None if calib is None else Calibration(calib))
     steps = Pipeline.parse(passes).run(model, context, keep_batch_norm=keep_batch_norm)
-    from sparsec.ir.fx import to_fx
-    from sparsec.torch.batch_norm import revive_batch_norm
-
     smaller = to_fx(model)
     revive_batch_norm(smaller)
     smaller.meta["sparsec.steps"] = [step.to_json() for step in steps]

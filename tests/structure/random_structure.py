@@ -49,6 +49,10 @@ class Net:
         self.weights[name] = np.array(values, np.int64)
         return name
 
+    def int(self, value: int) -> str:
+        """Return a constant of rank 0."""
+        return self.op("Constant", value_int=value)[0]
+
     def one_of(self, *choices: int) -> int:
         return int(self.rng.choice(choices))
 
@@ -190,9 +194,61 @@ def grouped_norm(net: Net, x: str, c: int) -> Picture:
     return net.op("Add", net.op("Mul", y, net.weight(c, 1, 1))[0], net.weight(c, 1, 1))[0], c
 
 
+def chain(net: Net, x: str, c: int) -> Picture:
+    """Reshapes one after the other: pixels into channels, halves apart, and back."""
+    if c % 2:
+        return plain(net, x, c)
+    y = net.op("Reshape", x, net.ints(0, 2, c // 2, SIZE * SIZE))[0]
+    y = net.op("Reshape", y, net.ints(0, 2, -1))[0]
+    y = net.op("Reshape", y, net.ints(0, c, SIZE, SIZE))[0]
+    if net.chance():
+        y = net.op("Transpose", y, perm=[0, 2, 3, 1])[0]
+        y = net.op("Reshape", y, net.ints(0, SIZE * SIZE, 2, c // 2))[0]
+        y = net.op("Transpose", y, perm=[0, 2, 3, 1])[0]
+        y = net.op("Reshape", y, net.ints(0, c, SIZE, SIZE))[0]
+    return net.activate(y), c
+
+
+def windows(net: Net, x: str, c: int) -> Picture:
+    """Attention within windows of 2 x 2 pixels, as in Swin."""
+    heads, inner, half = 2, 3, SIZE // 2
+    y = net.op("Reshape", x, net.ints(0, c, half, 2, half, 2))[0]
+    y = net.op("Transpose", y, perm=[0, 2, 4, 3, 5, 1])[0]
+    y = net.op("Reshape", y, net.ints(half * half, 4, c))[0]
+    qkv = net.linear(y, c, 3 * heads * inner)
+    parts = net.op("Reshape", qkv, net.ints(half * half, 4, 3, heads, inner))[0]
+    parts = net.op("Transpose", parts, perm=[2, 0, 3, 1, 4])[0]
+    q, k, v = (net.op("Gather", parts, net.int(i), axis=0)[0] for i in range(3))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])[0])[0]
+    bias = net.op("Add", scores, net.weight(1, heads, 4, 4))[0]
+    mixed = net.op("MatMul", net.op("Softmax", bias, axis=-1)[0], v)[0]
+    mixed = net.op("Transpose", mixed, perm=[0, 2, 1, 3])[0]
+    mixed = net.op("Reshape", mixed, net.ints(half * half, 4, heads * inner))[0]
+    y = net.op("Reshape", net.linear(mixed, heads * inner, c), net.ints(1, half, half, 2, 2, c))[0]
+    y = net.op("Transpose", y, perm=[0, 5, 1, 3, 2, 4])[0]
+    return net.op("Add", x, net.op("Reshape", y, net.ints(0, c, SIZE, SIZE))[0])[0], c
+
+
+def quantised(net: Net, x: str, c: int) -> Picture:
+    """A convolution of integers between a quantiser and its inverse."""
+    q, scale, zero = net.op("DynamicQuantizeLinear", net.op("Relu", x)[0], outputs=3)
+    name = f"w{len(net.weights)}"
+    net.weights[name] = net.rng.integers(-99, 99, (6, c, 1, 1)).astype(np.int8)
+    y = net.op("ConvInteger", q, name, zero)[0]
+    y = net.op("Cast", y, to=onnx.TensorProto.FLOAT)[0]
+    return net.op("Mul", net.op("Mul", y, scale)[0], net.weight(6, 1, 1))[0], 6
+
+
+def unpooled(net: Net, x: str, c: int) -> Picture:
+    y, numbers = net.op("MaxPool", x, outputs=2, kernel_shape=[2, 2], strides=[2, 2])
+    y = net.op("MaxUnpool", net.activate(y), numbers, kernel_shape=[2, 2], strides=[2, 2])[0]
+    return net.conv(y, c, 4, 1), 4
+
+
 PICTURES: tuple[Callable[[Net, str, int], Picture], ...] = (
     plain, normalised, residual, dense_block, depthwise, grouped, transposed, shuffle, chunks, sliced,
-    picked, gate, padded, blocks_of_pixels, channels_last, slopes, grouped_norm,
+    picked, gate, padded, blocks_of_pixels, channels_last, slopes, grouped_norm, chain, windows,
+    quantised, unpooled,
 )  # fmt: skip
 
 
@@ -253,6 +309,18 @@ def fused_attention(net: Net, x: str, width: int) -> str:
     return net.op("Add", x, net.linear(y, heads * inner, width))[0]
 
 
+def einsum_attention(net: Net, x: str, width: int) -> str:
+    heads, inner = 2, 3
+    q, k, v = (
+        net.op("Einsum", x, net.weight(width, heads, inner), equation="bld,dhe->blhe")[0]
+        for _ in range(3)
+    )
+    scores = net.op("Einsum", q, k, equation="bihe,bjhe->bhij")[0]
+    mixed = net.op("Einsum", net.op("Softmax", scores)[0], v, equation="bhij,bjhe->bihe")[0]
+    y = net.op("Einsum", mixed, net.weight(heads, inner, width), equation="bihe,hed->bid")[0]
+    return net.op("Add", x, y)[0]
+
+
 def gated(net: Net, x: str, width: int) -> str:
     a, b = net.linear(x, width, 6), net.linear(x, width, 6)
     y = net.op("Mul", net.op("Sigmoid", a)[0], b)[0]
@@ -284,7 +352,7 @@ def recurrent(net: Net, x: str, width: int) -> str:
 
 
 SEQUENCES: tuple[Callable[[Net, str, int], str], ...] = (
-    attention, fused_attention, gated, feed_forward, recurrent,
+    attention, fused_attention, einsum_attention, gated, feed_forward, recurrent,
 )  # fmt: skip
 
 

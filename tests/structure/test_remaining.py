@@ -45,7 +45,8 @@ def test_counted_beforehand_is_counted_afterwards(first: int):
 
 
 def test_an_axis_is_never_emptied():
-    groups = find_groups(random_model(1))
+    every = (find_groups(random_model(seed)) for seed in range(20))
+    groups = next(found for found in every if found.groups)
     remaining = Remaining.params(groups.lattice)
     units = groups.groups[0].units
     assert remaining.without(units) is None

@@ -5,24 +5,30 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from sparsec.ir.edits import alike, emptied, permute, removal_of, remove, zero
 from sparsec.ir.errors import PassError
-from sparsec.ir.groups import Groups, find_groups
+from sparsec.ir.fx import FxExecutor
+from sparsec.ir.groups import Groups, find_groups, prepare
 from sparsec.ir.replay import relative_difference
 from sparsec.ir.run import OrtRunner
 from tests.structure.random_structure import LENGTH, SIZE, random_model
 
 TOLERANCE = 1e-5
+EXACT = 1e-10
 CASES = 240
 SLOW_CASES = 3000
 
 
-def outputs(model: ir.Model, seed: int) -> dict[str, np.ndarray]:
+def inputs(model: ir.Model, seed: int) -> dict[str, np.ndarray]:
     rank = len(model.graph.inputs[0].shape or ())
     shape = (1, LENGTH, 3) if rank == 3 else (1, 3, SIZE, SIZE)
-    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return OrtRunner(model, optimise=False).run({"x": x})
+    return {"x": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+
+
+def outputs(model: ir.Model, seed: int) -> dict[str, np.ndarray]:
+    return OrtRunner(model, optimise=False).run(inputs(model, seed))
 
 
 def random_units(groups: Groups, rng: np.random.Generator) -> np.ndarray:
@@ -46,8 +52,16 @@ def apart(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> fl
     )
 
 
-def check_removal(seed: int) -> int:
+def prepared(seed: int) -> ir.Model:
+    """Return the graph of a seed, every other one as a pass prepares it."""
     model = random_model(seed)
+    if seed % 2:
+        prepare(model)
+    return model
+
+
+def check_removal(seed: int) -> int:
+    model = prepared(seed)
     groups = find_groups(model)
     units = random_units(groups, np.random.default_rng(seed))
     masked = model.clone()
@@ -69,6 +83,53 @@ def test_shrunk_is_masked(first: int):
 def test_shrunk_is_masked_for_thousands(first: int):
     for seed in range(first, first + 250):
         check_removal(seed)
+
+
+def check_removal_in_float64(seed: int) -> None:
+    """Float32 cannot tell rounding from a small mistake; float64 can."""
+    model = prepared(seed)
+    groups = find_groups(model)
+    units = random_units(groups, np.random.default_rng(seed))
+    masked = model.clone()
+    zero(masked, removal_of(groups.lattice, units))
+    remove(groups.lattice, units)
+    feeds = inputs(model, seed)
+    expected, got = (FxExecutor(m, dtype=torch.float64).run(feeds) for m in (masked, model))
+    assert apart(got, expected) < EXACT
+
+
+# Rounding to integers turns the last bit of float64 into a step.
+STEPS = {"DynamicQuantizeLinear"}
+
+
+def has_steps(seed: int) -> bool:
+    return any(node.op_type in STEPS for node in random_model(seed).graph)
+
+
+@pytest.mark.parametrize("first", range(0, 80, 40))
+def test_shrunk_is_masked_in_float64(first: int):
+    seeds = [seed for seed in range(first, first + 40) if not has_steps(seed)]
+    assert len(seeds) > 20
+    for seed in seeds:
+        check_removal_in_float64(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(80, 1080, 250))
+def test_shrunk_is_masked_in_float64_for_a_thousand(first: int):
+    for seed in range(first, first + 250):
+        if not has_steps(seed):
+            check_removal_in_float64(seed)
+
+
+def test_the_generator_draws_everything():
+    drawn = {node.op_type for seed in range(CASES) for node in random_model(seed).graph}
+    assert drawn >= {
+        "Add", "Attention", "BatchNormalization", "Concat", "Conv", "ConvInteger", "ConvTranspose",
+        "DepthToSpace", "Einsum", "Expand", "Gather", "GRU", "InstanceNormalization", "LSTM",
+        "LayerNormalization", "MatMul", "MaxUnpool", "Pad", "PRelu", "RNN", "Reshape", "Slice",
+        "SpaceToDepth", "Split", "Transpose",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -153,7 +214,8 @@ def test_units_are_a_partition(seed: int):
 
 
 def test_removing_everything_is_refused():
-    groups = find_groups(random_model(1))
+    every = (find_groups(random_model(seed)) for seed in range(20))
+    groups = next(found for found in every if found.groups and found.frozen)
     with pytest.raises(PassError, match="nothing would be left"):
         remove(groups.lattice, groups.groups[0].units)
     frozen = groups.frozen[0].units[:1]

@@ -26,9 +26,7 @@ REASONS = (
     "normalises over it",
     "keeps its shape",
     "it is one unit",
-    "numbers",
-    "picks",
-    "computed",
+    "spreads it over an axis that is fixed",
 )
 
 

@@ -21,6 +21,8 @@ _PACKAGE = "sparsec.backends.cuda.formats"
 # name: (module, class, arguments)
 _FORMATS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "nm24": ("nm24", "NM24", ()),
+    "nm24_sp": ("nm24_sp", "NM24Sp", ()),
+    "lps": ("lps", "Lps", ()),
 }
 
 

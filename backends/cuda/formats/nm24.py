@@ -61,8 +61,8 @@ class NM24(Format):
         return {"vals": packed.vals, "meta": packed.meta}
 
     def unpack_bits(self, arrays: Arrays, shape: tuple[int, int], values: str) -> NDArray[Any]:
-        """Return uint16 [M, K]."""
-        return self._matrix(arrays, shape, values).unpack().view(np.uint16)
+        """Return uint16 [M, K]: bits are moved, whatever type they are of."""
+        return self._matrix(arrays, shape, "float16").unpack().view(np.uint16)
 
     def check_bits(self, arrays: Arrays, shape: tuple[int, int], values: str, where: str) -> None:
         """Check shapes, that every mask has two bits, and that padding is zero."""

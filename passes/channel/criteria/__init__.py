@@ -98,6 +98,7 @@ unit_criteria: Registry[UnitCriterion] = Registry(
         "saliency": f"{_HERE}.saliency:saliency",
         "fisher": f"{_HERE}.fisher:fisher",
         "hessian": f"{_HERE}.hessian:hessian",
+        "energy": f"{_HERE}.energy:energy",
         "random": f"{_HERE}.chance:chance",
     },
     error=PassConfigError,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_the_kernels_import_without_the_rest_of_the_project():
         "benchmarks.gpu.__main__", "benchmarks.gpu.nm24", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
         "sparsec.backends.cuda.kernels.nm24_matmul",
+        "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.native_launch",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
     done = python("-c", IMPORTS.format(absent=ABSENT, modules=", ".join(modules)))
@@ -88,3 +90,22 @@ def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
 
     monkeypatch.setattr(end_to_end, "LOGIT_TOLERANCE", 1e-9)
     assert "2:4 0.5" in end_to_end.failed(end_to_end.run(end_to_end.DRY))
+
+
+DEVICE_TESTS = """
+import sys, pytest
+class Absent:
+    def pytest_sessionstart(self, session):
+        sys.modules.update(dict.fromkeys({absent}))
+sys.exit(pytest.main({arguments}, plugins=[Absent()]))
+"""
+
+
+def test_the_device_tests_collect_without_the_rest_of_the_project():
+    """As documented: ``pytest --noconftest -m gpu tests/gpu``; here each of them is skipped."""
+    pytest.importorskip("torch", reason="the device tests need torch")
+    pytest.importorskip("triton", reason="the device tests need triton")
+    arguments = ["--noconftest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu"]
+    done = python("-c", DEVICE_TESTS.format(absent=(*ABSENT, "ml_dtypes"), arguments=arguments))
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^\d{2,} skipped", done.stdout, re.MULTILINE), done.stdout

@@ -50,7 +50,7 @@ def test_zero_filters_stay_where_zero_becomes_something_else():
     assert exact(model) == {}
 
 
-def test_a_bias_keeps_its_channel():
+def test_a_bias_keeps_its_channel_where_the_border_sees_zeros_instead():
     model = two_convs("Relu")
     weight = array(model, "w0")
     weight[1] = 0

@@ -1,0 +1,232 @@
+"""Launches a compiled kernel by its launch data, through the CUDA driver alone.
+
+What an artifact ships is enough: a cubin (or PTX), and the kernel's object in ``manifest.json``. Neither
+torch nor the CUDA toolkit takes part; ``libcuda`` comes with the driver. ``docs/targets/cuda.md`` describes
+the data for loaders in other languages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsec.ir.errors import ArtifactError, UnsupportedTargetError
+
+_LIBRARY = "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_ALWAYS_ALLOWED = 48 << 10  # bytes of shared memory that need no attribute
+_BYTES = {"float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Driver:
+    """The CUDA driver on one device, in its primary context, which torch uses too.
+
+    Parameters
+    ----------
+    device : int
+        Ordinal of the device.
+    library : str
+        The driver's shared library.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If there is no driver or no such device.
+    """
+
+    def __init__(self, device: int = 0, library: str = _LIBRARY) -> None:
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError as error:
+            raise UnsupportedTargetError(
+                f"no CUDA driver: {error}; kernels run on a machine with an NVIDIA GPU, and "
+                "`sparsec verify` checks an artifact without one"
+            ) from error
+        self.call("cuInit", 0)
+        handle, context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuDeviceGet", ctypes.byref(handle), device)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+        self.call("cuCtxSetCurrent", context)
+        self.sm = 10 * self._attribute(_MAJOR, handle) + self._attribute(_MINOR, handle)
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver.
+
+        Raises
+        ------
+        UnsupportedTargetError
+            If it does not return 0, with the driver's own words.
+        """
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(status, ctypes.byref(text))
+            reason = (text.value or b"unknown error").decode()
+            raise UnsupportedTargetError(f"{name} returned {status}: {reason}")
+
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of new device memory."""
+        address = ctypes.c_uint64()
+        self.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Give memory of :meth:`allocate` back."""
+        self.call("cuMemFree_v2", ctypes.c_uint64(address))
+
+    def fill(self, address: int, byte: int, nbytes: int) -> None:
+        """Set ``nbytes`` bytes of device memory to ``byte``."""
+        size = ctypes.c_size_t(nbytes)
+        self.call("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(byte), size)
+
+    def copy_in(self, address: int, data: bytes) -> None:
+        """Copy from the host to device memory."""
+        size = ctypes.c_size_t(len(data))
+        self.call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_char_p(data), size)
+
+    def copy_out(self, address: int, nbytes: int) -> bytes:
+        """Return device memory, after all work before it."""
+        buffer = ctypes.create_string_buffer(nbytes)
+        size = ctypes.c_size_t(nbytes)
+        self.call("cuMemcpyDtoH_v2", buffer, ctypes.c_uint64(address), size)
+        return buffer.raw
+
+    def _attribute(self, which: int, device: ctypes.c_int) -> int:
+        value = ctypes.c_int()
+        self.call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+        return value.value
+
+
+class Kernel:
+    """One loaded kernel.
+
+    Parameters
+    ----------
+    driver : Driver
+    code : bytes
+        Cubin or PTX.
+    launch : mapping
+        Its object in the manifest.
+    """
+
+    def __init__(self, driver: Driver, code: bytes, launch: Mapping[str, Any]) -> None:
+        self.launch_data = launch
+        self._driver = driver
+        module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
+        # The driver reads PTX up to a zero byte; to a cubin one more byte does nothing.
+        driver.call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code + b"\0"))
+        entry = str(launch["entry"]).encode()
+        driver.call("cuModuleGetFunction", ctypes.byref(self._function), module, entry)
+        if launch["shared_bytes"] > _ALWAYS_ALLOWED:
+            size = int(launch["shared_bytes"])
+            driver.call("cuFuncSetAttribute", self._function, _DYNAMIC_SHARED, size)
+
+    def scratch(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, bool]]:
+        """Return bytes, and whether they must be zero before the first launch, of scratch memory.
+
+        A launch leaves what must be zero at zero. Launches that overlap need memory of their own.
+        """
+        return {
+            each["name"]: (
+                math.prod(extents(each["shape"], sizes)) * _BYTES[each["dtype"]],
+                bool(each["zero"]),
+            )
+            for each in self.launch_data["arguments"]
+            if each["kind"] == "scratch"
+        }
+
+    def launch(
+        self, pointers: Mapping[str, int], sizes: Mapping[str, int], stream: int = 0
+    ) -> None:
+        """Enqueue one launch.
+
+        Parameters
+        ----------
+        pointers : mapping of str to int
+            Device addresses by the names of the arguments; 0 or absent only where ``optional``.
+        sizes : mapping of str to int
+            The values, and what the grid is made of: M, N, K, ...
+        stream : int
+            Handle of a stream; 0 is the default one.
+
+        Raises
+        ------
+        ArtifactError
+            If an argument is missing or an address is not aligned as the kernel needs it.
+        """
+        values = [self._argument(each, pointers, sizes) for each in self.launch_data["arguments"]]
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(each) for each in values))
+        grid = [*extents(self.launch_data["grid"], sizes), 1, 1][:3]
+        self._driver.call(
+            "cuLaunchKernel",
+            self._function,
+            *grid,
+            *(int(self.launch_data["threads"]), 1, 1),
+            int(self.launch_data["shared_bytes"]),
+            ctypes.c_void_p(stream),
+            addresses,
+            None,
+        )
+
+    def _argument(
+        self, each: Mapping[str, Any], pointers: Mapping[str, int], sizes: Mapping[str, int]
+    ) -> ctypes.c_void_p | ctypes.c_int32:
+        name, kind = each["name"], each["kind"]
+        if kind == "value":
+            if name not in sizes:
+                raise self._missing(f"no value for {name!r}")
+            return ctypes.c_int32(sizes[name])
+        if kind == "null_pointer":
+            return ctypes.c_void_p(None)
+        address = pointers.get(name, 0)
+        if not address and not each.get("optional"):
+            raise self._missing(f"no address for {name!r}")
+        if address % each.get("align", 4):
+            raise self._missing(f"{name!r} at {address:#x} is not aligned to {each['align']} bytes")
+        return ctypes.c_void_p(address)
+
+    def _missing(self, what: str) -> ArtifactError:
+        return ArtifactError(f"kernel {self.launch_data['name']}: {what}")
+
+
+def load_kernels(driver: Driver, root: Path, manifest: Mapping[str, Any]) -> dict[str, Kernel]:
+    """Load all kernels of an artifact, by name: cubins, or their PTX on a later architecture.
+
+    Raises
+    ------
+    ArtifactError
+        If a kernel was compiled for another architecture than the device's and has no PTX that it runs.
+    """
+    kernels = {}
+    for data in manifest["kernels"]:
+        fits = data["sm"] // 10 == driver.sm // 10 and data["sm"] <= driver.sm
+        if not fits and not (data.get("ptx") and data["sm"] < driver.sm):
+            raise ArtifactError(
+                f"{root}: kernel {data['name']} is for sm_{data['sm']}, the device is "
+                f"sm_{driver.sm}: compile with the --target of this device",
+                where=str(root),
+            )
+        code = (root / data["file" if fits else "ptx"]).read_bytes()
+        kernels[data["name"]] = Kernel(driver, code, data)
+    return kernels
+
+
+def pick(kernels: Sequence[Kernel], rows: int) -> Kernel:
+    """Return the first kernel that takes ``rows`` rows of x in one block, else the largest."""
+    ordered = sorted(kernels, key=lambda each: int(each.launch_data["n_max"]))
+    return next((k for k in ordered if k.launch_data["n_max"] >= rows), ordered[-1])
+
+
+def extents(shape: Sequence[Any], sizes: Mapping[str, int]) -> list[int]:
+    """Return numbers for extents as the manifest stores them: ``ceil(of / per)``, or a number.
+
+    Examples
+    --------
+    >>> extents([{"of": "M", "per": 64}, 3], {"M": 65})
+    [2, 3]
+    """
+    return [e if isinstance(e, int) else -(-sizes[e["of"]] // e["per"]) for e in shape]

@@ -1,0 +1,198 @@
+"""The CUDA C++ kernels: which compiled forms exist, and what a launch of each one needs.
+
+M, N, K, bias, residual, activation and the type of y are run-time facts of every form. Compiled in are
+the rows of x, the 16-bit type, and how x can be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("csrc")
+BUCKETS = (8, 16, 32, 64)
+ACTIVATIONS = ("none", "relu", "gelu", "silu", "gelu_tanh")  # by their number in finish.cuh
+
+_BLOCK_ROWS = 128  # of W, in both kernels
+_THREADS = 256
+_SHORT = {"float16": "f16", "bfloat16": "bf16"}
+_SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
+
+# Processors of the device that the architecture is built for; they decide only into how many blocks the
+# reduction is split.
+_PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
+_BLOCKS_A_PROCESSOR = 2
+_CLEAR_BYTES = 0.72  # an element of lps at a sparsity of 75 %
+_MAX_SPLIT = 16
+_MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NativeVariant:
+    """One compiled form of ``nm24_sp_linear`` or ``lps_linear``.
+
+    Parameters
+    ----------
+    format : str
+        ``"nm24_sp"`` or ``"lps"``.
+    dtype : str
+        ``"float16"`` or ``"bfloat16"``: x, the values of W, and y unless it is float32.
+    sm : int
+        Compute capability, 80 for 8.0.
+    bucket : int
+        Rows of x that one block handles.
+    aligned : bool
+        K is a multiple of 8: rows of x start on 16-byte borders.
+    even : bool
+        K is a multiple of 64: no step needs a mask.
+    clear : bool
+        ``lps`` only: zero what was written, not the whole tile.
+    """
+
+    format: str
+    dtype: str
+    sm: int
+    bucket: int
+    aligned: bool = True
+    even: bool = True
+    clear: bool = False
+
+    @property
+    def name(self) -> str:
+        """``<dtype>_<op>_<pattern>_<tile>__<isa>``, as all microkernels are named."""
+        ragged = "" if self.even else ("_ragged" if self.aligned else "_ragged_unaligned")
+        tags = ragged + ("_clear" if self.clear else "")
+        tile = f"{_BLOCK_ROWS}x{self.bucket}x64"
+        return f"{_SHORT[self.dtype]}_matmul_{self.format}_{tile}{tags}__sm{self.sm}"
+
+    @property
+    def entry(self) -> str:
+        """Name of the kernel in its source."""
+        return f"{self.format}_linear"
+
+    @property
+    def source(self) -> Path:
+        """The file that holds the kernel; it includes others of the same folder."""
+        return FOLDER / f"{self.format}.cu"
+
+    @property
+    def defines(self) -> dict[str, str]:
+        """Preprocessor constants the source is compiled with."""
+        common = {"N8": str(self.bucket // 8), "BRAIN": _bool(self.dtype == "bfloat16")}
+        narrow = "2" if self.format == "lps" else "8"
+        common |= {"X_BYTES": "16" if self.aligned else narrow, "EVEN": _bool(self.even)}
+        if self.format == "lps":
+            return {**common, "CLEAR": _bool(self.clear)}
+        return {**common, "STAGES": str(self.stages)}
+
+    @property
+    def stages(self) -> int:
+        """Buffers of the ring of ``nm24_sp``: as many as leave room for two blocks, if registers do."""
+        if self.sm in _SMALL_SHARED:
+            return {8: 4, 16: 4, 32: 3, 64: 2}[self.bucket]
+        return 3 if self.sm == 80 and self.bucket < 64 else 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        if self.format == "lps":
+            return 8 * 8192
+        return 2 * self.stages * (8 * 1152 + self.bucket * 128)
+
+    @property
+    def k_multiple(self) -> int:
+        """What K is a multiple of."""
+        if self.even:
+            return 64
+        return 8 if self.aligned else (4 if self.format == "nm24_sp" else 1)
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Return the grid as the manifest stores it: ``ceil(of / per)`` for each dimension."""
+        return [
+            {"of": "M", "per": _BLOCK_ROWS},
+            {"of": "split", "per": 1},
+            {"of": "N", "per": self.bucket},
+        ]
+
+    def arguments(self) -> list[dict[str, Any]]:
+        """Return the kernel's arguments in order."""
+        weight = {
+            "nm24_sp": [_pointer("packed", "int32", "ceil(M/32)", "ceil(K/64)", "576")],
+            "lps": [
+                _pointer("chunks", "int32", "C", "160"),
+                _pointer("tiles", "int32", "ceil(M/64)*ceil(K/64)+1", "2"),
+                _pointer("overflow", "int32", "V"),
+            ],
+        }[self.format]
+        blocks = [{"of": "M", "per": _BLOCK_ROWS}, {"of": "N", "per": self.bucket}]
+        accumulators = _BLOCK_ROWS * self.bucket  # float32, of one block
+        split = {"of": "split", "per": 1}
+        return [
+            _pointer("x", self.dtype, "N", "K"),
+            *weight,
+            {**_pointer("bias", "float32", "M"), "optional": True},
+            {**_pointer("residual", "as y", "N", "M"), "optional": True},
+            _pointer("y", "float32 if wide else " + self.dtype, "N", "M"),
+            _scratch("partial", "float32", [*blocks, split, accumulators], zero=False),
+            _scratch("counters", "int32", blocks, zero=True),
+            *(
+                {"name": name, "kind": "value", "dtype": "int32"}
+                for name in ("M", "N", "K", "activation", "wide")
+            ),
+        ]
+
+    def launch(self) -> dict[str, Any]:
+        """Return what the manifest says of this kernel, without files and what the compiler tells."""
+        return {
+            "name": self.name,
+            "entry": self.entry,
+            "sm": self.sm,
+            "grid": self.grid(),
+            "num_warps": _THREADS // 32,
+            "threads": _THREADS,
+            "shared_bytes": self.shared_bytes,
+            "arguments": self.arguments(),
+            "n_max": self.bucket,
+            "k_multiple": self.k_multiple,
+            "dtype": self.dtype,
+        }
+
+
+def split_for(rows: int, columns: int, sm: int) -> int:
+    """Return into how many blocks the reduction is split: the device is to be filled.
+
+    Examples
+    --------
+    >>> split_for(4096, 11008, 90), split_for(28672, 8192, 90), split_for(128, 512, 90)
+    (9, 2, 1)
+    """
+    across = -(-rows // _BLOCK_ROWS)
+    wanted = -(-_PROCESSORS.get(sm, 128) * _BLOCKS_A_PROCESSOR // across)
+    return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
+
+
+def clears(form: str, stored: float) -> bool:
+    """Whether a layer of ``stored`` bytes an element is to be zeroed word by word, not tile by tile.
+
+    Both take shared memory's time: a tile 64 stores of 16 bytes a lane, words one store an entry. From a
+    sparsity of 75 % on, words are fewer.
+
+    Examples
+    --------
+    >>> clears("lps", 0.58), clears("lps", 0.85)
+    (True, False)
+    """
+    return form == "lps" and stored < _CLEAR_BYTES
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _pointer(name: str, dtype: str, *shape: str) -> dict[str, Any]:
+    return {"name": name, "kind": "pointer", "dtype": dtype, "shape": list(shape), "align": 16}
+
+
+def _scratch(name: str, dtype: str, shape: list[Any], zero: bool) -> dict[str, Any]:
+    return {"name": name, "kind": "scratch", "dtype": dtype, "shape": shape, "zero": zero}

@@ -1,0 +1,132 @@
+"""Runs the CUDA C++ kernels on torch tensors: compiled on first use, launched by the driver."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sparsec.backends.cuda import formats, nvcc
+from sparsec.backends.cuda.loader import Driver, Kernel
+from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, clears, split_for
+from sparsec.ir.errors import ShapeError
+
+
+def native_linear(
+    form: str,
+    x: Tensor,
+    arrays: Mapping[str, Tensor],
+    y: Tensor,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
+    split: int | None = None,
+    bucket: int | None = None,
+) -> Tensor:
+    """Write ``act(x @ W.T + bias) + residual`` to ``y`` and return it.
+
+    Parameters
+    ----------
+    form : str
+        ``"nm24_sp"`` or ``"lps"``.
+    x : float16 or bfloat16 [N, K], contiguous, on a CUDA device
+    arrays : mapping of str to Tensor
+        W as the format packs it, checked when it was loaded.
+    y : float32 or of the type of x [N, M], contiguous
+    bias : float32 [M], optional
+    residual : like y, optional
+    act : str
+        One of ``native.ACTIVATIONS``.
+    split : int, optional
+        Blocks that share the reduction; chosen for the device if absent.
+    bucket : int, optional
+        Rows of x of a block; the smallest that holds all if absent.
+
+    Raises
+    ------
+    ShapeError
+        If an operand has another shape, type, device or memory order.
+    UnsupportedTargetError
+        If the kernel cannot be compiled here.
+    """
+    (n, k), (_, m) = x.shape, y.shape
+    wide = y.dtype == torch.float32
+    _check("x", x, (n, k), x.dtype if x.dtype in (torch.float16, torch.bfloat16) else torch.float16)
+    _check("y", y, (n, m), torch.float32 if wide else x.dtype)
+    if bias is not None:
+        _check("bias", bias, (m,), torch.float32)
+    if residual is not None:
+        _check("residual", residual, (n, m), y.dtype)
+    for name in formats.get(form).arrays:
+        _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
+    if 2 * n * max(k, m) >= 2**32:
+        raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
+    sm = _sm(x.device.index)
+    stored = sum(each.nbytes for each in arrays.values()) / (m * k)
+    variant = NativeVariant(
+        form,
+        str(x.dtype).removeprefix("torch."),
+        sm,
+        bucket or next((b for b in BUCKETS if b >= n), BUCKETS[-1]),
+        k % 8 == 0,
+        k % 64 == 0,
+        clears(form, stored),
+    )
+    kernel = _kernel(variant, x.device.index)
+    sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}
+    sizes["split"] = split or split_for(m, k, sm)
+    stream = torch.cuda.current_stream(x.device).cuda_stream
+    tensors = {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}
+    for name, (nbytes, zero) in kernel.scratch(sizes).items():
+        tensors[name] = _scratch(x.device, nbytes, zero, stream)
+    pointers = {name: each.data_ptr() for name, each in tensors.items() if each is not None}
+    kernel.launch(pointers, sizes, stream)
+    return y
+
+
+def _scratch(device: torch.device, nbytes: int, zero: bool, stream: int) -> Tensor:
+    """Return scratch memory: what starts at zero is kept for each stream, since launches leave it so."""
+    if not zero:
+        return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    if torch.cuda.is_current_stream_capturing():  # the memory belongs to the graph
+        return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    return _zeros(device, nbytes, stream)
+
+
+@functools.cache
+def _zeros(device: torch.device, nbytes: int, stream: int) -> Tensor:
+    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+
+@functools.cache
+def _kernel(variant: NativeVariant, device: int) -> Kernel:
+    compiled = nvcc.compile_native(variant)
+    return Kernel(_driver(device), compiled.cubin, compiled.launch)
+
+
+@functools.cache
+def _driver(device: int) -> Driver:
+    torch.cuda.init()
+    return Driver(device)
+
+
+@functools.cache
+def _sm(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * int(major) + int(minor)
+
+
+def _on_device(tensor: Tensor) -> bool:
+    return bool(tensor.is_cuda)
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    fits = tensor.shape == shape and tensor.dtype == dtype and _on_device(tensor)
+    if not fits or not tensor.is_contiguous():
+        raise ShapeError(
+            f"{name}: need contiguous {dtype} {list(shape)} on a CUDA device, got {tensor.dtype} "
+            f"{list(tensor.shape)} on {tensor.device}, strides {list(tensor.stride())}"
+        )

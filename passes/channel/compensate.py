@@ -1,0 +1,298 @@
+"""What the layers that read removed channels do about it: bias compensation and least-squares refit.
+
+Both follow the certified removal and change no structure but a bias where there was none. They are
+computed beforehand, on a copy of the dense graph in which the layers, one after the other in graph
+order, stop reading the channels that will go: so each layer is solved on what the layers before it,
+already compensated, produce, and still sees the channels that it has to do without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.ir.atoms import Labels
+from sparsec.ir.bias import Bias, own_bias
+from sparsec.ir.cleanup.rewire import display_name
+from sparsec.ir.codes import Code
+from sparsec.ir.edits import Removal, removal_of, zero
+from sparsec.ir.lattice import Lattice
+from sparsec.ir.sites import WeightSite, weight_sites
+from sparsec.passes.base import Skipped
+from sparsec.passes.calibration.calibration import Calibration
+from sparsec.passes.calibration.statistics import Needs, Statistics
+from sparsec.passes.solvers.least_squares import Inputs, Refit, bias_only, lost, refit
+
+METHODS = ("auto", "none", "bias", "refit")
+GRAM_BYTES = 2 << 30
+
+Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Reader:
+    """A layer that reads channels which go, in the working copy of the graph.
+
+    Parameters
+    ----------
+    site : WeightSite
+    kept : bool [out, reduction]
+    biases : list of Bias
+        One for each node that reads the weight.
+    before : list of float64 [out]
+        Those biases as they were.
+    """
+
+    site: WeightSite
+    kept: Mask
+    biases: list[Bias]
+    before: list[NDArray[np.float64]]
+
+    @property
+    def rows(self) -> Mask:
+        """Which outputs stay, bool [out]."""
+        return np.asarray(self.kept.any(axis=1))
+
+
+class Compensation:
+    """Weights and biases for the layers that read what goes; see :func:`compensate`.
+
+    Attributes
+    ----------
+    skipped : list of Skipped
+        Readers that stay as they are, or get less than was asked for.
+    notes : dict of str to float
+        ``compensated`` and ``refitted`` layers, and the mean over them of the share of the variance of
+        a layer's output that is lost without and with compensation.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.skipped: list[Skipped] = []
+        self.notes: dict[str, float] = {}
+        self._method = method
+        self._readers: list[Reader] = []
+        self._shares: list[tuple[float, float]] = []
+
+    def apply(self, model: ir.Model) -> None:
+        """Write the results into ``model``, from which the units have been removed."""
+        sites = {site.weight.name: site for site in weight_sites(model)}
+        for reader in self._readers:
+            site = sites[reader.site.weight.name]
+            rows = reader.rows
+            if self._method == "refit":
+                matrix = reader.site.matrix()
+                picked = matrix[reader.kept].reshape(int(rows.sum()), -1)
+                site.write_matrix(picked)
+            for bias, old, mine in zip(reader.biases, reader.before, _biases(site), strict=True):
+                mine.add((_flat(bias) - old)[rows])
+
+    def visit(self, reader: Reader, statistics: Statistics) -> None:
+        """Let one layer of the working copy do without what goes."""
+        matrix = reader.site.matrix()
+        result = np.where(reader.kept, matrix, 0).astype(np.float64)
+        reader.site.write_matrix(result.astype(matrix.dtype))
+        if not statistics.count:
+            reason = "no calibration sample reaches it"
+            self.skipped.append(Skipped(reader.site.name, Code.NOT_OBSERVABLE, reason))
+            return
+        shift = np.zeros(len(matrix))
+        out = len(matrix) // reader.site.layout.groups
+        gram = statistics.centred_gram() if self._method == "refit" else None
+        without = with_it = total = 0.0
+        for group in range(reader.site.layout.groups):
+            rows = slice(group * out, (group + 1) * out)
+            kept = np.asarray(reader.kept[rows].any(axis=0))
+            if kept.all() or not kept.any():
+                continue
+            weight = matrix[rows].astype(np.float64)
+            inputs = Inputs(statistics.mean[group], None if gram is None else gram[group])
+            found = bias_only(weight, kept, inputs)
+            if inputs.gram is not None:
+                bare = Refit(found.weight, np.zeros(out))
+                found = refit(weight, kept, inputs)
+                without += lost(weight, kept, bare, inputs, statistics.count)
+                with_it += lost(weight, kept, found, inputs, statistics.count)
+                total += float(np.einsum("or,rs,os->", weight, inputs.gram, weight, optimize=True))
+            result[np.ix_(np.arange(rows.start, rows.stop), kept)] = found.weight
+            shift[rows] = found.shift
+        with np.errstate(over="ignore"):
+            stored = result.astype(reader.site.dtype)
+        if not (np.isfinite(stored).all() and np.isfinite(shift).all()):
+            reason = f"its new weights do not fit into {reader.site.dtype}"
+            self.skipped.append(Skipped(reader.site.name, Code.NOT_FINITE, reason))
+            return
+        if total > 0:
+            self._shares.append((without / total, with_it / total))
+        reader.site.write_matrix(result.astype(matrix.dtype))
+        for bias in reader.biases:
+            bias.add(shift)
+
+
+def compensate(
+    lattice: Lattice,
+    units: Labels,
+    method: str,
+    calibration: Calibration,
+    *,
+    who: str = "",
+    progress: Callable[[str, float], None] = lambda text, done: None,
+) -> Compensation:
+    """Solve for what the readers of ``units`` become once these are gone; nothing is changed yet.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        Of the dense graph.
+    units : int [n]
+        One atom of each unit that goes.
+    method : str
+        ``bias`` or ``refit``.
+    calibration : Calibration
+    who : str
+        The pass with all its options: an interrupted walk is resumed by the same one only.
+    progress : callable
+
+    Returns
+    -------
+    Compensation
+        To be applied to the graph after the removal.
+
+    Raises
+    ------
+    CalibrationError
+        If a sample cannot be run, or what a layer reads is not finite.
+    """
+    removal = removal_of(lattice, units)
+    working = lattice.model.clone()
+    zero(working, removal_of(lattice, _summed(lattice, units)))
+    found = Compensation(method)
+    readers = _readers(working, removal, method, calibration, found)
+    found.skipped += _strangers(lattice, working, removal)
+    digest = hashlib.sha256(repr(sorted(_plain(removal))).encode()).hexdigest()
+    calibration.sequential(
+        working,
+        [reader.site for reader in readers.values()],
+        Needs(gram=method == "refit"),
+        lambda site, statistics: found.visit(readers[site.name], statistics),
+        method=f"compensate {method} {digest} {who}",
+        progress=progress,
+    )
+    left = {item.site for item in found.skipped}
+    found._readers = [reader for name, reader in readers.items() if name not in left]
+    found.notes["compensated"] = len(found._readers)
+    if method == "refit":
+        found.notes["refitted"] = len(found._readers)
+    if found._shares:
+        without, with_it = np.mean(found._shares, axis=0)
+        found.notes |= {"lost_without_refit": float(without), "lost_with_refit": float(with_it)}
+    return found
+
+
+def _readers(
+    model: ir.Model, removal: Removal, method: str, calibration: Calibration, found: Compensation
+) -> dict[str, Reader]:
+    """Return the layers of the working copy that lose columns; those that cannot be helped do so."""
+    losing = []
+    for site in weight_sites(model):
+        kept = site.kept(removal.tensors.get(site.weight.name or "", {}))
+        if not kept[kept.any(axis=1)].all():
+            losing.append((site, kept))
+    hidden = calibration.hidden(model, [site for site, _ in losing])
+    readers = {}
+    for site, kept in losing:
+        why = (Code.NOT_OBSERVABLE, hidden[site.name]) if site.name in hidden else None
+        if why := why or (_why_no_refit(site) if method == "refit" else None):
+            found.skipped.append(Skipped(site.name, *why))
+            matrix = site.matrix()
+            site.write_matrix(np.where(kept, matrix, 0).astype(matrix.dtype))
+        else:
+            biases = _biases(site)
+            readers[site.name] = Reader(site, kept, biases, [_flat(bias) for bias in biases])
+    return readers
+
+
+def _why_no_refit(site: WeightSite) -> tuple[Code, str] | None:
+    """Return why the weights of a layer cannot be solved for, or None."""
+    stored = site.weight.const_value
+    assert stored is not None
+    size = Needs(gram=True).nbytes(site.layout.groups, site.shape[1])
+    if not stored.dtype.is_floating_point():
+        return Code.NOT_FLOAT, "its weights are stored as integers and would be rounded anew"
+    if site.pattern is not None:
+        return Code.ALREADY_SPARSE, f"a refit would fill the zeros of its pattern {site.pattern}"
+    if size > GRAM_BYTES:
+        return (
+            Code.NOT_OBSERVABLE,
+            f"the products of its {site.shape[1]} columns take {size / 2**30:.1f} GiB; "
+            "compensate=bias needs none",
+        )
+    return None
+
+
+def _strangers(lattice: Lattice, working: ir.Model, removal: Removal) -> list[Skipped]:
+    """Let readers of what goes that are no layers to solve for do without it; name each."""
+    skipped = {}
+    for value, axis in lattice.readers:
+        positions = removal.tensors.get(value.name or "", {}).get(axis)
+        nodes = [node for node, _ in value.uses() if node.op_type not in _LAYERS]
+        if positions is None or not nodes or not value.is_initializer():
+            continue
+        zero(working, Removal({value.name or "": {axis: positions}}))
+        for node in nodes:
+            reason = f"{node.op_type} cannot be compensated; its other weights stay as they are"
+            skipped[display_name(node)] = Skipped(display_name(node), Code.NOT_A_SITE, reason)
+    return list(skipped.values())
+
+
+# What a weight site is read by, directly or through a chain of steps.
+_LAYERS = ("Conv", "Gemm", "MatMul", "Transpose", "Cast", "Mul", "Identity", "DequantizeLinear")
+
+
+def _biases(site: WeightSite) -> list[Bias]:
+    """Return the bias of every node that reads the weight of ``site``."""
+    sizes = [site.operand_shape[axis] for axis in site.layout.perm[: site.layout.row_axes]]
+    return [own_bias(node, site.index_in(node), tuple(sizes)) for node in site.nodes]
+
+
+def _flat(bias: Bias) -> NDArray[np.float64]:
+    tensor = bias.value.const_value
+    assert tensor is not None
+    return tensor.numpy().astype(np.float64).reshape(-1)
+
+
+def _plain(removal: Removal) -> list[tuple[str, int, bytes]]:
+    return [
+        (name, axis, positions.tobytes())
+        for name, axes in removal.tensors.items()
+        for axis, positions in axes.items()
+    ]
+
+
+def _summed(lattice: Lattice, units: Labels) -> Labels:
+    """Return those of ``units`` that something sums over which is no layer with a weight.
+
+    To ignore such a unit behind that sum is not the same as to remove it: it has to be zero before.
+    A grouped convolution notes its sums as well, but is a layer.
+    """
+    atoms = lattice.atoms
+    layers = np.zeros(len(atoms), np.int64)
+    sums = np.zeros(len(atoms), np.int64)
+    for node in lattice.followed:
+        grouped = node.op_type == "Conv" and (node.attributes.get_int("group", 1) or 1) > 1
+        axes = lattice.axes.get(node.inputs[1]) if grouped and node.inputs[1] is not None else None
+        if axes is not None and axes[1] is not None:
+            layers[_classes(lattice, axes[1].atoms)] += 1
+    for labels in lattice.summed:
+        sums[_classes(lattice, labels)] += 1
+    roots = atoms.find(units)
+    return units[sums[roots] > layers[roots]]
+
+
+def _classes(lattice: Lattice, labels: Labels) -> Labels:
+    leaves = lattice.atoms.leaves(labels)
+    return np.unique(leaves[leaves >= 0])

@@ -1,0 +1,464 @@
+// A warp on the host: every lane is a fiber, and instructions of the whole warp wait for all 32 of them.
+//
+// Gives the functions of lanes.cuh their meaning after the PTX manual, fragment by fragment, so that the
+// kernels' own source runs bit by bit under g++. What a device would do in silence is an error here: an
+// address outside the operands or misaligned, a warp that reaches a joint instruction divided, metadata out
+// of order, a barrier that nobody completes, copies that are never waited for.
+//
+// Lanes run one after another up to their next joint instruction, in an order the caller chooses, and
+// asynchronous copies land as early or as late as they may: results that depend on either are races.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define KERNEL(threads, blocks) static void
+#define LANE_FN static inline
+
+namespace emulated {
+
+struct Dim {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+struct Region {  // memory that a kernel may touch
+  const char* begin;
+  u64 bytes;
+  int writable;
+};
+
+struct Copy {
+  u32 to;
+  const void* at;
+  int from, bytes;
+};
+
+constexpr u32 SHARED_BASE = 1024;  // no address of shared memory is 0
+constexpr size_t STACK = 96 << 10;
+
+struct Lane {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Dim thread;
+  bool done = false;
+  std::vector<Copy> open;                // since the last commit
+  std::vector<std::vector<Copy>> groups;  // committed, not landed
+};
+
+struct Meeting {  // a joint instruction, or a barrier
+  const char* what = nullptr;
+  unsigned arrived = 0, needed = 0;
+  u64 round = 0;
+};
+
+struct Warp {
+  Meeting meeting;
+  void* slots[32];
+};
+
+struct Machine {
+  Dim block, grid;
+  std::vector<Region> regions;
+  std::vector<u8> shared;
+  std::vector<Lane> lanes;
+  std::vector<Warp> warps;
+  Meeting barriers[16];
+  ucontext_t scheduler;
+  std::string error;
+  bool eager = false;
+  u64 progress = 0;
+};
+
+inline Machine machine;
+inline Lane* now = nullptr;
+
+[[noreturn]] inline void fail(const std::string& what) {
+  char where[96];
+  std::snprintf(where, sizeof where, "block (%u, %u, %u), thread %u: ", machine.block.x, machine.block.y,
+                machine.block.z, now->thread.x);
+  if (machine.error.empty()) machine.error = where + what;
+  for (;;) swapcontext(&now->context, &machine.scheduler);
+}
+
+inline void yield() { swapcontext(&now->context, &machine.scheduler); }
+
+inline void meet(Meeting& m, const char* what, unsigned needed, auto&& complete) {
+  if (m.arrived == 0) {
+    m.what = what;
+    m.needed = needed;
+  } else if (m.what != what || m.needed != needed) {
+    fail(std::string("divided: some lanes are at ") + m.what + ", this one is at " + what);
+  }
+  machine.progress++;
+  if (++m.arrived == needed) {
+    complete();
+    m.arrived = 0;
+    m.round++;
+    return;
+  }
+  for (const u64 round = m.round; m.round == round;) yield();
+}
+
+inline int lane_id() { return now->thread.x & 31; }
+
+// All lanes of the warp bring a payload; the last to come computes for all.
+template <class Payload>
+void together(const char* what, Payload& mine, void (*run)(Payload* const*)) {
+  Warp& warp = machine.warps[now->thread.x / 32];
+  warp.slots[lane_id()] = &mine;
+  meet(warp.meeting, what, 32, [&] { run(reinterpret_cast<Payload* const*>(warp.slots)); });
+}
+
+inline u8* shared(u32 at, u32 bytes) {
+  if (at % bytes) fail("shared address " + std::to_string(at) + " is not a multiple of " + std::to_string(bytes));
+  if (at < SHARED_BASE || at - SHARED_BASE + bytes > machine.shared.size())
+    fail("shared address " + std::to_string((long)at - SHARED_BASE) + " of " + std::to_string(machine.shared.size()));
+  return machine.shared.data() + (at - SHARED_BASE);
+}
+
+inline void check_global(const void* at, u64 bytes, bool write) {
+  const char* p = static_cast<const char*>(at);
+  if ((uintptr_t)p % bytes) fail("global address is not a multiple of " + std::to_string(bytes));
+  for (const Region& r : machine.regions)
+    if (p >= r.begin && p + bytes <= r.begin + r.bytes) {
+      if (write && !r.writable) fail("store to an operand that is read only");
+      return;
+    }
+  fail("global address outside all operands, " + std::to_string(bytes) + " bytes");
+}
+
+template <class T>
+T load_global(const void* at) {
+  check_global(at, sizeof(T), false);
+  T v;
+  std::memcpy(&v, at, sizeof v);
+  return v;
+}
+template <class T>
+void store_global(void* at, T v) {
+  check_global(at, sizeof(T), true);
+  std::memcpy(at, &v, sizeof v);
+}
+
+inline void land(const Copy& c) {
+  if (c.from) check_global(c.at, c.bytes, false);
+  u8* to = shared(c.to, c.bytes);
+  std::memset(to, 0, c.bytes);
+  std::memcpy(to, c.at, c.from);
+}
+
+inline float half_value(u16 bits, bool brain) {
+  if (brain) {
+    const u32 wide = (u32)bits << 16;
+    float v;
+    std::memcpy(&v, &wide, 4);
+    return v;
+  }
+  _Float16 h;
+  std::memcpy(&h, &bits, 2);
+  return (float)h;
+}
+inline float low(u32 word, bool brain) { return half_value((u16)word, brain); }
+inline float high(u32 word, bool brain) { return half_value((u16)(word >> 16), brain); }
+
+struct Fragments {
+  float* c;
+  Quad a, b;
+  u32 meta;
+};
+
+inline u32 word(const Quad& q, int i) { return i == 0 ? q.x : i == 1 ? q.y : i == 2 ? q.z : q.w; }
+
+// d[g + 8 h][2 t + j] of lane 4 g + t is c[2 h + j].
+template <int K>
+void accumulate(Fragments* const* lanes, const float (&a)[16][K], const float (&b)[K][8]) {
+  for (int l = 0; l < 32; l++)
+    for (int i = 0; i < 4; i++) {
+      const int row = l / 4 + 8 * (i / 2), col = 2 * (l % 4) + i % 2;
+      double sum = lanes[l]->c[i];
+      for (int k = 0; k < K; k++) sum += (double)a[row][k] * (double)b[k][col];
+      lanes[l]->c[i] = (float)sum;
+    }
+}
+
+template <bool BF>
+void run_multiply(Fragments* const* lanes) {
+  float a[16][16], b[16][8];
+  for (int l = 0; l < 32; l++)
+    for (int r = 0; r < 4; r++) {
+      const int g = l / 4, t = l % 4, row = g + 8 * (r & 1), col = 2 * t + 8 * (r >> 1);
+      a[row][col] = low(word(lanes[l]->a, r), BF);
+      a[row][col + 1] = high(word(lanes[l]->a, r), BF);
+      if (r < 2) {
+        b[2 * t + 8 * r][g] = low(word(lanes[l]->b, r), BF);
+        b[2 * t + 8 * r + 1][g] = high(word(lanes[l]->b, r), BF);
+      }
+    }
+  accumulate<16>(lanes, a, b);
+}
+
+template <bool BF, int SELECTOR>
+void run_multiply_sparse(Fragments* const* lanes) {
+  float a[16][32] = {}, b[32][8];
+  for (int l = 0; l < 32; l++)
+    for (int r = 0; r < 4; r++) {
+      const int g = l / 4, t = l % 4, row = g + 8 * (r & 1), group = t + 4 * (r >> 1);
+      // Lane 2 SELECTOR + u of four holds the groups 4 u to 4 u + 3: row g in the low half, g + 8 in the high.
+      const u32 meta = lanes[4 * g + 2 * SELECTOR + group / 4]->meta;
+      const u32 pair = meta >> (16 * (r & 1) + 4 * (group % 4)) & 15;
+      const int first = pair & 3, second = pair >> 2;
+      if (first >= second) fail("mma.sp: metadata out of order");
+      a[row][4 * group + first] = low(word(lanes[l]->a, r), BF);
+      a[row][4 * group + second] = high(word(lanes[l]->a, r), BF);
+      b[2 * t + 8 * r][g] = low(word(lanes[l]->b, r), BF);
+      b[2 * t + 8 * r + 1][g] = high(word(lanes[l]->b, r), BF);
+    }
+  accumulate<32>(lanes, a, b);
+}
+
+struct Rows {
+  u32 at;
+  Quad v;
+};
+inline void run_load_matrices(Rows* const* lanes) {
+  u32 words[4][32];
+  for (int l = 0; l < 32; l++) std::memcpy(&words[l / 8][4 * (l % 8)], shared(lanes[l]->at, 16), 16);
+  for (int l = 0; l < 32; l++) lanes[l]->v = {words[0][l], words[1][l], words[2][l], words[3][l]};
+}
+
+inline void run_nothing(int* const*) {}
+
+inline void (*entry)(void**);
+inline void** entry_arguments;
+
+inline void start_lane() {
+  entry(entry_arguments);
+  if (!now->open.empty() || !now->groups.empty()) {
+    for (const auto& group : now->groups)
+      if (!group.empty()) fail("copies are still under way at the end");
+    if (!now->open.empty()) fail("copies are still under way at the end");
+  }
+  now->done = true;
+  machine.progress++;
+  for (;;) swapcontext(&now->context, &machine.scheduler);
+}
+
+template <class... A, size_t... I>
+void unpack(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_cvref_t<A>*>(arguments[I])...);
+}
+
+inline bool run_block(unsigned threads, std::mt19937* shuffled, int order) {
+  std::fill(machine.shared.begin(), machine.shared.end(), 0xff);  // NaN
+  machine.lanes.resize(threads);
+  machine.warps.assign(threads / 32, Warp{});
+  for (Meeting& b : machine.barriers) b = Meeting{};
+  std::vector<unsigned> turns(threads);
+  std::iota(turns.begin(), turns.end(), 0u);
+  if (order < 0) std::reverse(turns.begin(), turns.end());
+  if (order > 0) std::shuffle(turns.begin(), turns.end(), *shuffled);
+  for (unsigned i = 0; i < threads; i++) {
+    Lane& lane = machine.lanes[i];
+    if (!lane.stack) lane.stack.reset(new char[STACK]);
+    lane.thread = {i, 0, 0};
+    lane.done = false;
+    lane.open.clear();
+    lane.groups.clear();
+    getcontext(&lane.context);
+    lane.context.uc_stack.ss_sp = lane.stack.get();
+    lane.context.uc_stack.ss_size = STACK;
+    lane.context.uc_link = nullptr;
+    makecontext(&lane.context, start_lane, 0);
+  }
+  for (unsigned left = threads; left;) {
+    const u64 before = machine.progress;
+    for (const unsigned i : turns) {
+      if (machine.lanes[i].done) continue;
+      now = &machine.lanes[i];
+      swapcontext(&machine.scheduler, &now->context);
+      if (!machine.error.empty()) return false;
+      left -= now->done;
+    }
+    if (left && machine.progress == before) {
+      const char* what = machine.warps[now->thread.x / 32].meeting.what;
+      machine.error = std::string("deadlock; the last lane waits at ") + (what ? what : "a barrier");
+      return false;
+    }
+  }
+  return true;
+}
+
+// Runs all blocks of a grid, one after another. Returns null, or what went wrong.
+//   order   0 lanes and blocks forward, negative backward, positive shuffled by that seed
+//   eager   asynchronous copies land when issued, else when waited for
+inline const char* launch(void (*call)(void**), const unsigned* grid, unsigned threads, unsigned shared_bytes,
+                          void** arguments, const Region* regions, unsigned region_count, int order, int eager) {
+  machine.grid = {grid[0], grid[1], grid[2]};
+  machine.regions.assign(regions, regions + region_count);
+  machine.shared.assign(shared_bytes, 0);
+  machine.eager = eager;
+  machine.error.clear();
+  entry = call;
+  entry_arguments = arguments;
+  std::mt19937 shuffled(order);
+  const unsigned total = grid[0] * grid[1] * grid[2];
+  std::vector<unsigned> turns(total);
+  std::iota(turns.begin(), turns.end(), 0u);
+  if (order < 0) std::reverse(turns.begin(), turns.end());
+  if (order > 0) std::shuffle(turns.begin(), turns.end(), shuffled);
+  for (const unsigned i : turns) {
+    machine.block = {i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]};
+    if (!run_block(threads, &shuffled, order)) return machine.error.c_str();
+  }
+  return nullptr;
+}
+
+}  // namespace emulated
+
+#define threadIdx (emulated::now->thread)
+#define blockIdx (emulated::machine.block)
+#define gridDim (emulated::machine.grid)
+
+LANE_FN u32 shared_base() { return emulated::SHARED_BASE; }
+LANE_FN Quad load_shared128(u32 at) {
+  Quad v;
+  std::memcpy(&v, emulated::shared(at, 16), 16);
+  return v;
+}
+LANE_FN u64 load_shared64(u32 at) {
+  u64 v;
+  std::memcpy(&v, emulated::shared(at, 8), 8);
+  return v;
+}
+LANE_FN u32 load_shared32(u32 at) {
+  u32 v;
+  std::memcpy(&v, emulated::shared(at, 4), 4);
+  return v;
+}
+LANE_FN void store_shared128(u32 at, Quad v) { std::memcpy(emulated::shared(at, 16), &v, 16); }
+LANE_FN void store_shared32(u32 at, u32 v) { std::memcpy(emulated::shared(at, 4), &v, 4); }
+template <int OFFSET>
+LANE_FN void store_shared16(u32 at, u32 v) {
+  const u16 half = (u16)v;
+  std::memcpy(emulated::shared(at + OFFSET, 2), &half, 2);
+}
+LANE_FN Quad load_matrices(u32 at) {
+  emulated::Rows mine{at, {}};
+  emulated::together("ldmatrix", mine, emulated::run_load_matrices);
+  return mine.v;
+}
+
+LANE_FN Quad stream128(const void* at) { return emulated::load_global<Quad>(at); }
+LANE_FN Quad load128(const void* at) { return emulated::load_global<Quad>(at); }
+LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
+LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
+LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
+LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
+LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
+LANE_FN void store_partial(float* at, float v) { emulated::store_global(at, v); }
+LANE_FN void store32(void* at, u32 v) { emulated::store_global(at, v); }
+LANE_FN void store16(void* at, u16 v) { emulated::store_global(at, v); }
+
+template <int BYTES>
+LANE_FN void copy_async(u32 to, const void* at, bool go, bool inside = true) {
+  if (!go) return;
+  const emulated::Copy copy{to, at, inside ? BYTES : 0, BYTES};
+  if (emulated::machine.eager) emulated::land(copy);
+  else emulated::now->open.push_back(copy);
+}
+LANE_FN void copy_commit() {
+  emulated::now->groups.push_back(std::move(emulated::now->open));
+  emulated::now->open.clear();
+}
+template <int LEFT>
+LANE_FN void copy_wait() {
+  auto& groups = emulated::now->groups;
+  while (groups.size() > LEFT) {
+    for (const auto& copy : groups.front()) emulated::land(copy);
+    groups.erase(groups.begin());
+  }
+}
+
+LANE_FN void sync_warp() {
+  int nothing = 0;
+  emulated::together("syncwarp", nothing, emulated::run_nothing);
+}
+LANE_FN void sync_some(int id, int threads) {
+  emulated::meet(emulated::machine.barriers[id], "bar.sync", threads, [] {});
+}
+LANE_FN void sync_block() { sync_some(0, (int)emulated::machine.lanes.size()); }
+LANE_FN void fence_device() {}
+LANE_FN u32 count_up(u32* at) {
+  const u32 before = emulated::load_global<u32>(at);
+  emulated::store_global(at, before + 1);
+  return before;
+}
+
+LANE_FN void advance(const char*& at, u32 bytes) { at += bytes; }
+LANE_FN u32 pin(u32 v) {
+  sync_warp();  // the whole warp has to be there
+  return v;
+}
+LANE_FN u32 dot4(u32 a, u32 b, u32 c) {
+  for (int i = 0; i < 32; i += 8) c += (a >> i & 255) * (b >> i & 255);
+  return c;
+}
+template <bool BF>
+LANE_FN void multiply(float (&c)[4], Quad a, u32 b0, u32 b1) {
+  emulated::Fragments mine{c, a, {b0, b1, 0, 0}, 0};
+  emulated::together("mma", mine, emulated::run_multiply<BF>);
+}
+template <bool BF, int SELECTOR>
+LANE_FN void multiply_sparse(float (&c)[4], Quad a, Quad b, u32 meta) {
+  emulated::Fragments mine{c, a, b, meta};
+  emulated::together("mma.sp", mine, emulated::run_multiply_sparse<BF, SELECTOR>);
+}
+LANE_FN float as_float(u32 v) {
+  float f;
+  std::memcpy(&f, &v, 4);
+  return f;
+}
+LANE_FN u32 as_bits(float v) {
+  u32 b;
+  std::memcpy(&b, &v, 4);
+  return b;
+}
+template <bool BF>
+LANE_FN u16 narrow(float v) {
+  u16 bits;
+  if constexpr (BF) {
+    const u32 wide = as_bits(v);
+    bits = v != v ? 0x7fff : (u16)((wide + 0x7fff + (wide >> 16 & 1)) >> 16);
+  } else {
+    const _Float16 h = (_Float16)v;
+    std::memcpy(&bits, &h, 2);
+  }
+  return bits;
+}
+template <bool BF>
+LANE_FN float widen(u16 h) { return emulated::half_value(h, BF); }
+
+// Makes `kernel` callable from outside, its arguments by address as the driver takes them.
+#define EMULATE(kernel)                                                                                        \
+  template <class... A>                                                                                        \
+  static void unpack_all(void (*function)(A...), void** arguments) {                                           \
+    emulated::unpack(function, arguments, std::index_sequence_for<A...>{});                                    \
+  }                                                                                                            \
+  extern "C" const char* emulate(const unsigned* grid, unsigned threads, unsigned shared_bytes,                \
+                                 void** arguments, const emulated::Region* regions, unsigned region_count,     \
+                                 int order, int eager) {                                                       \
+    return emulated::launch([](void** each) { unpack_all(kernel, each); }, grid, threads, shared_bytes,        \
+                            arguments, regions, region_count, order, eager);                                   \
+  }

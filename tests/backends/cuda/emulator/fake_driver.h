@@ -1,0 +1,106 @@
+// The entry points of libcuda that a loader needs, on the host: device memory is memory, a launch runs the
+// emulated kernel that this library was built with, and every call is written down.
+#pragma once
+#include <cstdlib>
+#include <map>
+
+using CUresult = int;
+
+namespace fake {
+inline std::string log;
+inline std::map<char*, size_t> memory;
+inline int shared_limit = 48 << 10;
+inline bool open_memory = false;  // kernels may touch what the driver did not allocate, as tensors of torch
+template <class... A>
+void note(const char* format, A... arguments) {
+  char line[256];
+  std::snprintf(line, sizeof line, format, arguments...);
+  log += line;
+  log += '\n';
+}
+inline void (*kernel)(void**);
+inline const char* kernel_name;
+}  // namespace fake
+
+extern "C" {
+void fake_open_memory() { fake::open_memory = true; }
+const char* fake_log() { return fake::log.c_str(); }
+CUresult cuInit(unsigned) { return 0; }
+CUresult cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return ordinal == 0 ? 0 : 101;
+}
+CUresult cuDevicePrimaryCtxRetain(void** context, int) {
+  *context = &fake::log;
+  return 0;
+}
+CUresult cuCtxSetCurrent(void* context) { return context == &fake::log ? 0 : 201; }
+CUresult cuDeviceGetAttribute(int* value, int which, int) {
+  *value = which == 75 ? 9 : 0;
+  return 0;
+}
+CUresult cuGetErrorString(CUresult status, const char** text) {
+  *text = status == 101 ? "invalid device ordinal" : status == 1 ? "invalid argument" : fake::log.c_str();
+  return 0;
+}
+CUresult cuMemAlloc_v2(char** at, size_t bytes) {
+  *at = static_cast<char*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+  std::memset(*at, 0xff, bytes);
+  fake::memory[*at] = bytes;
+  return 0;
+}
+CUresult cuMemFree_v2(char* at) {
+  if (!fake::memory.erase(at)) return 1;
+  std::free(at);
+  return 0;
+}
+CUresult cuMemsetD8_v2(char* at, unsigned char byte, size_t bytes) {
+  std::memset(at, byte, bytes);
+  return 0;
+}
+CUresult cuMemcpyHtoD_v2(char* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+  return 0;
+}
+CUresult cuMemcpyDtoH_v2(void* to, const char* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+  return 0;
+}
+CUresult cuModuleLoadData(void** module, const char* image) {
+  const bool cubin = !std::memcmp(image, "\x7f" "ELF", 4);
+  if (!cubin && !std::strstr(image, ".version")) return 200;
+  fake::note("load %s", cubin ? "cubin" : "ptx");
+  *module = &fake::memory;
+  return 0;
+}
+CUresult cuModuleGetFunction(void** function, void* module, const char* name) {
+  if (module != &fake::memory || std::strcmp(name, fake::kernel_name)) return 500;
+  *function = &fake::kernel;
+  return 0;
+}
+CUresult cuFuncSetAttribute(void*, int which, int value) {
+  fake::note("attribute %d %d", which, value);
+  if (which == 8) fake::shared_limit = value;
+  return 0;
+}
+CUresult cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                        unsigned shared, void* stream, void** arguments, void** extra) {
+  fake::note("launch grid %u %u %u block %u %u %u shared %u stream %zu", gx, gy, gz, bx, by, bz, shared, (size_t)stream);
+  if (function != &fake::kernel || extra || (int)shared > fake::shared_limit) return 1;
+  std::vector<emulated::Region> regions;
+  for (const auto& [at, bytes] : fake::memory) regions.push_back({at, bytes, 1});
+  if (fake::open_memory) regions.push_back({nullptr, ~0ull >> 1, 1});
+  const unsigned grid[3] = {gx, gy, gz};
+  const char* error = emulated::launch(fake::kernel, grid, bx * by * bz, shared, arguments, regions.data(),
+                                       (unsigned)regions.size(), 0, 0);
+  if (error) fake::note("%s", error);
+  return error ? 700 : 0;
+}
+}
+
+#define FAKE_DRIVER(function)                                                          \
+  static const bool installed = [] {                                                   \
+    fake::kernel = [](void** each) { unpack_all(function, each); };                    \
+    fake::kernel_name = #function;                                                     \
+    return true;                                                                       \
+  }();

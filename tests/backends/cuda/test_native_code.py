@@ -1,0 +1,124 @@
+"""What nvcc makes of the CUDA C++ kernels, read from the machine code."""
+
+import functools
+import re
+
+import pytest
+
+from sparsec.backends.cuda import nvcc
+from sparsec.backends.cuda.issue import instructions_per_element
+from sparsec.backends.cuda.loader import extents
+from sparsec.backends.cuda.native import BUCKETS, NativeVariant, split_for
+
+pytest.importorskip(
+    "triton", reason="the disassembler comes with triton: pip install sparsec[cuda]"
+)
+if nvcc.why_not(90):
+    pytest.skip(nvcc.why_not(90), allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("native")
+    return functools.cache(lambda variant: nvcc.compile_native(variant, folder))
+
+
+# Lane instructions for a dense weight: what an H200 at 1.755 GHz issues while a packed one arrives.
+MEMORY_BOUND = {0.5: 7.8, 0.7: 5.0, 0.8: 3.6}
+# The budgets that the kernels are held to, by rows of x.
+NM24_SP = {8: 0.7, 16: 0.75, 32: 1.0, 64: 1.5}
+LPS = {0.5: 4.3, 0.6: 3.7, 0.7: 3.1, 0.8: 2.5, 0.9: 2.5}  # at 16 rows; 6 (1 - s) + 1.3 up to 80 %
+
+
+def test_2_to_4_runs_on_sparse_tensor_cores_within_its_budget(compiled):
+    kernel = compiled(NativeVariant("nm24_sp", "float16", 90, 16))
+    code = kernel.code
+    assert any(opcode.startswith("HMMA.SP.16832") for opcode in code.opcodes)
+    assert not any(opcode.startswith("HMMA.16") for opcode in code.opcodes)
+    wide = code.opcodes["LDGSTS.E.BYPASS.128"]
+    assert wide == code.count("LDGSTS") > 0
+    assert code.registers <= 128  # two blocks on a processor
+    assert 0.4 < instructions_per_element(code, kernel.variant, 0.5) <= NM24_SP[16]
+
+
+def test_scattered_weights_stay_within_their_budget(compiled):
+    kernel = compiled(NativeVariant("lps", "float16", 90, 16))
+    code = kernel.code
+    assert any(opcode.startswith("HMMA.16816") for opcode in code.opcodes)
+    assert code.opcodes["LDG.E.NA.128.CONSTANT"] >= 4  # two chunks before the loop, two inside
+    assert code.count("LDSM") == 8  # half a tile; the loop runs twice
+    assert (code.count("POPC"), code.count("ATOM", "RED", "ATOMG")) == (0, 1)  # the block counter
+    assert code.registers <= 128
+    for sparsity, budget in LPS.items():
+        spent = instructions_per_element(code, kernel.variant, sparsity)
+        assert 1.0 < spent <= budget
+        assert spent < MEMORY_BOUND.get(sparsity, 10)
+
+
+def test_launch_data_names_every_parameter_of_the_ptx_in_order(compiled):
+    for pattern in ("nm24_sp", "lps"):
+        kernel = compiled(NativeVariant(pattern, "float16", 90, 16))
+        entry = re.search(r"\.entry (\w+)\((.*?)\)", kernel.ptx, re.DOTALL)
+        declared = re.findall(r"\.param \.(u\d+)", entry[2])
+        widths = {"pointer": "u64", "scratch": "u64", "value": "u32"}
+        assert [widths[each["kind"]] for each in kernel.launch["arguments"]] == declared
+        assert kernel.launch["entry"] == entry[1]
+        assert kernel.launch["threads"] == int(re.search(r"\.maxntid (\d+)", kernel.ptx)[1])
+        assert re.search(r"\.target sm_90\b", kernel.ptx)
+        assert kernel.cubin.startswith(b"\x7fELF")
+        for text in (kernel.cubin, kernel.ptx.encode()):
+            assert str(nvcc.FOLDER).encode() not in text
+            assert b"/tmp/" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", [80, 89, 90, 100, 120])
+@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_variant_compiles_without_spills(compiled, sm, bucket, dtype):
+    for aligned, even in ((True, True), (True, False), (False, False)):
+        kernel = compiled(NativeVariant("nm24_sp", dtype, sm, bucket, aligned, even))
+        assert (kernel.code.stack, kernel.code.count("LDL", "STL")) == (0, 0)
+        if even:
+            assert instructions_per_element(kernel.code, kernel.variant, 0.5) <= NM24_SP[bucket]
+        for clear in (False, True):
+            kernel = compiled(NativeVariant("lps", dtype, sm, bucket, aligned, even, clear))
+            assert (kernel.code.stack, kernel.code.count("LDL", "STL")) == (0, 0)
+            assert instructions_per_element(kernel.code, kernel.variant, 0.9) > 1
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize(("sm", "limit"), [(80, 163), (89, 99), (90, 227), (100, 227), (120, 99)])
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+def test_shared_memory_fits_the_architecture(pattern, sm, limit, bucket):
+    variant = NativeVariant(pattern, "float16", sm, bucket)
+    assert variant.shared_bytes <= limit * 1024
+    assert variant.shared_bytes >= 128 * bucket * 4 + 4  # what the sum over warps needs
+    blocks = 2 if bucket <= 32 and sm in (80, 90, 100) else 1  # each reserves 1 KiB
+    assert blocks * (variant.shared_bytes + 1024) <= (limit + 1) * 1024
+
+
+def test_the_grid_covers_every_output_and_splits_fill_the_device():
+    variant = NativeVariant("lps", "float16", 90, 32)
+    sizes = {"M": 1000, "N": 70, "split": 4}
+    assert extents(variant.grid(), sizes) == [8, 4, 3]
+    for rows, columns in ((4096, 4096), (4096, 11008), (28672, 8192), (100, 64)):
+        split = split_for(rows, columns, 90)
+        assert 1 <= split <= 16
+        assert split == 1 or columns // split >= 512
+
+
+def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
+    variant = NativeVariant("nm24_sp", "float16", 80, 8)
+    first = nvcc.compile_native(variant, tmp_path)
+    monkeypatch.setattr(nvcc, "_by_nvcc", lambda _: pytest.fail("compiled again"))
+    monkeypatch.setattr(nvcc, "_by_nvrtc", lambda _: pytest.fail("compiled again"))
+    again = nvcc.compile_native(variant, tmp_path)
+    assert (again.cubin, again.ptx, again.launch) == (first.cubin, first.ptx, first.launch)
+
+
+def test_without_a_compiler_the_reason_names_the_way_out(monkeypatch):
+    monkeypatch.setattr(nvcc, "find_nvcc", lambda: None)
+    monkeypatch.setattr(nvcc, "find_nvrtc", lambda: None)
+    assert "pip install nvidia-cuda-nvrtc" in nvcc.why_not(90)
+    assert "sm_75" in nvcc.why_not(75)

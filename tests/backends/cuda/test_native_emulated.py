@@ -1,0 +1,210 @@
+"""The CUDA C++ kernels themselves, run by the emulator of a warp, against float64."""
+
+import ctypes
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nm24_cases import nm24_matrix
+
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.native import ACTIVATIONS, NativeVariant
+from sparsec.backends.cuda.nvcc import source_text
+
+sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+from emulation import COMPILER, Region, build, call, launch
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++")
+
+
+def weight(pattern, m, k, dtype="float16", sparsity=0.7, seed=0):
+    if pattern == "nm24_sp":
+        return nm24_matrix(m, k, dtype, seed=seed, sparsity=max(sparsity, 0.5))
+    rng = np.random.default_rng(seed)
+    dense = rng.standard_normal((m, k)).astype(np.float32)
+    dense[rng.random((m, k)) < sparsity] = 0
+    return dense.astype(nm24_matrix(1, 4, dtype, seed=0).dtype)
+
+
+def aligned(array):
+    """Return a copy that starts on a 16-byte border, as every operand has to."""
+    raw = np.empty(array.nbytes + 16, np.uint8)
+    start = -raw.ctypes.data % 16
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def run(pattern, dense, x, bucket, *, clear=False, split=1, y=None, bias=None, residual=None,
+        activation="none", order=0, eager=False):  # fmt: skip
+    """Return y of the emulated kernel; NaN where it writes nothing."""
+    (m, k), n = dense.shape, len(x)
+    dtype = dense.dtype.name
+    variant = NativeVariant(pattern, dtype, 90, bucket, k % 8 == 0, k % 64 == 0, clear)
+    y = aligned(np.full((n, m), np.nan, np.float32) if y is None else y)
+    arrays = {"x": aligned(x), "y": y}
+    packed = formats.get(pattern).pack(dense, dtype)
+    arrays |= {name: aligned(array) for name, array in packed.items()}
+    if bias is not None:
+        arrays["bias"] = aligned(bias)
+    if residual is not None:
+        arrays["residual"] = aligned(residual)
+    sizes = {"M": m, "N": n, "K": k, "split": split, "wide": int(y.dtype == np.float32)}
+    sizes["activation"] = ACTIVATIONS.index(activation)
+    launch(variant, arrays, sizes, order, eager)
+    return y
+
+
+def product(x, dense):
+    return x.astype(np.float64) @ dense.astype(np.float64).T
+
+
+def close(y, exact, unit=2.0**-19):
+    return np.abs(y.astype(np.float64) - exact).max() <= unit * np.abs(exact).max() + 1e-7
+
+
+# (format, M, K, N, bucket, selective zeroing, split): few compilations, many shapes.
+CASES = [
+    ("nm24_sp", 128, 256, 16, 16, False, 1),
+    ("nm24_sp", 33, 1088, 17, 16, False, 3),
+    ("nm24_sp", 130, 100, 1, 8, False, 1),
+    ("nm24_sp", 1, 4, 9, 8, False, 1),
+    ("lps", 128, 256, 16, 16, False, 1),
+    ("lps", 65, 1088, 17, 16, False, 3),
+    ("lps", 130, 101, 1, 8, True, 1),
+    ("lps", 1, 3, 9, 8, True, 1),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_compute_the_product(case):
+    pattern, m, k, n, bucket, clear, split = case
+    dense = weight(pattern, m, k, seed=m)
+    x = np.random.default_rng(k).standard_normal((n, k)).astype(np.float16)
+    y = run(pattern, dense, x, bucket, clear=clear, split=split)
+    assert close(y, product(x, dense))
+
+
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+def test_no_order_of_lanes_blocks_or_copies_changes_a_bit(pattern):
+    dense = weight(pattern, 140, 640, sparsity=0.6)
+    x = np.random.default_rng(1).standard_normal((16, 640)).astype(np.float16)
+    first = run(pattern, dense, x, 16, split=2)
+    for order, eager in ((-1, False), (1, False), (2, True), (0, True)):
+        assert np.array_equal(run(pattern, dense, x, 16, split=2, order=order, eager=eager), first)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+def test_any_sparsity_with_a_dense_tile_and_empty_rows(sparsity):
+    dense = weight("lps", 129, 256, sparsity=sparsity, seed=3)
+    dense[:64, 64:128] = np.random.default_rng(4).standard_normal((64, 64))
+    dense[70:75] = 0
+    dense[128, :] = 1
+    x = np.random.default_rng(5).standard_normal((3, 256)).astype(np.float16)
+    y = run("lps", dense, x, 16)
+    assert close(y, product(x, dense))
+    assert not y[:, 70:75].any()
+
+
+@pytest.mark.parametrize(("bucket", "clear", "k"), [(16, False, 512), (8, True, 511)])
+def test_values_of_a_tile_do_not_leak_into_the_next_one(bucket, clear, k):
+    dense = np.zeros((64, k), np.float16)
+    dense[:, 0] = np.inf  # left behind in shared memory, it would meet the zeros of x: NaN
+    x = np.zeros((1, k), np.float16)
+    x[0, 0] = 1
+    assert np.isposinf(run("lps", dense, x, bucket, clear=clear)).all()
+
+
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+def test_epilogue(pattern):
+    dense = weight(pattern, 48, 64)
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((8, 64)).astype(np.float16)
+    bias = rng.standard_normal(48).astype(np.float32)
+    half = np.full((8, 48), np.nan, np.float16)
+    residual = rng.standard_normal((8, 48)).astype(np.float16)
+    sums = product(x, dense) + bias
+    erf = np.vectorize(math.erf)
+    expected = {
+        "none": sums,
+        "relu": np.maximum(sums, 0),
+        "gelu": sums / 2 * (1 + erf(sums / np.sqrt(2))),
+        "silu": sums / (1 + np.exp(-sums)),
+        "gelu_tanh": sums / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (sums + 0.044715 * sums**3))),
+    }
+    for activation in ACTIVATIONS:
+        wide = run(pattern, dense, x, 16, bias=bias, activation=activation)
+        assert close(wide, expected[activation], 2.0**-17)
+        y = run(pattern, dense, x, 16, bias=bias, residual=residual, activation=activation, y=half)
+        assert y.dtype == np.float16
+        assert close(y, expected[activation] + residual, 2.0**-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bucket", [8, 16, 32, 64])
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+def test_every_variant(pattern, bucket, dtype):
+    for k in (64, 200, 204, 330):
+        if pattern == "nm24_sp" and k % 4:
+            continue
+        for clear in (False, True) if pattern == "lps" else (False,):
+            dense = weight(pattern, 150, k, dtype, seed=k)
+            for n in (1, bucket - 1, bucket, bucket + 1):
+                x = np.random.default_rng(n).standard_normal((n, k)).astype(dense.dtype)
+                y = run(
+                    pattern, dense, x, bucket, clear=clear, split=1 + n % 2, order=n, eager=n % 2
+                )
+                assert close(y, product(x, dense))
+
+
+FAULTS = {
+    1: "divided",
+    2: "not a multiple of 16",
+    3: "shared address 4096 of 4096",
+    4: "outside all operands",
+    5: "read only",
+    6: "deadlock",
+    7: "still under way",
+    8: "metadata out of order",
+}
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    run_faulty = build("faulty", Path(__file__).parent / "emulator" / "faults.cu", "faulty", {})
+    given, out = aligned(np.arange(256, dtype=np.uint32)), aligned(np.zeros(64, np.uint32))
+    regions = [Region(given.ctypes.data, given.nbytes, 0), Region(out.ctypes.data, out.nbytes, 1)]
+
+    def attempt(fault, order=0, eager=False):
+        pointers = [ctypes.c_void_p(each.ctypes.data) for each in (given, out)]
+        values = [*pointers, ctypes.c_int32(fault)]
+        call(run_faulty, (1, 1, 1), 64, 4096, values, regions, order, eager)
+        return out.copy()
+
+    return attempt
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_emulator_finds_what_a_device_would_do_in_silence(faulty, fault):
+    with pytest.raises(RuntimeError, match=FAULTS[fault]):
+        faulty(fault)
+
+
+def test_the_emulator_shows_races_by_the_order_of_lanes(faulty):
+    assert not np.array_equal(faulty(9), faulty(9, order=-1))
+    assert np.array_equal(faulty(10), faulty(10, order=-1))
+
+
+def test_the_emulator_lands_copies_no_sooner_and_no_later_than_allowed(faulty):
+    assert not np.array_equal(faulty(11), faulty(11, eager=True))
+    assert np.array_equal(faulty(12), faulty(12, eager=True))
+
+
+def test_the_joined_source_is_what_was_emulated():
+    for pattern in ("nm24_sp", "lps"):
+        text = source_text(NativeVariant(pattern, "float16", 90, 16))
+        assert "#include" not in text.replace('#include "emulate.h"', "")
+        assert text.count("LANE_FN void finish(") == 1

@@ -1,0 +1,134 @@
+"""What is particular to the formats of the CUDA C++ kernels; what all formats share is tested by name."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nm24_cases import nm24_matrix
+
+from sparsec.backends.cuda import formats
+from sparsec.ir.errors import PatternError, ShapeError
+
+LPS, SP = formats.get("lps"), formats.get("nm24_sp")
+
+
+def sparse(rows, columns, sparsity, seed=0):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(1, 2**16, (rows, columns)).astype(np.uint16)  # any pattern: NaN, Inf, -0.0
+    bits[(rng.random(bits.shape) < sparsity) | (bits == 0x8000)] = 0
+    return bits
+
+
+def back(form, bits, values="float16"):
+    arrays = form.pack_bits(bits)
+    form.check(arrays, bits.shape, values)
+    return form.unpack_bits(arrays, bits.shape, values)
+
+
+@given(
+    st.integers(1, 140), st.integers(1, 140), st.sampled_from([0, 0.01, 0.3, 0.5, 0.7, 0.9, 0.999, 1]),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_lps_comes_back_bit_for_bit(rows, columns, sparsity, seed):
+    bits = sparse(rows, columns, sparsity, seed)
+    assert np.array_equal(back(LPS, bits), bits)
+
+
+def test_lps_gaps_of_16_and_17_and_the_last_place():
+    bits = np.zeros((64, 64), np.uint16)
+    for row, column in ((0, 0), (0, 8), (8, 40), (63, 63), (63, 0)):
+        bits[row, column] = 7
+    assert np.array_equal(back(LPS, bits), bits)
+    dense_row = np.zeros((128, 256), np.uint16)
+    dense_row[77] = 9
+    assert np.array_equal(back(LPS, dense_row), dense_row)
+
+
+def test_a_dense_tile_in_an_empty_matrix():
+    bits = np.zeros((192, 192), np.uint16)
+    bits[64:128, 64:128] = 5
+    arrays = LPS.pack_bits(bits)
+    assert np.diff(arrays["tiles"][:, 0]).tolist() == [0, 0, 0, 0, 16, 0, 0, 0, 0]
+    assert np.array_equal(back(LPS, bits), bits)
+
+
+# The table of docs/formats/lps.md, bytes an element of a 2048x2048 matrix with random zeros.
+MEASURED = {0.0: 2.502, 0.5: 1.351, 0.6: 1.099, 0.7: 0.851, 0.8: 0.582, 0.9: 0.349, 0.95: 0.218}
+
+
+@pytest.mark.parametrize("sparsity", MEASURED)
+def test_lps_sizes_are_the_documented_ones_and_what_the_model_expects(sparsity):
+    bits = np.ones((512, 2048), np.uint16)
+    bits[np.random.default_rng(0).random(bits.shape) < sparsity] = 0
+    size = LPS.nbytes(LPS.pack_bits(bits)) / bits.size
+    assert size == pytest.approx(MEASURED[sparsity], rel=0.005)
+    assert LPS.expected_bytes(bits.shape, sparsity, "float16") / bits.size == pytest.approx(
+        size,
+        rel=0.05 if sparsity > 0.9 else 0.01,  # lists so short come in few lengths
+    )
+
+
+def test_lps_refuses_what_would_leave_a_tile():
+    bits = sparse(70, 130, 0.7)
+    good = LPS.pack_bits(bits)
+    LPS.check(good, bits.shape)
+
+    def refused(match, kind=PatternError, **changed):
+        with pytest.raises(kind, match=match):
+            LPS.check({**good, **changed}, bits.shape)
+
+    wide = good["chunks"].copy()
+    wide[0, 128:] = -1  # gaps of 16 only
+    refused("leaves its tile|two entries", chunks=wide)
+    beyond = good["overflow"].copy()
+    beyond[0] |= np.int32(0x7FFE0000)
+    refused("overflow entry leaves|two entries", overflow=beyond)
+    odd = good["overflow"].copy()
+    odd[0] |= np.int32(1 << 16)
+    refused("overflow entry leaves", overflow=odd)
+    twice = good["overflow"].copy()
+    twice[1] = twice[0]
+    refused("two entries for one place", overflow=twice)
+    tiles = good["tiles"].copy()
+    tiles[1, 0] += 1000
+    refused("partition", tiles=tiles)
+    refused("tiles int32", ShapeError, tiles=good["tiles"][:-1])
+    padded = LPS.pack_bits(sparse(128, 192, 0.7))
+    with pytest.raises(PatternError, match="padding"):
+        LPS.check(padded, bits.shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (31, 60), (33, 64), (64, 68), (100, 132)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_nm24_sp_comes_back_bit_for_bit(shape, dtype):
+    bits = nm24_matrix(*shape, dtype, seed=shape[0], sparsity=0.6).view(np.uint16)
+    assert np.array_equal(back(SP, bits, dtype), bits)
+
+
+def test_nm24_sp_takes_9_bits_an_element_where_the_shape_fits():
+    assert SP.expected_bytes((4096, 4096), 0.5, "float16") / 4096**2 == 1.125
+
+
+def test_nm24_sp_stands_as_the_fragments_of_the_instruction():
+    bits = np.zeros((32, 64), np.uint16)
+    bits[16 + 3, 32 + 20 + 1], bits[16 + 3, 32 + 20 + 3] = 11, 12  # half 1, row 3, half 1, group 5
+    packed = SP.pack_bits(bits)["packed"].view(np.uint32)[0, 0]
+    # lane (g=3, t=1), register 2 (groups 4 to 7, upper rows) of the fragment (half 1, half 1)
+    assert packed[(2 * 1 + 1) * 128 + (4 * 3 + 1) * 4 + 2] == 12 << 16 | 11
+    # metadata: lane (g=3, half 1 of the columns, groups 4 to 7), word of half 1, row g in the low half
+    assert packed[512 + (4 * 3 + 2 * 1 + 1) * 2 + 1] >> 4 & 15 == 1 | 3 << 2
+
+
+def test_nm24_sp_refuses_pairs_that_do_not_ascend():
+    bits = nm24_matrix(33, 68, "float16", seed=0).view(np.uint16)
+    good = SP.pack_bits(bits)["packed"]
+    equal, padded = good.copy(), good.copy()
+    equal[1, 0, 512] = 0
+    with pytest.raises(PatternError, match="do not ascend"):
+        SP.check({"packed": equal}, bits.shape)
+    padded[1, 1, 2] = 1
+    with pytest.raises(PatternError, match="padding"):
+        SP.check({"packed": padded}, bits.shape)
+    with pytest.raises(ShapeError, match="packed int32"):
+        SP.check({"packed": good[:, :1]}, bits.shape)

@@ -1,0 +1,93 @@
+"""The launch of CUDA C++ kernels on torch tensors, as far as a fake driver goes."""
+
+import ctypes
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.loader import Driver
+from sparsec.backends.cuda.native import NativeVariant
+from sparsec.ir.errors import ShapeError
+
+sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+from emulation import COMPILER, compile_library
+
+torch = pytest.importorskip("torch", reason="the launcher takes torch tensors")
+dispatch = pytest.importorskip("sparsec.backends.cuda.dispatch")
+native_launch = pytest.importorskip("sparsec.backends.cuda.native_launch")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="the fake driver needs g++")
+VARIANT = NativeVariant("lps", "float16", 90, 16)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Let the launcher take CPU tensors; return the variants it asks for."""
+    name = f"launch_{VARIANT.name}"
+    library = compile_library(name, VARIANT.source.name, VARIANT.entry, VARIANT.defines)
+    ctypes.CDLL(str(library)).fake_open_memory()
+    variants = []
+
+    def compiled(variant):
+        variants.append(variant)
+        return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
+
+    for cached in (native_launch._kernel, native_launch._zeros):
+        cached.cache_clear()
+    monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
+    monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
+    monkeypatch.setattr(native_launch, "_sm", lambda _: 90)
+    monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
+    stream = types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    yield variants
+    for cached in (native_launch._kernel, native_launch._zeros):
+        cached.cache_clear()
+
+
+def layer(m=130, k=640, sparsity=0.7):
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(m, k, generator=generator).half()
+    dense[torch.rand(m, k, generator=generator) < sparsity] = 0
+    packed = formats.get("lps").pack(dense.numpy())
+    return dense, {name: torch.from_numpy(array) for name, array in packed.items()}
+
+
+def test_the_launcher_computes_the_layer(asked):
+    dense, arrays = layer()
+    x, bias = torch.randn(9, 640).half(), torch.randn(130)
+    residual = torch.randn(9, 130)
+    y = torch.full((9, 130), torch.nan)
+    exact = (x.double() @ dense.double().T + bias).relu() + residual
+    for split in (None, 3, 3):
+        native_launch.native_linear(
+            "lps", x, arrays, y, bias=bias, residual=residual, act="relu", split=split
+        )
+        assert (y - exact).abs().max() < 1e-4
+        y.fill_(torch.nan)
+    assert asked == [VARIANT]  # compiled once
+
+
+def test_the_operators_reach_it(asked):
+    dense, arrays = layer()
+    x = torch.randn(3, 640).half()
+    y = torch.full((3, 130), torch.nan, dtype=torch.float16)
+    packed = [arrays[name] for name in formats.get("lps").arrays]
+    dispatch.linear("lps", x, packed, None, y, "")
+    assert (y.double() - x.double() @ dense.double().T).abs().max() < 0.05
+    assert dispatch.multiplies("nm24_sp")
+
+
+def test_what_does_not_fit_is_refused(asked):
+    _, arrays = layer()
+    x, y = torch.randn(9, 640).half(), torch.zeros(9, 130)
+    with pytest.raises(ShapeError, match="bias: need contiguous"):
+        native_launch.native_linear("lps", x, arrays, y, bias=torch.zeros(129))
+    with pytest.raises(ShapeError, match="x: need contiguous"):
+        native_launch.native_linear("lps", torch.randn(640, 9).half().T, arrays, y)
+    with pytest.raises(ShapeError, match="chunks: need contiguous"):
+        native_launch.native_linear("lps", x, {**arrays, "chunks": arrays["chunks"].long()}, y)
