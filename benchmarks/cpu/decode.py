@@ -45,14 +45,21 @@ from sparsec.ir.run import session_options
 from sparsec.ir.sites import weight_sites
 from sparsec.passes.base import PassContext
 from sparsec.passes.pipeline import Pipeline
+from sparsec.passes.rounding import ROUNDINGS
 
-SPECS = ("block:rows=8,cols=1,sparsity=0.8", "unstructured:sparsity=0.9")
+SPECS = (
+    "block:rows=8,cols=1,sparsity=0.8",
+    "block:rows=8,cols=1,sparsity=0.8,values=float16",
+    "block:rows=8,cols=1,sparsity=0.8,values=int8",
+    "unstructured:sparsity=0.9",
+)
 MODEL_MUST, MODEL_AIM = 1.6, 2.2
 BARS: dict[tuple[Form, float], float | None] = {
     ("unstructured", 0.5): None, ("unstructured", 0.8): 1.4, ("unstructured", 0.9): 3.0,
     ("unstructured", 0.95): 5.3, ("block8", 0.5): None, ("block8", 0.8): 3.2,
     ("block8", 0.9): 6.5, ("block8", 0.95): 14.0,
 }  # fmt: skip
+NARROW = (*ROUNDINGS,)  # values of blocks that are stored in fewer bytes
 _ROUNDS = (7, 30)  # of a product
 COLUMNS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CURVES: tuple[tuple[Form, float], ...] = (
@@ -138,6 +145,9 @@ def gemv_rows() -> Iterator[dict[str, Any]]:
     """Yield the ratios of one column, the weight in the cache and in memory."""
     for (form, sparsity), must in BARS.items():
         yield {**_product(1, form, sparsity), "must": must}
+        if form == "block8":
+            for values in NARROW:
+                yield _product(1, form, sparsity, values)
 
 
 def column_rows() -> Iterator[dict[str, Any]]:
@@ -147,14 +157,18 @@ def column_rows() -> Iterator[dict[str, Any]]:
             yield _product(columns, form, sparsity)
 
 
-def _product(columns: int, form: Form, sparsity: float) -> dict[str, Any]:
+def _product(columns: int, form: Form, sparsity: float, values: str = "float32") -> dict[str, Any]:
     model, feeds = Case(f"matmul {columns}x4096x4096", sparsity, form).build()
+    if values in ROUNDINGS:
+        (site,) = weight_sites(model)
+        site.write_matrix(ROUNDINGS[values](site.matrix()))
     contest = _contest(model, in_one_region(model, feeds), feeds, 1)
     warm, cold = contest.run(1.0, _ROUNDS), contest.run(1.0, _ROUNDS, cold=True)
     return {
         "columns": columns,
         "pattern": form,
         "sparsity": sparsity,
+        "values": values,
         "dense_ms": round(warm["dense"] * 1e3, 4),
         "sparse_ms": round(warm["sparse"] * 1e3, 4),
         "ratio": round(warm["dense"] / warm["sparse"], 3),

@@ -74,7 +74,7 @@ def compile_and_race(name: str, spec: str) -> dict[str, Any] | None:
     row: dict[str, Any] = {"model": name, "pass": spec}
     with tempfile.TemporaryDirectory() as folder:
         calib, output = Path(folder) / "feeds.npz", Path(folder) / "m.sparsec"
-        np.savez(calib, **{key: value[None] for key, value in feeds.items()})
+        np.savez(calib, allow_pickle=False, **{key: value[None] for key, value in feeds.items()})
         start = time.perf_counter()
         try:
             sparsec.compile(source, passes=[spec], target="cpu", calib=str(calib), output=output)
@@ -101,7 +101,7 @@ def line(row: dict[str, Any]) -> str:
     """Return a row of the table."""
     head = f"{row['model']:18}{row['pass']:28}"
     if "error" in row:
-        return head + row["error"].splitlines()[0][:100]
+        return f"{head}{row['error'].splitlines()[0][:100]}"
     layers = f"{row['sparse']} of {row['pruned']}"
     times = f"{row['dense_ms']:10.3f}{row['sparse_ms']:10.3f}{row['ratio']:7.2f}"
     return f"{head}{times}{layers:>15}{row['compile_s']:6.0f}"

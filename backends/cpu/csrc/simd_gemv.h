@@ -2,6 +2,7 @@
 #ifndef SPARSEC_SIMD_GEMV_H
 #define SPARSEC_SIMD_GEMV_H
 
+#include "half.h"
 #include "kernels.h"
 
 namespace sparsec {
@@ -93,52 +94,41 @@ void gemv_blocks(const GemvArgs& a) {
   }
 }
 
-// Blocks of half a vector, two at a time. S::spread puts one number into each half; S::widen_low fills
-// the lower half and leaves zeros in the upper one.
+inline float to_float(float value) { return value; }
+inline float to_float(int8_t value) { return value; }
+inline float to_float(uint16_t half) { return half_to_float(half); }
+
+// Blocks lower than a vector, several columns of them at a time. S::spread<n> repeats n numbers of x, each
+// over its part of the vector.
 template <class S, int B, class T>
-void gemv_pairs(const GemvArgs& a) {
-  static_assert(S::lanes == 2 * B);
-  constexpr int kChains = 4;
-  const float zero = 0.0f;  // not x again: zero times infinity is no zero
+void gemv_abreast(const GemvArgs& a) {
+  constexpr int kColumns = S::lanes / B, kChains = 4, kStep = kColumns * kChains;
+  static_assert(kColumns > 1 && kStep <= 32);
   const auto* values = static_cast<const T*>(a.values);
   const auto at = [&](uint32_t p) { return values + static_cast<size_t>(p) * B; };
-  const auto x = [&](uint32_t p) { return S::spread(a.x + a.columns[p], a.x + a.columns[p + 1]); };
+  const auto product = [&](uint32_t p, typename S::Vec sum) {
+    return S::fma(S::widen(at(p)), S::template spread<kColumns>(a.x, a.columns + p), sum);
+  };
   for (ptrdiff_t g = a.group_begin; g < a.group_end; ++g) {
     typename S::Vec acc[kChains];
     for (int j = 0; j < kChains; ++j) acc[j] = S::set1(0.0f);
     uint32_t p = a.starts[g];
     const uint32_t end = a.starts[g + 1];
-    for (; p + 2 * kChains <= end; p += 2 * kChains) {
-      fetch_ahead<2 * kChains * B * static_cast<int>(sizeof(T))>(at(p));
-      if (p % 32 < 2 * kChains) fetch_ahead<64>(a.columns + p);
+    for (; p + kStep <= end; p += kStep) {
+      fetch_ahead<kStep * B * static_cast<int>(sizeof(T))>(at(p));
+      if (p % 32 < kStep) fetch_ahead<64>(a.columns + p);
 #pragma GCC unroll 8
-      for (int j = 0; j < kChains; ++j) acc[j] = S::fma(S::widen(at(p + 2 * j)), x(p + 2 * j), acc[j]);
+      for (int j = 0; j < kChains; ++j) acc[j] = product(p + kColumns * j, acc[j]);
     }
-    for (; p + 2 <= end; p += 2) acc[0] = S::fma(S::widen(at(p)), x(p), acc[0]);
-    if (p < end) acc[1] = S::fma(S::widen_low(at(p)), S::spread(a.x + a.columns[p], &zero), acc[1]);
+    for (; p + kColumns <= end; p += kColumns) acc[0] = product(p, acc[0]);
     alignas(64) float sums[S::lanes];
     S::store(sums, S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3])));
+    for (int c = 1; c < kColumns; ++c)
+      for (int r = 0; r < B; ++r) sums[r] += sums[c * B + r];
+    for (; p < end; ++p)
+      for (int r = 0; r < B; ++r) sums[r] += to_float(at(p)[r]) * a.x[a.columns[p]];
     const auto row = static_cast<int32_t>(g * B);
-    for (int r = 0; r < B && row + r < a.m; ++r) {
-      float sum = sums[r] + sums[B + r];
-      if constexpr (sizeof(T) == 1) sum *= a.scales[row + r];
-      put_row(a, row + r, sum);
-    }
-  }
-}
-
-// Any block height, one value at a time.
-template <int B>
-void gemv_scalar(const GemvArgs& a) {
-  const auto* values = static_cast<const float*>(a.values);
-  for (ptrdiff_t g = a.group_begin; g < a.group_end; ++g) {
-    float sums[B] = {};
-    for (uint32_t p = a.starts[g]; p < a.starts[g + 1]; ++p) {
-      const float x = a.x[a.columns[p]];
-      for (int r = 0; r < B; ++r) sums[r] += values[static_cast<size_t>(p) * B + r] * x;
-    }
-    const auto row = static_cast<int32_t>(g * B);
-    for (int r = 0; r < B && row + r < a.m; ++r) put_row(a, row + r, sums[r]);
+    for (int r = 0; r < B && row + r < a.m; ++r) put_row(a, row + r, sizeof(T) == 1 ? sums[r] * a.scales[row + r] : sums[r]);
   }
 }
 

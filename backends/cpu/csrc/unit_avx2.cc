@@ -68,6 +68,12 @@ struct Avx2 {
   static Vec gather(const float* x, const uint16_t* i) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(gather4(x, i)), gather4(x, i + 4), 1);
   }
+  template <int n>
+  static Vec spread(const float* x, const uint16_t* i) {
+    if constexpr (n == 2) return _mm256_insertf128_ps(set1(x[i[0]]), _mm_broadcast_ss(x + i[1]), 1);
+    const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(gather4(x, i)), twice);
+  }
   static Vec widen(const float* p) { return load(p); }
   static Vec widen(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Vec widen(const int8_t* p) {
@@ -110,8 +116,8 @@ using Simd = Avx2;
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 4) X(2, 4) X(3, 4) X(1, 8)
 #define GEMV_LIST(X) \
   X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
-  X("f32_gemv_block2x1", kBlocks, 2, gemv_scalar<2>) \
-  X("f32_gemv_block4x1", kBlocks, 4, gemv_scalar<4>) \
+  X("f32_gemv_block2x1", kBlocks, 2, (gemv_abreast<Simd, 2, float>)) \
+  X("f32_gemv_block4x1", kBlocks, 4, (gemv_abreast<Simd, 4, float>)) \
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))

@@ -59,16 +59,10 @@ struct Avx512 {
   static Vec widen(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
-  static Vec widen_low(const float* p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
-  static Vec widen_low(const uint16_t* p) {
-    return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-  }
-  static Vec widen_low(const int8_t* p) {
-    const __m128i raw = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return _mm512_zextps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw)));
-  }
-  static Vec spread(const float* low, const float* high) {
-    return _mm512_mask_broadcastss_ps(set1(*low), 0xFF00, _mm_load_ss(high));
+  template <int n>
+  static Vec spread(const float* x, const uint16_t* i) {
+    static_assert(n == 2);
+    return _mm512_mask_broadcastss_ps(set1(x[i[0]]), 0xFF00, _mm_load_ss(x + i[1]));
   }
   static float sum(Vec a) { return _mm512_reduce_add_ps(a); }
   static void transpose(const float* src, ptrdiff_t lds, float* dst, ptrdiff_t ldd) {
@@ -104,11 +98,12 @@ using Simd = Avx512;
 #define SPMM_BLOCKS(X) \
   X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) \
   X(1, 8) X(2, 8) X(3, 8)
-// One row and columns of 2 and 4 are left to the AVX2 unit: x is put together float by float.
+// Lower blocks are left to the AVX2 unit: x is put together float by float, and a wider vector of it
+// takes longer.
 #define GEMV_LIST(X) \
-  X("f32_gemv_block8x1", kBlocks, 8, (gemv_pairs<Simd, 8, float>)) \
-  X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_pairs<Simd, 8, uint16_t>)) \
-  X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_pairs<Simd, 8, int8_t>))
+  X("f32_gemv_block8x1", kBlocks, 8, (gemv_abreast<Simd, 8, float>)) \
+  X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_abreast<Simd, 8, uint16_t>)) \
+  X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_abreast<Simd, 8, int8_t>))
 #define DENSE_VECTORS 4
 #include "unit.h"
 

@@ -51,6 +51,11 @@ struct Neon {
     const float t[4] = {x[i[0]], x[i[1]], x[i[2]], x[i[3]]};
     return load(t);
   }
+  template <int n>
+  static Vec spread(const float* x, const uint16_t* i) {
+    static_assert(n == 2);
+    return vcombine_f32(vdup_n_f32(x[i[0]]), vdup_n_f32(x[i[1]]));
+  }
   static Vec widen(const float* p) { return load(p); }
   static Vec widen(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
   static Vec widen(const int8_t* p) {  // no vector load: it would read beyond the four
@@ -82,7 +87,7 @@ using Simd = Neon;
   X(1, 2) X(2, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(1, 8) X(2, 8)
 #define GEMV_LIST(X) \
   X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
-  X("f32_gemv_block2x1", kBlocks, 2, gemv_scalar<2>) \
+  X("f32_gemv_block2x1", kBlocks, 2, (gemv_abreast<Simd, 2, float>)) \
   X("f32_gemv_block4x1", kBlocks, 4, (gemv_blocks<Simd, 4, float>)) \
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \

@@ -59,6 +59,11 @@ struct Portable {
   static Vec gather(const float* x, const uint16_t* i) {
     return Vec{x[i[0]], x[i[1]], x[i[2]], x[i[3]]};
   }
+  template <int n>
+  static Vec spread(const float* x, const uint16_t* i) {
+    static_assert(n == 2);
+    return Vec{x[i[0]], x[i[0]], x[i[1]], x[i[1]]};
+  }
   static Vec widen(const float* p) { return load(p); }
   static Vec widen(const uint16_t* p) {
     return Vec{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])};
@@ -82,7 +87,7 @@ using Simd = Portable;
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(4, 2) X(1, 4) X(2, 4) X(1, 8)
 #define GEMV_LIST(X) \
   X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
-  X("f32_gemv_block2x1", kBlocks, 2, gemv_scalar<2>) \
+  X("f32_gemv_block2x1", kBlocks, 2, (gemv_abreast<Simd, 2, float>)) \
   X("f32_gemv_block4x1", kBlocks, 4, (gemv_blocks<Simd, 4, float>)) \
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
