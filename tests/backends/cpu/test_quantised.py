@@ -1,5 +1,7 @@
 """Quantised graphs stay quantised, whatever their zeros would gain."""
 
+import itertools
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -34,7 +36,7 @@ def quantised() -> ir.Model:
         return name
 
     x = activation("x", "x0")
-    for i, (k, m) in enumerate(zip(SIZES, SIZES[1:], strict=False)):
+    for i, (k, m) in enumerate(itertools.pairwise(SIZES)):
         w = f"w{i}"
         stored[f"{w}.q"] = rng.integers(-127, 128, (k, m)).astype(np.int8)
         scale = scale_of(w, 0.001, np.int8(0))
