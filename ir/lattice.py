@@ -84,8 +84,15 @@ class Lattice:
         self._facts = facts
 
     def shape_of(self, value: ir.Value) -> tuple[Dim, ...] | None:
-        """Return what is known of a shape for certain."""
-        return self._facts.shapes.get(value)
+        """Return what is known of a shape for certain.
+
+        Behind an operator of another domain, no shape is inferred; its rule still gives axes.
+        """
+        shape = self._facts.shapes.get(value)
+        axes = self.axes.get(value)
+        if shape is not None or axes is None:
+            return shape
+        return tuple(None if axis is None or axis.cyclic else axis.size for axis in axes)
 
     def axes_of(self, value: ir.Value) -> Axes:
         """Return the axes of a value; those of a constant are free until somebody ties them."""

@@ -142,6 +142,21 @@ class WeightSite:
         """Return which input of ``node``, one of the site's, is the weight."""
         return next(i for i, value in enumerate(node.inputs) if _derives(value, self.weight))
 
+    def along_reduction(self, axis: int, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Return for every column of the matrix, [reduction], the number of its position.
+
+        Parameters
+        ----------
+        axis : int
+            Of the stored tensor; one of :attr:`reduction_axes`.
+        numbers : array [positions]
+            One for each position along it.
+        """
+        sizes = [self.operand_shape[each] for each in self.layout.perm[self.layout.row_axes :]]
+        spread = [1] * len(sizes)
+        spread[self.reduction_axes.index(axis)] = len(numbers)
+        return np.broadcast_to(numbers.reshape(spread), sizes).reshape(-1)
+
     def kept(self, removed: Mapping[int, NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Return which weights are left, bool [out, reduction], if positions of the tensor go.
 

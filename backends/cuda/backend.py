@@ -1,4 +1,4 @@
-"""The backend for NVIDIA GPUs: packs 2:4 layers and compiles their kernel, ahead of time.
+"""The backend for GPUs: packs sparse layers and compiles their kernels, ahead of time.
 
 No GPU is needed, and none is asked: which layers are packed rests on a roofline (cost.py), and
 every reason says ``modelled``.
@@ -20,8 +20,8 @@ from sparsec.backends.cuda.densify import check_packed, densify
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype
-from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
-from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
+from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
+from sparsec.ir.errors import ArtifactError, UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
 from sparsec.ir.sites import WeightSite, weight_sites
@@ -32,16 +32,16 @@ _DOMAIN_VERSION = 1
 
 
 class CudaBackend(Backend):
-    """Lowers 2:4 MatMul and Gemm layers to kernels that load them packed."""
+    """Lowers sparse MatMul and Gemm layers to kernels that load them packed."""
 
     name: ClassVar[str] = "cuda"
 
     def why_not(self, target: Target) -> str | None:
         """Return why nothing can be compiled for ``target`` here, with the way out."""
-        return aot.why_not(_sm(target))
+        return aot.why_not(_arch(target))
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
-        """Pack every 2:4 layer that the model of the target does not say loses.
+        """Pack every sparse layer that the model of the target does not say loses.
 
         Raises
         ------
@@ -52,7 +52,6 @@ class CudaBackend(Backend):
         """
         if reason := self.why_not(target):
             raise UnsupportedTargetError(f"target {target.name}: {reason}", where=target.name)
-        sm = _sm(target)
         sites = list(weight_sites(model))
         record = CostRecord(target.name)
         layers: list[LayerRow] = []
@@ -60,14 +59,16 @@ class CudaBackend(Backend):
         rewriter = Rewriter(model)
         for index, site in enumerate(sites):
             context.progress(f"packing {site.name}", index / (2 * len(sites)))
-            choice = choose(site, target.limits)
+            choice = choose(site, target)
             record.entries += _entries(choice)
             kernel = DENSE_KERNEL
             if choice.packed is not None:
-                by_node = _variants(choice, sm)
-                rewriter.pack(site, choice.packed, [[v.name for v in each] for each in by_node])
-                needed.update(dict.fromkeys(v for each in by_node for v in each))
-                kernel = family(by_node[0])
+                by_node = [_launches(choice, node, target) for node in site.nodes]
+                named = [[(_names(chain), shares) for chain, shares in each] for each in by_node]
+                rewriter.pack(site, choice.packed, by_node[0][0][0][-1].dtype, named)
+                for each in by_node:
+                    needed.update(dict.fromkeys(v for chain, _ in each for v in chain))
+                kernel = family(by_node[0][-1][0])
             layers.append(_row(choice, kernel))
 
         lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
@@ -75,7 +76,9 @@ class CudaBackend(Backend):
             context.progress(f"compiling {variant.name}", (1 + index / len(needed)) / 2)
             _add_kernel(lowered, aot.compile_variant(variant, context.cache))
         if needed:
-            lowered.files[f"kernels/{aot.SOURCE.name}"] = aot.SOURCE
+            for file in aot.SOURCES.glob("*.py"):  # they import one another
+                if file.name != "__init__.py":
+                    lowered.files[f"kernels/{file.name}"] = file
             model.opset_imports[DOMAIN] = _DOMAIN_VERSION
             onnx_passes.RemoveUnusedNodesPass()(model)
         lowered.weights.update(large_tensors(model))
@@ -117,6 +120,7 @@ class CudaBackend(Backend):
                 "the cubins yourself: docs/targets/cuda.md",
                 where=str(root),
             )
+        _load_kernels(root, manifest)
         return _torch_runner(root, "cuda")
 
     def emulator(
@@ -148,6 +152,25 @@ def _why_no_device() -> str | None:
     return f"torch {torch.__version__} finds no CUDA device here{build}"
 
 
+def _load_kernels(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Load the artifact's kernels; for another architecture Triton can compile their sources instead.
+
+    Raises
+    ------
+    ArtifactError
+        If they are for another architecture, and there is no Triton.
+    """
+    import torch
+
+    from sparsec.backends.cuda import compiled
+
+    try:
+        compiled.load(root, manifest, torch.cuda.current_device())
+    except ArtifactError:
+        if importlib.util.find_spec("triton") is None:
+            raise
+
+
 def _torch_runner(root: Path, device: str) -> Runner:
     from sparsec.backends.cuda.runner import TorchRunner
 
@@ -157,19 +180,34 @@ def _torch_runner(root: Path, device: str) -> Runner:
     return TorchRunner(model, device)
 
 
-def _sm(target: Target) -> int:
-    """Return the compute capability of a target, 80 for 8.0."""
-    return next(int(each[2:]) for each in sorted(target.features) if each.startswith("sm"))
+def _arch(target: Target) -> str:
+    """Return what kernels are compiled for: ``"sm80"``, ``"gfx942"``."""
+    return next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
 
 
-def _variants(choice: Choice, sm: int) -> list[tuple[Variant, ...]]:
-    """Return the kernels of each node of a packed site, one for every bucket of N."""
+def _launches(
+    choice: Choice, node: ir.Node, target: Target
+) -> list[tuple[tuple[Variant, ...], int]]:
+    """Return for every bucket of N the kernels that a node launches in turn, and its shares of K."""
     packed = choice.packed
     assert packed is not None
-    outputs, columns = packed.shape
-    biased = (fused_bias(node, outputs)[0] is not None for node in choice.site.nodes)
-    out = site_dtype(choice.site)
-    return [variants_for(columns, packed.dtype, sm, bias, out) for bias in biased]
+    rows, columns = packed.shape
+    bias = fused_bias(node, rows)[0] is not None
+    variants = variants_for(
+        columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
+        bias=bias,
+    )  # fmt: skip
+    found: list[tuple[tuple[Variant, ...], int]] = []
+    for variant in variants:
+        number = shares(rows, columns, variant, int(target.limits["processors"]))
+        chain = (variant,) if number == 1 else variant.split_form()
+        before = variant.before()
+        found.append(((*([before] if before else []), *chain), number))
+    return found
+
+
+def _names(chain: Sequence[Variant]) -> str:
+    return " ".join(variant.name for variant in chain)
 
 
 def _row(choice: Choice, kernel: str) -> LayerRow:
@@ -199,7 +237,7 @@ def _entries(choice: Choice) -> list[CostEntry]:
     shape = (*choice.site.shape, choice.estimate.rows)
     times = {
         DENSE_KERNEL: choice.estimate.dense_seconds,
-        "matmul_nm24": choice.estimate.packed_seconds,
+        f"matmul_{choice.estimate.format}": choice.estimate.packed_seconds,
     }
     return [
         CostEntry(
@@ -217,16 +255,19 @@ def _entries(choice: Choice) -> list[CostEntry]:
 
 
 def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
-    """Put cubin and PTX among the files, and the launch data among the kernels."""
-    stem = f"kernels/sm{compiled.variant.sm}/{compiled.variant.name}"
-    lowered.files[f"{stem}.cubin"] = compiled.cubin
-    lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
+    """Put binary and assembly among the files, and the launch data among the kernels."""
+    variant = compiled.variant
+    assert isinstance(variant, Variant)
+    stem = f"kernels/{variant.arch}/{variant.name}"
+    binary, text = ("cubin", "ptx") if variant.arch.startswith("sm") else ("hsaco", "amdgcn")
+    lowered.files[f"{stem}.{binary}"] = compiled.cubin
+    lowered.files[f"{stem}.{text}"] = compiled.ptx.encode()
     lowered.kernels.append(
         {
             **compiled.launch,
-            "file": f"{stem}.cubin",
-            "ptx": f"{stem}.ptx",
-            "source": f"kernels/{aot.SOURCE.name}",
+            "file": f"{stem}.{binary}",
+            text: f"{stem}.{text}",
+            "source": f"kernels/{aot.source(variant).name}",
             "max_n": MAX_N,
         }
     )

@@ -24,6 +24,9 @@ _FAMILIES = {
         "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Log Not Reciprocal Sigmoid Softplus"
     ),
     "elementwise:SUM": "Add Max Mean Min Sub Sum",
+    "elementwise:GATED": (
+        "com.microsoft::BiasGelu com.microsoft::FastGelu com.microsoft::Gelu com.microsoft::QuickGelu"
+    ),
     "elementwise:PRODUCT": "BitwiseAnd Mul SwiGLU",
     "elementwise:QUOTIENT": "Div",
     "elementwise:POWER": "Pow",

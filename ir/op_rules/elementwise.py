@@ -140,6 +140,7 @@ _ABOUT = "all axes; equal positions of all operands"
 ZERO_KEPT = OpRule(_unary(True), about="all axes", cyclic=True)
 ZERO_LOST = OpRule(_unary(False), about="all axes", cyclic=True)
 SUM = OpRule(_sum, about=_ABOUT, cyclic=True)
+GATED = OpRule(_sum, about="all axes; a bias with the last one", cyclic=True)  # Gelu(a + b)
 PRODUCT = OpRule(_product, about=_ABOUT, cyclic=True)
 QUOTIENT = OpRule(_quotient, about=_ABOUT, cyclic=True)
 POWER = OpRule(_power, about=_ABOUT, cyclic=True)

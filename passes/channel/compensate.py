@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,18 +20,47 @@ from sparsec.ir.atoms import Labels
 from sparsec.ir.bias import Bias, own_bias
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
-from sparsec.ir.edits import Removal, removal_of, zero
+from sparsec.ir.edits import Removal, alike, removal_of, zero
+from sparsec.ir.groups import Group
 from sparsec.ir.lattice import Lattice
 from sparsec.ir.sites import WeightSite, weight_sites
 from sparsec.passes.base import Skipped
 from sparsec.passes.calibration.calibration import Calibration
 from sparsec.passes.calibration.statistics import Needs, Statistics
 from sparsec.passes.solvers.least_squares import Inputs, Refit, bias_only, lost, refit
+from sparsec.passes.solvers.selection import least_needed
 
 METHODS = ("auto", "none", "bias", "refit")
 GRAM_BYTES = 2 << 30
+MOST_COLUMNS = (
+    4096  # of a layer that chooses: it takes columns^2 operations for each unit that goes
+)
 
 Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Open:
+    """A group of which a single layer reads all units, so that the layer may choose which go.
+
+    Parameters
+    ----------
+    group : Group
+    count : int
+        How many of its units go.
+    unit_of : int [reduction]
+        The unit that each column of the layer reads, -1 for none.
+    """
+
+    group: Group
+    count: int
+    unit_of: NDArray[np.int64]
+
+    def gone(self, matrix: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return which units a layer without them does not read: places in the group, in order."""
+        read = self.unit_of[matrix.any(axis=0)]
+        idle = np.setdiff1d(np.arange(self.group.size), read)
+        return idle[: self.count]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -46,12 +75,15 @@ class Reader:
         One for each node that reads the weight.
     before : list of float64 [out]
         Those biases as they were.
+    open : Open, optional
+        What it may choose: ``kept`` is but a proposal then.
     """
 
     site: WeightSite
     kept: Mask
     biases: list[Bias]
     before: list[NDArray[np.float64]]
+    open: Open | None = None
 
     @property
     def rows(self) -> Mask:
@@ -66,6 +98,8 @@ class Compensation:
     ----------
     skipped : list of Skipped
         Readers that stay as they are, or get less than was asked for.
+    removed : dict of str to int [n]
+        For groups of which the readers chose the units: which go, by the name of the group.
     notes : dict of str to float
         ``compensated`` and ``refitted`` layers, and the mean over them of the share of the variance of
         a layer's output that is lost without and with compensation.
@@ -76,6 +110,7 @@ class Compensation:
         self.notes: dict[str, float] = {}
         self._method = method
         self._readers: list[Reader] = []
+        self.removed: dict[str, NDArray[np.int64]] = {}
         self._shares: list[tuple[float, float]] = []
 
     def apply(self, model: ir.Model) -> None:
@@ -91,10 +126,34 @@ class Compensation:
             for bias, old, mine in zip(reader.biases, reader.before, _biases(site), strict=True):
                 mine.add((_flat(bias) - old)[rows])
 
+    def settle(self, lattice: Lattice, units: Labels) -> None:
+        """Read off the weights which units the layers chose, and what each layer keeps then."""
+        for reader in self._readers:
+            if reader.open is not None:
+                group = reader.open.group
+                gone = reader.open.gone(reader.site.matrix())
+                self.removed[group.name] = gone
+                units = np.concatenate([np.setdiff1d(units, group.units), group.units[gone]])
+        if self.removed:
+            tensors = removal_of(lattice, units).tensors
+            self._readers = [
+                dataclasses.replace(
+                    reader, kept=reader.site.kept(tensors.get(reader.site.weight.name or "", {}))
+                )
+                for reader in self._readers
+            ]
+
     def visit(self, reader: Reader, statistics: Statistics) -> None:
         """Let one layer of the working copy do without what goes."""
         matrix = reader.site.matrix()
-        result = np.where(reader.kept, matrix, 0).astype(np.float64)
+        every = reader.kept
+        if reader.open is not None and statistics.count:
+            found_units = least_needed(
+                matrix, statistics.centred_gram()[0], reader.open.unit_of, reader.open.count
+            )
+            stays = ~np.isin(reader.open.unit_of, found_units)
+            every = np.broadcast_to(stays, matrix.shape)
+        result = np.where(every, matrix, 0).astype(np.float64)
         reader.site.write_matrix(result.astype(matrix.dtype))
         if not statistics.count:
             reason = "no calibration sample reaches it"
@@ -106,7 +165,7 @@ class Compensation:
         without = with_it = total = 0.0
         for group in range(reader.site.layout.groups):
             rows = slice(group * out, (group + 1) * out)
-            kept = np.asarray(reader.kept[rows].any(axis=0))
+            kept = np.asarray(every[rows].any(axis=0))
             if kept.all() or not kept.any():
                 continue
             weight = matrix[rows].astype(np.float64)
@@ -139,6 +198,7 @@ def compensate(
     method: str,
     calibration: Calibration,
     *,
+    choosing: Sequence[Group] = (),
     who: str = "",
     progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> Compensation:
@@ -153,6 +213,9 @@ def compensate(
     method : str
         ``bias`` or ``refit``.
     calibration : Calibration
+    choosing : sequence of Group
+        Of these the layer that reads them, if it is a single one that is refitted, chooses which units
+        go: as many as ``units`` holds.
     who : str
         The pass with all its options: an interrupted walk is resumed by the same one only.
     progress : callable
@@ -173,6 +236,8 @@ def compensate(
     found = Compensation(method)
     readers = _readers(working, removal, method, calibration, found)
     found.skipped += _strangers(lattice, working, removal)
+    for group in choosing if method == "refit" else ():
+        _let_choose(lattice, group, units, readers, found)
     digest = hashlib.sha256(repr(sorted(_plain(removal))).encode()).hexdigest()
     calibration.sequential(
         working,
@@ -184,6 +249,7 @@ def compensate(
     )
     left = {item.site for item in found.skipped}
     found._readers = [reader for name, reader in readers.items() if name not in left]
+    found.settle(lattice, units)
     found.notes["compensated"] = len(found._readers)
     if method == "refit":
         found.notes["refitted"] = len(found._readers)
@@ -214,6 +280,42 @@ def _readers(
             biases = _biases(site)
             readers[site.name] = Reader(site, kept, biases, [_flat(bias) for bias in biases])
     return readers
+
+
+def _let_choose(
+    lattice: Lattice,
+    group: Group,
+    units: Labels,
+    readers: dict[str, Reader],
+    found: Compensation,
+) -> None:
+    """Open a group to the one layer that reads its units, if there is one and nothing else does."""
+    count = int(np.isin(group.units, units).sum())
+    if not count or len(alike(lattice, group.units)) > 1 or len(_summed(lattice, group.units)):
+        return
+    unit = np.full(len(lattice.atoms), -1)
+    unit[group.units] = np.arange(group.size)
+    reading = []
+    for value, axis in lattice.readers:
+        axes = lattice.axes.get(value)
+        labels = None if axes is None else axes[axis]
+        if labels is not None:
+            leaves = lattice.atoms.leaves(labels.atoms)
+            owners = np.where(leaves >= 0, unit[np.maximum(leaves, 0)], -1)
+            if (owners >= 0).any():
+                reading.append((value.name, axis, owners.max(axis=1)))
+    if len(reading) != 1:
+        return
+    name, axis, owners = reading[0]
+    for key, reader in readers.items():
+        site = reader.site
+        if site.weight.name != name or site.layout.groups > 1 or axis not in site.reduction_axes:
+            continue
+        unit_of = site.along_reduction(axis, owners)
+        alone = (reader.kept.all(axis=0) | (unit_of >= 0)).all() and reader.rows.all()
+        even = len(set(np.bincount(unit_of[unit_of >= 0], minlength=group.size))) == 1
+        if alone and even and reader.open is None and len(unit_of) <= MOST_COLUMNS:
+            readers[key] = dataclasses.replace(reader, open=Open(group, count, unit_of))
 
 
 def _why_no_refit(site: WeightSite) -> tuple[Code, str] | None:

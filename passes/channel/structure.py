@@ -87,6 +87,12 @@ class StructurePass(Pass):
         SiteFilter(self.include, self.exclude, self.ops)
         check_budget(self.name, self.sparsity, self.scope)
         check_scoring(self.name, self.criterion, self.reduce, self.normalise)
+        if unit_criteria.get(self.criterion).by_refit and self.compensate not in ("auto", "refit"):
+            raise PassConfigError(
+                f"{self.name}: criterion={self.criterion} chooses what can be refitted best and needs "
+                f"compensate=refit, got {self.compensate}; criterion=energy takes any",
+                where=self.name,
+            )
         if self.budget not in BUDGETS:
             hint = did_you_mean(self.budget, BUDGETS)
             raise PassConfigError(
@@ -146,7 +152,13 @@ class StructurePass(Pass):
         result.groups = group_rows(groups, lost, result.skipped)
         if not units.size:
             return result
-        compensation = self._compensation(groups, units, context)
+        compensation = self._compensation(groups, chosen, units, context)
+        if compensation is not None and compensation.removed:
+            removed = [
+                compensation.removed.get(group.name, gone)
+                for group, gone in zip(chosen, removed, strict=True)
+            ]
+            units = Choice(removed, choice.reached).units(chosen)
         before = model.clone()
         context.progress(f"{self.name}: remove", 0.4)
         removal = remove(groups.lattice, units)
@@ -175,7 +187,7 @@ class StructurePass(Pass):
         return result
 
     def _compensation(
-        self, groups: Groups, units: Labels, context: PassContext
+        self, groups: Groups, chosen: list[Group], units: Labels, context: PassContext
     ) -> Compensation | None:
         """Return what the readers of ``units`` become, to be applied after the removal."""
         method = self.compensate
@@ -189,6 +201,7 @@ class StructurePass(Pass):
             units,
             method,
             calibration,
+            choosing=chosen if unit_criteria.get(self.criterion).by_refit else (),
             who=repr(self),
             progress=context.progress,
         )

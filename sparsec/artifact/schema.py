@@ -195,8 +195,8 @@ _RECORD = record(
     }
 )
 _KERNEL = record(
-    {"name": text, "file": text, "sm": count, "num_warps": count, "shared_bytes": count},
-    {"dtype": text},
+    {"name": text, "file": text, "num_warps": count, "shared_bytes": count},
+    {"dtype": text, "sm": count, "arch": text},
 )
 _RECIPE = record(
     {

@@ -65,12 +65,12 @@ def verification(manifest: Mapping[str, Any]) -> Html:
 
 def kernels(entries: Sequence[Mapping[str, Any]]) -> Html:
     """Return the compiled kernels that lie in the artifact."""
-    head = ("kernel", "file", "sm", "warps", "shared memory")
+    head = ("kernel", "file", "architecture", "warps", "shared memory")
     rows: list[tuple[str | None, ...]] = [
         (
             name(entry["name"]),
             name(entry["file"]),
-            str(entry["sm"]),
+            name(str(entry["sm"] if "sm" in entry else entry.get("arch", "-"))),
             str(entry["num_warps"]),
             si(entry["shared_bytes"], "B"),
         )

@@ -26,7 +26,7 @@ def test_every_rule_says_what_it_follows():
 
 def test_every_name_is_an_operator():
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
-    assert set(op_rules) <= known
+    assert {name for name in op_rules if "::" not in name} <= known
 
 
 def test_every_operator_has_a_rule_or_a_reason():

@@ -330,6 +330,14 @@ CASES = [
             "w1": normal(2, 6, 1, 1),
         },
     ),
+    on_rows(
+        "fused gates of another domain",
+        node("BiasGelu", ["h", "b"], ["g"], domain="com.microsoft"),
+        node("FastGelu", ["g", "b"], ["f"], domain="com.microsoft"),
+        node("QuickGelu", ["f"], ["q"], domain="com.microsoft"),
+        node("Gelu", ["q"], ["z"], domain="com.microsoft"),
+        weights={"b": normal(6)},
+    ),
     around(
         "DeformConv",
         node("Conv", ["x", "wf"], ["offset"]),
@@ -342,8 +350,16 @@ CASES = [
 
 
 def built(case: Case) -> ir.Model:
+    domains = sorted({each.domain for each in case.nodes} - {""})
     made = load_model(
-        proto(case.nodes, {"x": list(case.shape)}, ["y"], case.weights, opset=case.opset)
+        proto(
+            case.nodes,
+            {"x": list(case.shape)},
+            ["y"],
+            case.weights,
+            opset=case.opset,
+            domains=domains,
+        )
     )
     prepare(made)
     return made

@@ -40,11 +40,15 @@ class UnitCriterion:
         compare as they are.
     needs_batch_norm : bool
         Whether BatchNormalization must not be folded before.
+    by_refit : bool
+        Whether the scores only say how many units each group loses, and which ones is chosen by the
+        layer that reads them when it is refitted, where it is a single one.
     """
 
     score: Score
     is_loss: bool = False
     needs_batch_norm: bool = False
+    by_refit: bool = False
 
 
 def of_weights(score: Callable[[Rows], Scores]) -> Score:
@@ -99,6 +103,7 @@ unit_criteria: Registry[UnitCriterion] = Registry(
         "fisher": f"{_HERE}.fisher:fisher",
         "hessian": f"{_HERE}.hessian:hessian",
         "energy": f"{_HERE}.energy:energy",
+        "obs": f"{_HERE}.energy:obs",
         "random": f"{_HERE}.chance:chance",
     },
     error=PassConfigError,

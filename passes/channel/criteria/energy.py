@@ -65,3 +65,4 @@ def _by_weights(slices: Slices, numbers: list[int], context: PassContext) -> Ite
 
 
 energy = UnitCriterion(score, is_loss=True)
+obs = UnitCriterion(score, is_loss=True, by_refit=True)

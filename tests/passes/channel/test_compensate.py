@@ -12,11 +12,13 @@ from onnx import helper
 
 import sparsec
 from sparsec.ir.errors import CalibrationError, PassConfigError
+from sparsec.ir.feeds import random_feeds
 from sparsec.passes.base import PassContext
 from sparsec.passes.calibration.calibration import Calibration
 from sparsec.passes.spec import parse_spec
 from sparsec.verification import verify_artifact
 from tests.graphs import model, normal, proto, run
+from tests.structure.random_structure import random_model
 
 node = helper.make_node
 
@@ -273,3 +275,93 @@ def test_the_energy_of_a_unit_is_the_share_that_leaves_through_its_readers():
             seen = a[:, :, i : i + 7, j : j + 7].transpose(1, 0, 2, 3).reshape(16, -1)
             share += (w1[:, :, i, j] ** 2).sum(axis=0) * seen.var(axis=1)
     np.testing.assert_allclose(found, share / share.sum(), rtol=1e-5)
+
+
+def deep(seed: int = 0):
+    """Three hidden layers with biases; the calibration data that goes with them."""
+    nodes, weights = [], {}
+    for i in range(3):
+        weights |= {f"w{i}": normal(16, 16, seed=seed + i) / 4, f"b{i}": normal(16, seed=9 + i) / 4}
+        source = f"a{i - 1}" if i else "x"
+        nodes.append(node("Gemm", [source, f"w{i}", f"b{i}"], [f"h{i}"], f"l{i}"))
+        nodes.append(node("Relu", [f"h{i}"], [f"a{i}"]))
+    nodes.append(node("Gemm", ["a2", "v"], ["y"], "head"))
+    graph = chain(*nodes, x=(64, 16), weights=weights | {"v": normal(16, 4, seed=7)})
+    return graph, [{"x": normal(64, 16, seed=s)} for s in range(4)]
+
+
+def test_the_reader_chooses_what_it_can_make_up_for():
+    """Of two hidden units that say the same one goes, though both carry much."""
+    weights = {"w0": normal(6, 5, seed=0), "b0": normal(6, seed=1), "w1": normal(4, 6, seed=2)}
+    for name in ("w0", "b0"):
+        weights[name][4] = 2 * weights[name][1]
+    weights["w0"][2:4] *= 0.3
+    weights["b0"][2:4] *= 0.3
+    nodes = [
+        node("Gemm", ["x", "w0", "b0"], ["h"], "first", transB=1),
+        node("Relu", ["h"], ["a"]),
+        node("Gemm", ["a", "w1"], ["y"], "second", transB=1),
+    ]
+    feeds = [{"x": normal(80, 5, seed=s)} for s in range(4)]
+    gone = {}
+    for criterion in ("energy", "obs"):
+        graph = chain(*nodes, x=(80, 5), weights=weights)
+        dense = run(graph, feeds[0])["y"]
+        result = prune(graph, f"channel:sparsity=0.17,round=1,criterion={criterion}", feeds)
+        ((_, _, gone[criterion]),) = result.certificates[0].groups
+        wrong = np.abs(run(graph, feeds[0])["y"] - dense).max() / np.abs(dense).max()
+        assert (wrong < 0.02) == (criterion == "obs")
+    assert gone["energy"] != gone["obs"]
+    assert gone["obs"] in ((1,), (4,))
+
+
+def test_a_walk_that_was_interrupted_goes_on_and_ends_the_same(tmp_path: Path):
+    graph, feeds = deep()
+    spec = "channel:sparsity=0.25,round=1,criterion=obs"
+    ticks: list[str] = []
+
+    def watched(model, cache: Path | None, limit: float):
+        def tick(text: str, done: float) -> None:
+            ticks.append(text) if text.startswith("calibrate") else None
+            if len(ticks) > limit:
+                raise KeyboardInterrupt
+
+        ticks.clear()
+        calibration = Calibration(feeds, cache=cache)
+        return parse_spec(spec).run(model, PassContext(calibration=calibration, progress=tick))
+
+    expected = watched(graph, None, np.inf)
+    again, _ = deep()
+    with pytest.raises(KeyboardInterrupt):
+        watched(again, tmp_path, len(ticks) - 2)
+    assert list((tmp_path / "walks").iterdir())
+    again, _ = deep()
+    result = watched(again, tmp_path, np.inf)
+    assert len(ticks) < 8  # the rest of one layer, or two
+    assert result.certificates[0].groups == expected.certificates[0].groups
+    for name, value in graph.graph.initializers.items():
+        np.testing.assert_array_equal(
+            again.graph.initializers[name].const_value.numpy(), value.const_value.numpy()
+        )
+
+
+def test_a_criterion_that_lets_readers_choose_needs_the_refit():
+    with pytest.raises(PassConfigError, match="needs compensate=refit, got bias"):
+        parse_spec("channel:sparsity=0.5,criterion=obs,compensate=bias")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_graph_can_be_refitted_and_loses_no_more_for_it(seed: int):
+    for spec in ("channel:round=2", "heads:round=1", "ffn:round=2"):
+        graph = random_model(seed)
+        feeds = random_feeds(graph, seed=seed, samples=2).feeds
+        result = prune(graph, f"{spec},criterion=obs,sparsity=0.4", feeds)
+        notes = result.notes
+        assert notes.get("lost_with_refit", 0) <= notes.get("lost_without_refit", 0) + 1e-9
+        assert all(np.isfinite(y).all() for y in run(graph, feeds[0]).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6, 200))
+def test_any_graph_can_be_refitted_many(seed: int):
+    test_any_graph_can_be_refitted_and_loses_no_more_for_it(seed)
