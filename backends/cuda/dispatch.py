@@ -9,12 +9,11 @@ from torch import Tensor
 
 from sparsec.backends.cuda import launch
 from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.backends.cuda.torch_formats import array_names
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
-
-NATIVE = ("nm24_sp", "lps")  # formats of the CUDA C++ kernels; the others are read by Triton's
 
 
 def linear(
