@@ -21,7 +21,7 @@ from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
-from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
+from sparsec.ir.errors import ArtifactError, UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
 from sparsec.ir.sites import WeightSite, weight_sites
@@ -120,6 +120,7 @@ class CudaBackend(Backend):
                 "the cubins yourself: docs/targets/cuda.md",
                 where=str(root),
             )
+        _load_kernels(root, manifest)
         return _torch_runner(root, "cuda")
 
     def emulator(
@@ -149,6 +150,25 @@ def _why_no_device() -> str | None:
         return None
     build = "" if torch.version.cuda else ", and this build of it never will"
     return f"torch {torch.__version__} finds no CUDA device here{build}"
+
+
+def _load_kernels(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Load the artifact's kernels; for another architecture Triton can compile their sources instead.
+
+    Raises
+    ------
+    ArtifactError
+        If they are for another architecture, and there is no Triton.
+    """
+    import torch
+
+    from sparsec.backends.cuda import compiled
+
+    try:
+        compiled.load(root, manifest, torch.cuda.current_device())
+    except ArtifactError:
+        if importlib.util.find_spec("triton") is None:
+            raise
 
 
 def _torch_runner(root: Path, device: str) -> Runner:

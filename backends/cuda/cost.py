@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.values import value_bytes
-from sparsec.backends.cuda.variants import BLOCK, MAX_N
+from sparsec.backends.cuda.variants import BLOCK, FORMATS, MAX_N
 
 # Launch, ramp and one trip to memory. Smaller layers are bound by it whatever they read; a rule of
 # thumb, not a measurement.
@@ -108,3 +108,20 @@ def estimate(
     decoded = out * reduction * (1 - sparsity if form in BLOCK else 1.0)
     decode = decoded * INSTRUCTIONS[form][value_bytes(values) == 1] / limits["issue"]
     return Estimate(form, rows, dense_seconds, max(seconds(packed), decode))
+
+
+def dense_from(form: str, shape: tuple[int, int], packed_bytes: float) -> int | None:
+    """Return from how many rows of x on rebuilding the weight costs less than reading it packed.
+
+    The packed kernel reads the weight once for every ``MAX_N`` rows; the other way reads it packed,
+    writes it in 16 bits, and reads that. None if no kernel unpacks the format.
+
+    Examples
+    --------
+    >>> dense_from("nm24", (4096, 4096), 4096 * 4096 * 9 / 8)
+    257
+    """
+    if form not in FORMATS:
+        return None
+    dense_bytes = _HALF * shape[0] * shape[1]
+    return MAX_N * int((packed_bytes + 2 * dense_bytes) // packed_bytes) + 1

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import launch
+from sparsec.backends.cuda import compiled, launch, torch_formats
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.native_launch import native_linear
-from sparsec.backends.cuda.torch_formats import array_names
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
 
@@ -26,7 +25,7 @@ def linear(
     values: str,
     kernels: str,
 ) -> None:
-    """Write ``x @ W.T + bias`` to ``y``.
+    """Write ``x @ W.T + bias`` to ``y``: by an artifact's own kernels, by CUDA C++, or by Triton.
 
     Parameters
     ----------
@@ -39,21 +38,26 @@ def linear(
     values : str
         Type of the stored values.
     kernels : str
-        Names of compiled kernels of an artifact, smallest bucket of N first, joined by commas; from
-        source if there are none.
+        Compiled kernels of an artifact, see :func:`sparsec.backends.cuda.compiled.as_text`; those that
+        are not loaded, and none, mean kernels from source.
 
     Raises
     ------
     UnsupportedTargetError
         If no kernel multiplies the format.
     """
-    _known(name, NATIVE + FORMATS, "multiplies")
-    if name in NATIVE:
-        native_linear(name, x, _arrays(name, packed, values), y, bias=bias)
-        return
-    launch.packed_linear(
-        name, x, _arrays(name, packed, values), y.shape[1], values, bias=bias, out=y
-    )
+    arrays = torch_formats.named(name, packed, values)
+    if compiled.loaded(kernels):
+        compiled.linear(kernels, x, arrays, bias, y)
+    elif name in NATIVE:
+        if torch_formats.VALUES[values] != x.dtype:
+            raise UnsupportedTargetError(
+                f"{name} of {values} is multiplied by {values}, got {x.dtype}"
+            )
+        native_linear(name, x, arrays, y, bias=bias)
+    else:
+        _known(name, NATIVE + FORMATS, "multiplies")
+        launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
 
 
 def unpack(
@@ -67,9 +71,11 @@ def unpack(
         If no kernel unpacks the format.
     """
     _known(name, FORMATS, "unpacks")
-    stored = dtype if is_scaled(values) else getattr(torch, values)
-    weight = torch.empty(shape, dtype=stored, device=packed[0].device)
-    return launch.unpack(name, _arrays(name, packed, values), weight, values).to(dtype)
+    narrow = dtype.itemsize == 2 and is_scaled(values)  # bits of 16-bit values only move
+    made = dtype if narrow else torch_formats.multiplied_in(values)
+    weight = torch.empty(shape, dtype=made, device=packed[0].device)
+    launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
+    return weight.to(dtype)
 
 
 def multiplies(name: str) -> bool:
@@ -80,10 +86,6 @@ def multiplies(name: str) -> bool:
 def unpacks(name: str) -> bool:
     """Whether some kernel unpacks the format."""
     return name in FORMATS
-
-
-def _arrays(name: str, packed: Sequence[Tensor], values: str) -> dict[str, Tensor]:
-    return dict(zip(array_names(name, values), packed, strict=True))
 
 
 def _known(name: str, there_are: tuple[str, ...], does: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import operators
+from sparsec.backends.cuda import compiled, operators
 from sparsec.backends.cuda.rewrite import DOMAIN
 from sparsec.backends.cuda.torch_formats import array_names
 from sparsec.ir.fx.registry import op
@@ -32,7 +32,8 @@ def packed_matmul(
     bias = operands[count] if len(operands) > count else None
     kind = getattr(torch, out)
     y = operators.linear_operator(format)(
-        x, list(operands[:count]), bias, M, K, values, kind, dense_from, None, ",".join(kernels)
-    )
+        x, list(operands[:count]), bias, M, K, values, kind, dense_from, None,
+        compiled.as_text(kernels, splits),
+    )  # fmt: skip
     assert isinstance(y, Tensor)
     return y

@@ -10,7 +10,8 @@
 float32, or ``dtype`` for one rounding at the end. A float32 graph gets a Cast of X and keeps the
 sum as it is. ``kernels`` has one entry for each bucket of N, smallest first: the names of the
 compiled kernels to launch one after the other, separated by spaces. ``splits`` has for each the
-shares S of the reduction.
+shares S of the reduction. From ``dense_from`` rows of x on, the weight is unpacked once and multiplied
+densely; without it, never.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import onnx_ir as ir
 import onnx_ir.convenience
 from numpy.typing import NDArray
 
+from sparsec.backends.cuda.cost import dense_from
 from sparsec.backends.cuda.formats import Packed
 from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
@@ -98,6 +100,8 @@ class Rewriter:
                 "kernels": [names for names, _ in buckets],
                 "splits": [shares for _, shares in buckets],
             }
+            if rows := dense_from(packed.format.name, packed.shape, packed.nbytes):
+                attributes["dense_from"] = rows
             self._replace(node, arrays, attributes).metadata_props[SITE] = site.name
 
     def _replace(

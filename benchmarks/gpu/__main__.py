@@ -85,6 +85,7 @@ def plan(quick: bool) -> str:
         f"time: {name} {100 * s:.0f}% {layer.model} {layer.name} N={n} (CUDA C++)"
         for layer, n, name, s in native
     ]
+    lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
     return "\n".join([*lines, f"{len(rows) + len(native)} rows"])
 
 
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
         return NO_DEVICE
 
-    from benchmarks.gpu import ceilings, native, packed
+    from benchmarks.gpu import ceilings, end_to_end, native, packed
 
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))
@@ -137,6 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
             row = native.measure(layer, rows, bandwidth, name, sparsity)
             result["native"]["rows"].append(row)
             print(line(row), flush=True)
+
+    print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
+    result["end_to_end"] = whole = end_to_end.run(end_to_end.FULL)
+    print(end_to_end.table(whole))
+    if wrong := end_to_end.failed(whole):
+        print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
+        return WRONG_RESULT
 
     device = re.sub(r"\W+", "-", result["machine"]["device"]).strip("-").lower()
     path = options.out or RESULTS / f"gpu-{device}.json"

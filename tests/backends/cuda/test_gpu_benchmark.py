@@ -76,6 +76,9 @@ def test_the_limit_is_the_ratio_of_bytes():
         assert 1.74 < most < 2 / 1.125
 
 
+LABELS = ["2:4 0.5 nm24", "2:4 0.5 nm24_sp", "unstructured 0.7 bm32", "unstructured 0.7 lps"]
+
+
 def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     """Everything but the device: models, masks, packing, the check of logits, the table."""
     pytest.importorskip("torch", reason="the benchmark needs torch")
@@ -87,11 +90,11 @@ def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "the times mean nothing" in done.stdout
     result = json.loads(out.read_text())
-    sparse = result["checks"]["2:4 0.5"]
+    sparse = result["checks"]["2:4 0.5 nm24"]
     assert sparse["passed"]
     assert 0 < sparse["logit_error"] < 1e-2
     assert sparse["weight_bytes"] < result["checks"]["dense"]["weight_bytes"]
-    assert {row["model"] for row in result["rows"]} >= {"dense", "2:4 0.5"}
+    assert {row["model"] for row in result["rows"]} == {"dense", *LABELS}
 
 
 def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
@@ -99,7 +102,7 @@ def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
     from benchmarks.gpu import end_to_end
 
     monkeypatch.setattr(end_to_end, "LOGIT_TOLERANCE", 1e-9)
-    assert "2:4 0.5" in end_to_end.failed(end_to_end.run(end_to_end.DRY))
+    assert end_to_end.failed(end_to_end.run(end_to_end.DRY)) == LABELS
 
 
 DEVICE_TESTS = """
