@@ -246,7 +246,7 @@ MANIFEST = record(
                 "tolerance": amount,
                 "with": one_of("device", "emulated"),
             },
-            {"varied": boolean},
+            {"varied": boolean, "noise": amount},
         ),
         "fidelity": record({"cosine": nullable(cosine), "agreement": nullable(fraction)}),
         "accuracy": nullable(
