@@ -35,7 +35,7 @@ COMMON = (
     "plan_shapes",
     "plan_steps",
     "plan_tiles",
-    "pool",
+    "team",
     "tile_ops",
     "unit_portable",
     "window_ops",

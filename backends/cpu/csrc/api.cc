@@ -108,7 +108,8 @@ int sparsec_plan_run(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTens
 int sparsec_plan_profile(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTensor* outputs, double* seconds, char* error, size_t error_size) {
   return guarded(error, error_size, [&] {
     sparsec::Serial serial;
-    sparsec::run_plan(*plan->plan, inputs, outputs, serial, seconds);
+    sparsec::Parallel& parallel = plan->pool ? static_cast<sparsec::Parallel&>(*plan->pool) : serial;
+    sparsec::run_plan(*plan->plan, inputs, outputs, parallel, seconds);
   });
 }
 

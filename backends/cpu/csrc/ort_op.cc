@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "plan.h"
+#include "team.h"
 
 namespace {
 
@@ -154,23 +155,29 @@ int count_threads(const Api& api, const OrtKernelContext* context) {
   return static_cast<int>(seen.ids.size());
 }
 
-class HostPool final : public sparsec::Parallel {
- public:
-  HostPool(const Api& api, const OrtKernelContext* context, int threads) : api_(api), context_(context), threads_(threads) {}
-  void run(size_t tasks, void (*fn)(void*, size_t), void* data) override {
-    if (threads_ == 1 || tasks < 2) {
-      for (size_t i = 0; i < tasks; ++i) fn(data, i);
-      return;
+// Runs f(team) on one thread of the session's pool while the others that are idle help. Whoever comes first
+// leads: a pool that is busy with another session then delays nothing.
+template <class F>
+void with_team(const Api& api, const OrtKernelContext* context, int threads, F f) {
+  struct Job {
+    sparsec::Team team;
+    F& f;
+    std::atomic<bool> led{false};
+    std::exception_ptr error;
+  } job{sparsec::Team(threads), f, {}, {}};
+  const auto enter = [](void* data, size_t) {
+    auto& j = *static_cast<Job*>(data);
+    if (j.led.exchange(true)) return j.team.help();
+    try {
+      j.f(j.team);
+    } catch (...) {
+      j.error = std::current_exception();
     }
-    must(api_.parallel_for(context_, fn, tasks, 0, data));
-  }
-  int threads() const override { return threads_; }
-
- private:
-  const Api& api_;
-  const OrtKernelContext* context_;
-  int threads_;
-};
+    j.team.close();
+  };
+  must(api.parallel_for(context, enter, threads, 0, &job));
+  if (job.error) std::rethrow_exception(job.error);
+}
 
 struct Kernel {
   explicit Kernel(const void* const* table) : api(table) {}
@@ -218,8 +225,10 @@ struct Kernel {
       outputs[i].data = static_cast<float*>(data);
     }
     if (!threads) threads = count_threads(api, context);
-    HostPool pool(api, context, threads);
-    sparsec::run_plan(*current, inputs.data(), outputs.data(), pool, nullptr);
+    const auto run = [&](sparsec::Parallel& parallel) { sparsec::run_plan(*current, inputs.data(), outputs.data(), parallel, nullptr); };
+    sparsec::Serial serial;
+    if (threads == 1) run(serial);
+    else with_team(api, context, threads, run);
   }
 };
 

@@ -28,7 +28,7 @@ class Run {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Profiles are taken on one thread.
+  // With several threads the time of a step is booked to its last operator.
   void lap(uint32_t slot) {
     if (!seconds_) return;
     const auto now = Clock::now();
@@ -38,18 +38,22 @@ class Run {
 
   // A few tasks for each thread: a late thread holds up a part of its share, and none waits long.
   template <class F>
-  void each(int64_t count, F f) {
+  void ranges(int64_t count, F f) {
     const int64_t threads = parallel_.threads();
-    if (threads == 1) {
-      for (int64_t i = 0; i < count; ++i) f(i);
-      return;
-    }
+    if (threads == 1) return f(int64_t{0}, count);
     const int64_t tasks = std::min(count, 8 * threads);
     auto task = [&](size_t t) {
       const auto at = static_cast<int64_t>(t);
-      for (int64_t i = count * at / tasks; i < count * (at + 1) / tasks; ++i) f(i);
+      f(count * at / tasks, count * (at + 1) / tasks);
     };
     parallel_.run(tasks, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
+  }
+
+  template <class F>
+  void each(int64_t count, F f) {
+    ranges(count, [&](int64_t i, int64_t stop) {
+      for (; i < stop; ++i) f(i);
+    });
   }
 
   void step(const Step& s) {
@@ -58,10 +62,11 @@ class Run {
     if (l.columns == 0) return;
     if (!first.window.planes.empty()) each(c_.v.values[first.record->inputs[0]].channels, [&](int64_t r) { split_planes(c_, first, r); });
     if (s.tiles) {
+      const bool alone = parallel_.threads() == 1;
       each(l.tiles, [&](int64_t tile) {
         for (uint32_t i = s.begin; i < s.end; ++i) {
           run_tile(c_, c_.in.ops[i], tile, 0);
-          lap(i);
+          if (alone) lap(i);
         }
       });
     } else {
@@ -74,7 +79,7 @@ class Run {
   void whole(const BuiltOp& b) {
     const int64_t channels = c_.channels(b);
     switch (b.record->code) {
-      case OpCode::kDepthwise: return each(channels, [&](int64_t r) { depthwise_channel(c_, b, r); });
+      case OpCode::kDepthwise: return ranges(channels, [&](int64_t r, int64_t stop) { depthwise_channels(c_, b, r, stop); });
       case OpCode::kMaxPool: return each(channels, [&](int64_t r) { max_pool_channel(c_, b, r); });
       case OpCode::kGlobalAveragePool: return each(channels, [&](int64_t r) { average_channel(c_, b, r); });
       case OpCode::kAttention: return each(c_.in.sequences * b.record->heads, [&](int64_t t) { attention_head(c_, b, t); });

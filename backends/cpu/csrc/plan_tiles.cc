@@ -131,7 +131,8 @@ int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t
     }
     if (table != plan.tables[0]) cost *= 1.3;  // shorter vectors
     if (crowds_sets(table, width)) cost *= 1.1;
-    if (threads > 1 && tiles >= threads) cost *= static_cast<double>(divide_up(tiles, threads) * threads) / static_cast<double>(tiles);
+    // Too few tiles for the threads, and they wait for each other after every operator.
+    if (threads > 1) cost *= tiles < threads ? 1.5 : static_cast<double>(divide_up(tiles, threads) * threads) / static_cast<double>(tiles);
     if (cost < best_cost * 0.999) {
       best_cost = cost;
       best = width;

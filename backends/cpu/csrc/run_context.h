@@ -45,7 +45,7 @@ void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk);
 // window_ops.cc
 void split_planes(const Context& c, const BuiltOp& b, int64_t channel);      // before a strided convolution
 void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile);       // b.by_rows: tiles hold whole rows
-void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel);
+void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel);
 void average_channel(const Context& c, const BuiltOp& b, int64_t channel);
 

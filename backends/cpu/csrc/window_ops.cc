@@ -102,30 +102,12 @@ void rows_in_place(const BuiltOp& b, DepthwiseArgs& d, float* y, int64_t begin, 
     for (int64_t r = 0; r < d.channels; ++r) finish(y + r * d.y_step, d.rows * d.width);
 }
 
-}  // namespace
-
-void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
-  const Layout& l = c.out(b);
-  const View y = c.view(b.record->output);
-  const int64_t band = l.tile / l.width, begin = tile * band, end = std::min(l.height, begin + band);
-  DepthwiseArgs d = depthwise_args(c, b, 0);
-  d.channels = c.channels(b);
-  d.x_step = c.view(b.record->inputs[0]).row_stride;
-  d.y_step = y.row_stride;
-  rows_in_place(b, d, y.at(tile, 0), begin, end);
-}
-
-void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel) {
+// One channel by way of rows of its own: where tiles hold no whole rows, or the input needs a padded copy.
+void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
   const OpRecord& op = *b.record;
   const Layout& l = c.out(b);
   const View y = c.view(op.output);
   DepthwiseArgs d = depthwise_args(c, b, channel);
-  if (b.by_rows) {
-    const bool one_piece = l.tile_stride == l.tile;
-    const int64_t band = one_piece ? l.height : l.tile / l.width;
-    for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) rows_in_place(b, d, y.at(tile, channel), r, std::min(l.height, r + band));
-    return;
-  }
   const FinishFn finish = b.table->finish[static_cast<int>(op.activation)];
   const int64_t reach = int64_t{op.dilation[0]} * (op.kernel[0] - 1) + 1;
   const int64_t band = std::min(b.padded.band, l.height);
@@ -145,6 +127,38 @@ void depthwise_channel(const Context& c, const BuiltOp& b, int64_t channel) {
     b.table->depthwise(d);
     if (finish) finish(d.y, d.rows * l.width);
     copy_columns(y, l.tile, channel, r * l.width, d.rows * l.width, d.y, true);
+  }
+}
+
+}  // namespace
+
+void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
+  const Layout& l = c.out(b);
+  const View y = c.view(b.record->output);
+  const int64_t band = l.tile / l.width, begin = tile * band, end = std::min(l.height, begin + band);
+  DepthwiseArgs d = depthwise_args(c, b, 0);
+  d.channels = c.channels(b);
+  d.x_step = c.view(b.record->inputs[0]).row_stride;
+  d.y_step = y.row_stride;
+  rows_in_place(b, d, y.at(tile, 0), begin, end);
+}
+
+void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop) {
+  const OpRecord& op = *b.record;
+  const Layout& l = c.out(b);
+  const View y = c.view(op.output);
+  if (!b.by_rows) {
+    for (; channel < stop; ++channel) depthwise_copied(c, b, channel);
+    return;
+  }
+  const bool one_piece = l.tile_stride == l.tile;
+  const int64_t band = one_piece ? l.height : l.tile / l.width;
+  for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) {
+    DepthwiseArgs d = depthwise_args(c, b, channel);
+    d.channels = stop - channel;
+    d.x_step = c.view(op.inputs[0]).row_stride;
+    d.y_step = y.row_stride;
+    rows_in_place(b, d, y.at(tile, channel), r, std::min(l.height, r + band));
   }
 }
 
@@ -181,17 +195,18 @@ void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel) {
 void average_channel(const Context& c, const BuiltOp& b, int64_t channel) {
   const Layout& in = c.in.values[b.record->inputs[0]];
   const View x = c.view(b.record->inputs[0]);
-  double sum = 0;
-  for (int64_t tile = 0; tile < in.tiles; ++tile) {
+  // Every column adds to the sum of its number modulo 8: the result does not depend on how they are cut in tiles.
+  double part[8] = {};
+  for (int64_t tile = 0, begin = 0; tile < in.tiles; ++tile, begin += in.tile) {
     const float* row = x.at(tile, channel);
-    const int64_t n = std::min(in.tile, in.columns - tile * in.tile);
-    float part[8] = {};
+    const int64_t n = std::min(in.tile, in.columns - begin);
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
+    for (; begin % 8 == 0 && i + 8 <= n; i += 8)
       for (int l = 0; l < 8; ++l) part[l] += row[i + l];
-    for (; i < n; ++i) part[0] += row[i];
-    for (float p : part) sum += p;
+    for (; i < n; ++i) part[(begin + i) % 8] += row[i];
   }
+  double sum = 0;
+  for (double p : part) sum += p;
   *c.view(b.record->output).at(0, channel) = static_cast<float>(sum / static_cast<double>(in.columns));
 }
 

@@ -1,0 +1,57 @@
+// Threads that run a sequence of parallel jobs together.
+#ifndef SPARSEC_TEAM_H
+#define SPARSEC_TEAM_H
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+
+#include "plan.h"
+
+namespace sparsec {
+
+// One leader calls run(), others help() until close(). The leader waits for claimed tasks only, never for a
+// helper to arrive: late helpers, or none at all, cost time but not progress. Between jobs helpers spin for
+// some tens of microseconds, because the next operator follows at once, and then sleep: a thread that only
+// spins takes the processor from whoever else needs it.
+//
+// Each thread has a shard of the tasks and takes from the others when its own is empty, so that a thread works
+// on the same part of the columns in one operator after the other and finds them in its cache.
+class Team final : public Parallel {
+ public:
+  explicit Team(int threads);
+
+  // Leader. An exception of a task is thrown here, when all claimed tasks are done.
+  void run(size_t tasks, void (*fn)(void*, size_t), void* data) override;
+  int threads() const override { return threads_; }
+  void close();
+
+  // Any other thread: returns after close().
+  void help();
+
+ private:
+  // A shard in one word, so that a claim says at once which task it got and whether there is one: tasks
+  // [next, end). Claims beyond the end are harmless.
+  static constexpr int kBits = 32;
+  static constexpr int kMostShards = 64;
+  struct alignas(64) Shard {
+    std::atomic<uint64_t> word{0};  // end << kBits | next
+  };
+
+  void work(int home);
+
+  const int threads_, shards_;
+  Shard tasks_[kMostShards];
+  void (*fn_)(void*, size_t) = nullptr;
+  void* data_ = nullptr;
+  std::atomic<uint64_t> job_{0};  // changes with every job
+  std::atomic<bool> closed_{false};
+  std::atomic<size_t> left_{0};  // tasks that are not done
+  std::atomic<int> helpers_{0}, asleep_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::exception_ptr error_;  // guarded by mutex_
+};
+
+}  // namespace sparsec
+#endif
