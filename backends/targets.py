@@ -16,13 +16,16 @@ WIDTHS = {"avx2": 8, "avx512": 16, "neon": 4, "tensor cores": 8}
 
 # Peak rates are the vendors' data sheets (dense fp16 tensor-core flop/s; device memory bytes/s).
 # They only decide whether a layer is memory- or compute-bound, never a claim of speed.
-_GPUS = {
-    "a100": ("NVIDIA A100", "sm80", 312e12, 2.0e12),
-    "h100": ("NVIDIA H100", "sm90", 989e12, 3.35e12),
-    "h200": ("NVIDIA H200", "sm90", 989e12, 4.8e12),
-    "b200": ("NVIDIA B200", "sm100", 2250e12, 8.0e12),
-    "rtx4090": ("NVIDIA GeForce RTX 4090", "sm89", 165e12, 1.0e12),
+_GPUS = {  # title, architecture, flop/s, bytes/s, processors, clock in Hz
+    "a100": ("NVIDIA A100", "sm80", 312e12, 2.0e12, 108, 1.41e9),
+    "h100": ("NVIDIA H100", "sm90", 989e12, 3.35e12, 132, 1.755e9),
+    "h200": ("NVIDIA H200", "sm90", 989e12, 4.8e12, 132, 1.755e9),
+    "b200": ("NVIDIA B200", "sm100", 2250e12, 8.0e12, 148, 1.85e9),
+    "rtx4090": ("NVIDIA GeForce RTX 4090", "sm89", 165e12, 1.0e12, 128, 2.52e9),
+    "mi300": ("AMD Instinct MI300X", "gfx942", 1307e12, 5.3e12, 304, 2.1e9),
 }
+_LANES = {"sm": 128, "gfx": 64}  # that a processor issues to in one cycle
+GPU_PATTERNS = ("unstructured", "2:4", "1:4", "2:8", "4:8", "8:16", "block:16x1", "block:8x1")
 
 _TENSORRT = ("sm80", "sm86", "sm89", "sm90", "sm120")
 
@@ -58,21 +61,21 @@ AARCH64 = Target(
 
 
 def _gpu(name: str) -> Target:
-    title, sm, flops, bandwidth = _GPUS[name]
+    title, arch, flops, bandwidth, processors, clock = _GPUS[name]
+    issue = _LANES[arch.rstrip("0123456789")] * processors * clock
     return Target(
         name,
         title,
         "cuda",
         Status.EMITTED,
-        frozenset({sm}),
-        ("2:4",),
+        frozenset({arch}),
+        GPU_PATTERNS,
         WIDTHS["tensor cores"],
-        {"flops": flops, "bandwidth": bandwidth},
+        {"flops": flops, "bandwidth": bandwidth, "processors": processors, "issue": issue},
     )
 
 
-A100, H100, H200, B200, RTX4090 = (_gpu(name) for name in _GPUS)
-MI300 = Target("mi300", "AMD Instinct MI300", "", Status.PLANNED)
+A100, H100, H200, B200, RTX4090, MI300 = (_gpu(name) for name in _GPUS)
 TENSORRT = {
     f"tensorrt-{sm}": Target(f"tensorrt-{sm}", f"TensorRT on {sm}", "", Status.PLANNED)
     for sm in _TENSORRT
@@ -90,7 +93,7 @@ targets: Registry[Target] = Registry(
         "x86-avx2": f"{_HERE}:X86_AVX2",
         "x86-avx512": f"{_HERE}:X86_AVX512",
         "aarch64": f"{_HERE}:AARCH64",
-        **{name: f"{_HERE}:{name.upper()}" for name in (*_GPUS, "mi300")},
+        **{name: f"{_HERE}:{name.upper()}" for name in _GPUS},
         **{name: f"{_HERE}:{name.upper().replace('-', '_')}" for name in TENSORRT},
     },
 )

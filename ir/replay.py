@@ -16,12 +16,11 @@ from sparsec.ir.edits import Removal, shrunk, zeroed
 from sparsec.ir.errors import SparsecError, VerifyError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.memory import return_to_system
+from sparsec.ir.noise import differences, forgiven, is_float, rounded_anew
 from sparsec.ir.run import Feeds, OrtRunner
 
 TOLERANCE = 1e-5  # of the largest |y| of an output, in float32
 _EXACT_TOLERANCE = 1e-10  # the same in float64, which decides where float32 cannot
-# An ill-conditioned output (a sigmoid near zero) moves by more when weights are merely rounded anew.
-_NOISE_FACTOR, _MOST_NOISE = 4.0, 2e-3
 _LEAST_EFFECT = 1e-3
 _LARGE = 1 << 28  # bytes
 _GAINS = (1.0, 0.3, 0.1, 0.01)  # a deep graph may overflow with weights of the usual size
@@ -146,7 +145,7 @@ class _Trial:
     @property
     def is_finite(self) -> bool:
         """Whether the dense graph returns ordinary numbers."""
-        return all(np.isfinite(a).all() for a in self.expected.values() if _is_float(a))
+        return all(np.isfinite(a).all() for a in self.expected.values() if is_float(a))
 
     def effect(self) -> float:
         """Return how much the units that go matter to the output."""
@@ -155,26 +154,25 @@ class _Trial:
         _forget(weights)
         return relative_difference(full, self.expected)
 
-    def noise(self) -> float:
-        """Return how much the output moves if the weights are rounded anew: what float32 can tell."""
+    def noise(self) -> dict[str, float]:
+        """Return how much every output moves if the weights are rounded anew, and if it is fused."""
         rng = np.random.default_rng(0)
         masked = _masked(self.certificate.removal, self.weights())
         fused = _outputs(self.certificate.dense, masked, self.feeds, optimise=True)
         for name, array in masked.items():
-            if _is_float(array):
-                steps = rng.integers(-1, 2, array.shape, np.int8) * np.finfo(array.dtype).eps
-                masked[name] = (array * (1 + steps)).astype(array.dtype)
-        moved = relative_difference(
-            _outputs(self.certificate.dense, masked, self.feeds), self.expected
-        )
-        return min(max(moved, relative_difference(fused, self.expected)), _MOST_NOISE)
+            if is_float(array):
+                masked[name] = rounded_anew(array, rng)
+        moved = differences(_outputs(self.certificate.dense, masked, self.feeds), self.expected)
+        other = differences(fused, self.expected)
+        return {name: max(moved[name], other[name]) for name in moved}
 
-    def _is_rounding(self, apart: float) -> bool:
-        """Whether a difference above the tolerance is that of float32, as float64 tells."""
+    def _is_rounding(self, apart: Mapping[str, float]) -> bool:
+        """Whether differences above the tolerance are those of float32, as float64 tells."""
         exact = self.apart_in_float64()
         if exact is not None:
             return exact <= _EXACT_TOLERANCE
-        return apart <= _NOISE_FACTOR * self.noise()
+        noise = self.noise()
+        return all(a <= max(TOLERANCE, forgiven(noise[name])) for name, a in apart.items())
 
     def apart_in_float64(self) -> float | None:
         """Return the difference in float64; None where torch or one of its operators is missing."""
@@ -199,8 +197,9 @@ class _Trial:
 
     def checked(self) -> float:
         """Return the difference if it is rounding."""
-        apart = relative_difference(self.got, self.expected)
-        if not (apart <= TOLERANCE or self._is_rounding(apart)):
+        each = differences(self.got, self.expected)
+        apart = max(each.values(), default=0.0)
+        if not (apart <= TOLERANCE or self._is_rounding(each)):
             who = self.certificate.applied
             raise VerifyError(
                 f"the certificate of {who} fails: the shrunk graph differs from the dense one with its "
@@ -239,10 +238,6 @@ def _outputs(
     return OrtRunner(graph, optimise=False, low_memory=True).run({**weights, **feeds})
 
 
-def _is_float(array: NDArray[Any]) -> bool:
-    return bool(np.issubdtype(array.dtype, np.floating))
-
-
 def relative_difference(
     outputs: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
 ) -> float:
@@ -253,16 +248,4 @@ def relative_difference(
     >>> relative_difference({"y": np.array([1.0, 3.0])}, {"y": np.array([1.0, 4.0])})
     0.25
     """
-    worst = 0.0
-    for name, expected in reference.items():
-        got = outputs.get(name)
-        if got is None or got.shape != expected.shape:
-            return float("inf")
-        if got.size == 0 or np.array_equal(got, expected, equal_nan=_is_float(expected)):
-            continue
-        if not _is_float(expected):
-            return float("inf")
-        apart = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
-        scale = np.abs(expected.astype(np.float64)).max()
-        worst = max(worst, float(apart / scale) if scale and np.isfinite(apart) else float("inf"))
-    return worst
+    return max(differences(outputs, reference).values(), default=0.0)

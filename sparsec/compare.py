@@ -26,6 +26,8 @@ class Difference:
         Largest, over outputs, of ``max |a - b| / max |b|``: relative to the scale of the output, so
         that an element near zero does not count more than it means.
     samples : int
+    by_output : mapping of str to float
+        ``max_rel`` of every output.
     ranges : mapping of str to (float, float)
         The least and the largest number that each output of the reference held.
     """
@@ -33,6 +35,7 @@ class Difference:
     max_abs: float = 0.0
     max_rel: float = 0.0
     samples: int = 0
+    by_output: dict[str, float] = dataclasses.field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -48,6 +51,7 @@ class Difference:
             absolute, relative = (np.inf, np.inf) if got is None else _difference(got, expected)
             self.max_abs = max(self.max_abs, absolute)
             self.max_rel = max(self.max_rel, relative)
+            self.by_output[name] = max(self.by_output.get(name, 0.0), relative)
             self._extend(name, np.asarray(expected))
 
     def _extend(self, name: str, expected: NDArray[Any]) -> None:

@@ -26,6 +26,7 @@ from sparsec.evaluate import Evaluator
 from sparsec.ir.errors import CalibrationError, UnsupportedTargetError, VerifyError
 from sparsec.ir.load import load_model
 from sparsec.ir.memory import return_to_system
+from sparsec.ir.noise import forgiven, noise_of
 from sparsec.ir.run import OrtRunner
 
 MAX_SAMPLES = 8
@@ -164,7 +165,9 @@ def prove(
     difference = Difference()
     for mine, theirs in zip(got, expected, strict=True):
         difference.add(mine, theirs)
-    verification = verification_json(difference, manifest, how)
+    verification = verification_json(
+        difference, manifest, how, lambda: noise_of(load_model(reference), feeds, expected)
+    )
     if not verification["passed"]:
         raise VerifyError(
             f"the lowered model differs from the pruned one by {difference.max_rel:.2g} of the "
@@ -204,19 +207,39 @@ def tolerance(manifest: Mapping[str, Any]) -> float:
 
 
 def verification_json(
-    difference: Difference, manifest: Mapping[str, Any], how: str
+    difference: Difference,
+    manifest: Mapping[str, Any],
+    how: str,
+    noise: Callable[[], Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return ``verify`` of the manifest; infinities become None, which no JSON number can be."""
+    """Return ``verify`` of the manifest; infinities become None, which no JSON number can be.
+
+    Parameters
+    ----------
+    difference : Difference
+        Of the artifact to its reference.
+    manifest : dict
+    how : str
+    noise : callable
+        Returns the noise of every output of the reference; called only if one is over the tolerance.
+        That output is then allowed what :func:`sparsec.ir.noise.forgiven` says, the others nothing.
+    """
     limit = tolerance(manifest)
-    return {
-        "passed": bool(difference.max_rel <= limit),
+    over = [name for name, apart in difference.by_output.items() if apart > limit]
+    measured = noise() if over else {}
+    allowed = {name: max(limit, forgiven(measured.get(name, 0.0))) for name in over}
+    result: dict[str, Any] = {
+        "passed": all(difference.by_output[name] <= allowed[name] for name in over),
         "samples": difference.samples,
         "max_abs": _number(difference.max_abs),
         "max_rel": _number(difference.max_rel),
-        "tolerance": limit,
+        "tolerance": max(allowed.values(), default=limit),
         "varied": difference.varied,
         "with": how,
     }
+    if result["passed"] and over:
+        result["noise"] = max(measured[name] for name in over)
+    return result
 
 
 def _number(value: float) -> float | None:

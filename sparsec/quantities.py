@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def si(value: float | None, unit: str = "") -> str:
     """Return a number with a prefix.
@@ -50,3 +53,14 @@ def milliseconds(seconds: float | None) -> str:
         return "-"
     value = 1e3 * seconds
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def noise(verify: Mapping[str, Any]) -> str:
+    """Return the words behind a tolerance that was widened for an output that float32 cannot tell.
+
+    Examples
+    --------
+    >>> noise({"noise": 0.002})
+    ' (float32 noise of an output: 2.0e-03)'
+    """
+    return f" (float32 noise of an output: {verify['noise']:.1e})" if "noise" in verify else ""

@@ -16,6 +16,7 @@ from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, PatternError, VerifyError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
+from sparsec.ir.noise import noise_of
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import sparsity, weight_sites
 from sparsec.prove import densified, outputs_of, runnable, verification_json
@@ -137,13 +138,15 @@ def check_numerics(
     VerifyError
         If they differ by more than the tolerance.
     """
-    reference = OrtRunner(densified(backend, path, scratch), optimise=False, low_memory=True)
-    expected = outputs_of(reference, feeds)
+    file = densified(backend, path, scratch)
+    expected = outputs_of(OrtRunner(file, optimise=False, low_memory=True), feeds)
     runner, how = runnable(backend, path, manifest, scratch)
     difference = Difference()
     for mine, theirs in zip(outputs_of(runner, feeds), expected, strict=True):
         difference.add(mine, theirs)
-    result = verification_json(difference, manifest, how)
+    result = verification_json(
+        difference, manifest, how, lambda: noise_of(load_model(file), feeds, expected)
+    )
     if not result["passed"]:
         raise VerifyError(
             f"{path}: the artifact differs from its own weights in stock operators by "

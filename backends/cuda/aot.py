@@ -1,4 +1,4 @@
-"""Ahead of time: from a kernel variant to a cubin, its PTX and its launch data, without a GPU."""
+"""Ahead of time: from a kernel variant to a binary, its assembly and its launch data, without a GPU."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sparsec.backends.cuda.amdgcn import read_amdgcn
+from sparsec.backends.cuda.launch import kernel_function
 from sparsec.backends.cuda.native import NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
 from sparsec.backends.cuda.variants import Variant
 from sparsec.ir.errors import UnsupportedTargetError
 
-SOURCE = Path(__file__).with_name("kernels") / "nm24_matmul.py"
+SOURCES = Path(__file__).with_name("kernels")
 OLDEST_SM = 80  # below, triton emits scalar code without tensor cores
 
-_POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "int32": "*i32"}
+_POINTERS = {
+    "float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32",
+    "int32": "*i32", "int16": "*i16", "int8": "*i8",
+}  # fmt: skip
+_AMD_WARP = 64
+_AMD_ARGUMENT = re.compile(r"\.value_kind:\s+(?:by_value|global_buffer)")
 _PTX_ENTRY = re.compile(r"\.entry\s+\w+\((.*?)\)", re.DOTALL)
 
 
@@ -32,9 +39,9 @@ class CompiledKernel:
     Parameters
     ----------
     cubin : bytes
-        Machine code for exactly one architecture.
+        Machine code for exactly one architecture: a cubin, or an hsaco for an AMD GPU.
     ptx : str
-        The same kernel for the driver's compiler.
+        The same kernel for the driver's compiler (PTX); for people only on an AMD GPU.
     launch : dict
         Its object in the manifest, without the file names.
     code : CodeReport
@@ -48,10 +55,12 @@ class CompiledKernel:
     code: CodeReport
 
 
-def why_not(sm: int) -> str | None:
-    """Return why kernels for ``sm`` cannot be compiled here, with the way out; None if they can."""
-    if sm < OLDEST_SM:
-        return f"sm_{sm} has no tensor cores that triton can use; sm_{OLDEST_SM} is the oldest"
+def why_not(arch: str) -> str | None:
+    """Return why nothing can be compiled for ``arch`` here, with the way out; None if it can."""
+    if arch.startswith("sm") and int(arch[2:]) < OLDEST_SM:
+        return (
+            f"sm_{arch[2:]} has no tensor cores that triton can use; sm_{OLDEST_SM} is the oldest"
+        )
     if importlib.util.find_spec("triton") is None:
         return (
             "compiling GPU kernels needs triton, which is not installed: pip install sparsec[cuda]"
@@ -74,34 +83,54 @@ def compile_variant(variant: Variant, cache: Path | None = None) -> CompiledKern
     UnsupportedTargetError
         If it cannot be compiled here, or if the code fails the checks of :func:`check_code`.
     """
-    if reason := why_not(variant.sm):
+    if reason := why_not(variant.arch):
         raise UnsupportedTargetError(reason, where=variant.name)
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sparsec.backends.cuda.kernels.nm24_matmul import nm24_matmul
-
+    nvidia = variant.arch.startswith("sm")
+    function = kernel_function(variant)
     with _knobs(cache):
         compiled = triton.compile(
-            ASTSource(nm24_matmul, **_specialise(variant, nm24_matmul.arg_names)),
-            target=GPUTarget("cuda", variant.sm, 32),
+            ASTSource(function, **_specialise(variant, function.arg_names)),
+            target=GPUTarget("cuda", int(variant.arch[2:]), 32)
+            if nvidia
+            else GPUTarget("hip", variant.arch, _AMD_WARP),
             options={
                 "num_warps": variant.num_warps,
                 "num_stages": variant.num_stages,
                 "enable_fp_fusion": True,  # the default differs between versions of triton
             },
         )
-    cubin, ptx = compiled.asm["cubin"], compiled.asm["ptx"]
-    code = read_code(cubin)
-    check_code(code, variant.name, variant.sm)
-    launch = _launch_data(variant, compiled.metadata, ptx, code)
-    return CompiledKernel(variant, cubin, ptx, launch, code)
+    if nvidia:
+        binary, assembly = compiled.asm["cubin"], compiled.asm["ptx"]
+        code = read_code(binary)
+    else:
+        binary, assembly = compiled.asm["hsaco"], compiled.asm["amdgcn"]
+        code = read_amdgcn(assembly)
+    sm = int(variant.arch[2:]) if nvidia else 0
+    check_code(code, variant.name, sm, tensor_op(variant))
+    launch = _launch_data(variant, compiled.metadata, assembly, code)
+    return CompiledKernel(variant, binary, assembly, launch, code)
+
+
+def tensor_op(variant: Variant) -> str | None:
+    """Return the matrix instruction that a variant has to compile to.
+
+    Empty if it needs none, None for the fastest of its architecture.
+    """
+    if not variant.kernel.endswith("matmul"):
+        return ""
+    if variant.arch.startswith("gfx"):
+        return "MFMA"
+    # A strip of blocks is lower than what newer instructions multiply.
+    return "HMMA" if variant.kernel == "block_matmul" else None
 
 
 def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
     """Return signature, constants and attributes as triton's ``ASTSource`` takes them."""
-    arguments = {each["name"]: each for each in variant.arguments()}
+    arguments = {each.get("parameter", each["name"]): each for each in variant.arguments()}
     constants = dict(variant.constants)
     signature: dict[str, str] = {}
     divisible_by_16: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -110,15 +139,17 @@ def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
             signature[name] = "constexpr"
             constants.setdefault(name, None)  # an optional pointer that is not there
             continue
-        pointer = arguments[name]["kind"] == "pointer"
+        pointer = arguments[name]["kind"] != "value"
         signature[name] = _POINTERS[arguments[name]["dtype"]] if pointer else "i32"
-        if pointer or (name == "K" and variant.aligned):
+        if pointer or (name == "K" and variant.aligned and variant.step > 1):
             divisible_by_16[(index,)] = [["tt.divisibility", 16]]
     return {"signature": signature, "constexprs": constants, "attrs": divisible_by_16}
 
 
-def _launch_data(variant: Variant, metadata: Any, ptx: str, code: CodeReport) -> dict[str, Any]:
-    """Return what the manifest says about a kernel, checked against its PTX."""
+def _launch_data(
+    variant: Variant, metadata: Any, assembly: str, code: CodeReport
+) -> dict[str, Any]:
+    """Return what the manifest says about a kernel, checked against its assembly."""
     arguments = variant.arguments()
     scratch = {
         name: int(getattr(metadata, f"{name}_size", 0) or 0)
@@ -130,7 +161,7 @@ def _launch_data(variant: Variant, metadata: Any, ptx: str, code: CodeReport) ->
             f"({scratch}), which launch data cannot describe; pip install triton==3.9.0",
             where=variant.name,
         )
-    declared = _parameter_count(ptx)
+    declared = _parameter_count(assembly, variant)
     # Triton appends its scratch pointers, which versions differ in; none is ever read here.
     names = list(scratch)[: declared - len(arguments)]
     arguments += [{"name": name, "kind": "null_pointer"} for name in names]
@@ -140,27 +171,41 @@ def _launch_data(variant: Variant, metadata: Any, ptx: str, code: CodeReport) ->
             f"{len(arguments)} are known; pip install triton==3.9.0",
             where=variant.name,
         )
+    nvidia = variant.arch.startswith("sm")
+    architecture = {"sm": int(variant.arch[2:])} if nvidia else {"arch": variant.arch}
+    divisor = variant.step if variant.even else (16 if variant.aligned else 4)
+    if not variant.format or variant.module == "block_matmul":
+        divisor = 16 if variant.aligned else 1
     return {
         "name": variant.name,
         "entry": str(metadata.name),
-        "sm": variant.sm,
+        **architecture,
+        "format": variant.format,
+        "values": variant.values,
         "grid": variant.grid(),
         "num_warps": variant.num_warps,
-        "threads": 32 * variant.num_warps,
+        "threads": (32 if nvidia else _AMD_WARP) * variant.num_warps,
         "shared_bytes": int(metadata.shared),
         "arguments": arguments,
         "n_max": variant.bucket,
-        "k_multiple": variant.step if variant.even else (16 if variant.aligned else 4),
+        "k_multiple": divisor,
         "dtype": variant.dtype,
         "out": variant.out,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
-        "source_sha256": hashlib.sha256(SOURCE.read_bytes()).hexdigest(),
+        "source_sha256": hashlib.sha256(source(variant).read_bytes()).hexdigest(),
     }
 
 
-def _parameter_count(ptx: str) -> int:
-    match = _PTX_ENTRY.search(ptx)
+def source(variant: Variant) -> Path:
+    """Return the file that a variant is compiled from; it imports others of its folder."""
+    return SOURCES / f"{variant.module}.py"
+
+
+def _parameter_count(assembly: str, variant: Variant) -> int:
+    if variant.arch.startswith("gfx"):
+        return len(_AMD_ARGUMENT.findall(assembly))
+    match = _PTX_ENTRY.search(assembly)
     return match[1].count(".param") if match else 0
 
 

@@ -1,4 +1,4 @@
-"""The backend for NVIDIA GPUs: packs 2:4 layers and compiles their kernel, ahead of time.
+"""The backend for GPUs: packs sparse layers and compiles their kernels, ahead of time.
 
 No GPU is needed, and none is asked: which layers are packed rests on a roofline (cost.py), and
 every reason says ``modelled``.
@@ -15,13 +15,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as onnx_passes
 
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
-from sparsec.backends.cuda import aot
+from sparsec.backends.cuda import aot, nvcc
 from sparsec.backends.cuda.densify import check_packed, densify
+from sparsec.backends.cuda.native import NATIVE, NativeVariant, native_variants, split_for
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
-from sparsec.backends.cuda.select import Choice, choose, site_dtype
-from sparsec.backends.cuda.variants import MAX_N, Variant, family, variants_for
-from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
+from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
+from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
+from sparsec.ir.errors import ArtifactError, UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
 from sparsec.ir.sites import WeightSite, weight_sites
@@ -30,18 +31,20 @@ from sparsec.ir.target import Target
 DENSE_KERNEL = "dense"
 _DOMAIN_VERSION = 1
 
+AnyVariant = Variant | NativeVariant
+
 
 class CudaBackend(Backend):
-    """Lowers 2:4 MatMul and Gemm layers to kernels that load them packed."""
+    """Lowers sparse MatMul and Gemm layers to kernels that load them packed."""
 
     name: ClassVar[str] = "cuda"
 
     def why_not(self, target: Target) -> str | None:
         """Return why nothing can be compiled for ``target`` here, with the way out."""
-        return aot.why_not(_sm(target))
+        return aot.why_not(_arch(target))
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
-        """Pack every 2:4 layer that the model of the target does not say loses.
+        """Pack every sparse layer that the model of the target does not say loses.
 
         Raises
         ------
@@ -52,30 +55,37 @@ class CudaBackend(Backend):
         """
         if reason := self.why_not(target):
             raise UnsupportedTargetError(f"target {target.name}: {reason}", where=target.name)
-        sm = _sm(target)
         sites = list(weight_sites(model))
         record = CostRecord(target.name)
         layers: list[LayerRow] = []
-        needed: dict[Variant, None] = {}
+        needed: dict[AnyVariant, None] = {}
         rewriter = Rewriter(model)
         for index, site in enumerate(sites):
             context.progress(f"packing {site.name}", index / (2 * len(sites)))
-            choice = choose(site, target.limits)
+            choice = choose(site, target)
             record.entries += _entries(choice)
             kernel = DENSE_KERNEL
             if choice.packed is not None:
-                by_node = _variants(choice, sm)
-                rewriter.pack(site, choice.packed, [[v.name for v in each] for each in by_node])
-                needed.update(dict.fromkeys(v for each in by_node for v in each))
-                kernel = family(by_node[0])
+                by_node = [_launches(choice, node, target) for node in site.nodes]
+                named = [[(_names(chain), shares) for chain, shares in each] for each in by_node]
+                rewriter.pack(site, choice.packed, by_node[0][0][0][-1].dtype, named)
+                for each in by_node:
+                    needed.update(dict.fromkeys(v for chain, _ in each for v in chain))
+                kernel = _family(by_node[0][-1][0])
             layers.append(_row(choice, kernel))
 
         lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
         for index, variant in enumerate(needed):
             context.progress(f"compiling {variant.name}", (1 + index / len(needed)) / 2)
-            _add_kernel(lowered, aot.compile_variant(variant, context.cache))
+            if isinstance(variant, NativeVariant):
+                _add_native(lowered, nvcc.compile_native(variant, context.cache))
+            else:
+                _add_kernel(lowered, aot.compile_variant(variant, context.cache))
         if needed:
-            lowered.files[f"kernels/{aot.SOURCE.name}"] = aot.SOURCE
+            triton = any(isinstance(variant, Variant) for variant in needed)
+            for file in aot.SOURCES.glob("*.py") if triton else ():  # they import one another
+                if file.name != "__init__.py":
+                    lowered.files[f"kernels/{file.name}"] = file
             model.opset_imports[DOMAIN] = _DOMAIN_VERSION
             onnx_passes.RemoveUnusedNodesPass()(model)
         lowered.weights.update(large_tensors(model))
@@ -117,6 +127,7 @@ class CudaBackend(Backend):
                 "the cubins yourself: docs/targets/cuda.md",
                 where=str(root),
             )
+        _load_kernels(root, manifest)
         return _torch_runner(root, "cuda")
 
     def emulator(
@@ -148,6 +159,25 @@ def _why_no_device() -> str | None:
     return f"torch {torch.__version__} finds no CUDA device here{build}"
 
 
+def _load_kernels(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Load the artifact's kernels; for another architecture Triton can compile their sources instead.
+
+    Raises
+    ------
+    ArtifactError
+        If they are for another architecture, and there is no Triton.
+    """
+    import torch
+
+    from sparsec.backends.cuda import compiled
+
+    try:
+        compiled.load(root, manifest, torch.cuda.current_device())
+    except ArtifactError:
+        if importlib.util.find_spec("triton") is None:
+            raise
+
+
 def _torch_runner(root: Path, device: str) -> Runner:
     from sparsec.backends.cuda.runner import TorchRunner
 
@@ -157,19 +187,47 @@ def _torch_runner(root: Path, device: str) -> Runner:
     return TorchRunner(model, device)
 
 
-def _sm(target: Target) -> int:
-    """Return the compute capability of a target, 80 for 8.0."""
-    return next(int(each[2:]) for each in sorted(target.features) if each.startswith("sm"))
+def _arch(target: Target) -> str:
+    """Return what kernels are compiled for: ``"sm80"``, ``"gfx942"``."""
+    return next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
 
 
-def _variants(choice: Choice, sm: int) -> list[tuple[Variant, ...]]:
-    """Return the kernels of each node of a packed site, one for every bucket of N."""
+def _launches(
+    choice: Choice, node: ir.Node, target: Target
+) -> list[tuple[tuple[AnyVariant, ...], int]]:
+    """Return for every bucket of N the kernels that a node launches in turn, and its shares of K."""
     packed = choice.packed
     assert packed is not None
-    outputs, columns = packed.shape
-    biased = (fused_bias(node, outputs)[0] is not None for node in choice.site.nodes)
-    out = site_dtype(choice.site)
-    return [variants_for(columns, packed.dtype, sm, bias, out) for bias in biased]
+    rows, columns = packed.shape
+    if packed.format.name in NATIVE:
+        sm = int(_arch(target)[2:])
+        stored = packed.nbytes / (rows * columns)
+        split = split_for(rows, columns, sm)
+        natives = native_variants(packed.format.name, columns, packed.values, sm, stored)
+        return [((variant,), split) for variant in natives]
+    bias = fused_bias(node, rows)[0] is not None
+    variants = variants_for(
+        columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
+        bias=bias,
+    )  # fmt: skip
+    found: list[tuple[tuple[AnyVariant, ...], int]] = []
+    for variant in variants:
+        number = shares(rows, columns, variant, int(target.limits["processors"]))
+        chain = (variant,) if number == 1 else variant.split_form()
+        before = variant.before()
+        found.append(((*([before] if before else []), *chain), number))
+    return found
+
+
+def _family(chain: tuple[AnyVariant, ...]) -> str:
+    last = chain[-1]
+    if isinstance(last, NativeVariant):
+        return last.family
+    return family(tuple(each for each in chain if isinstance(each, Variant)))
+
+
+def _names(chain: Sequence[AnyVariant]) -> str:
+    return " ".join(variant.name for variant in chain)
 
 
 def _row(choice: Choice, kernel: str) -> LayerRow:
@@ -199,7 +257,7 @@ def _entries(choice: Choice) -> list[CostEntry]:
     shape = (*choice.site.shape, choice.estimate.rows)
     times = {
         DENSE_KERNEL: choice.estimate.dense_seconds,
-        "matmul_nm24": choice.estimate.packed_seconds,
+        f"matmul_{choice.estimate.format}": choice.estimate.packed_seconds,
     }
     return [
         CostEntry(
@@ -217,28 +275,45 @@ def _entries(choice: Choice) -> list[CostEntry]:
 
 
 def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
-    """Put cubin and PTX among the files, and the launch data among the kernels."""
-    stem = f"kernels/sm{compiled.variant.sm}/{compiled.variant.name}"
-    lowered.files[f"{stem}.cubin"] = compiled.cubin
-    lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
+    """Put binary and assembly among the files, and the launch data among the kernels."""
+    variant = compiled.variant
+    assert isinstance(variant, Variant)
+    stem = f"kernels/{variant.arch}/{variant.name}"
+    binary, text = ("cubin", "ptx") if variant.arch.startswith("sm") else ("hsaco", "amdgcn")
+    lowered.files[f"{stem}.{binary}"] = compiled.cubin
+    lowered.files[f"{stem}.{text}"] = compiled.ptx.encode()
     lowered.kernels.append(
         {
             **compiled.launch,
-            "file": f"{stem}.cubin",
-            "ptx": f"{stem}.ptx",
-            "source": f"kernels/{aot.SOURCE.name}",
+            "file": f"{stem}.{binary}",
+            text: f"{stem}.{text}",
+            "source": f"kernels/{aot.source(variant).name}",
             "max_n": MAX_N,
         }
     )
 
 
+def _add_native(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
+    """Put cubin, PTX and source among the files, and the launch data among the kernels."""
+    variant = compiled.variant
+    assert isinstance(variant, NativeVariant)
+    stem = f"kernels/{variant.arch}/{variant.name}"
+    lowered.files[f"{stem}.cubin"] = compiled.cubin
+    lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
+    lowered.files[f"{stem}.cu"] = nvcc.source_text(variant).encode()
+    files = {"file": f"{stem}.cubin", "ptx": f"{stem}.ptx", "source": f"{stem}.cu"}
+    lowered.kernels.append({**compiled.launch, **files, "max_n": MAX_N})
+
+
 def _notes(layers: list[LayerRow], target: Target) -> list[str]:
     packed = [row for row in layers if row.kernel != DENSE_KERNEL]
+    missing = why_no_native(target) if _arch(target).startswith("sm") else None
     if not packed:
         return [f"no layer could be packed for {target.name}; the graph runs densely"]
     return [
         f"{len(packed)} of {len(layers)} layers are packed for {target.title}; their times are "
         "modelled and unmeasured, nothing has run on a GPU",
+        *([f"CUDA C++ kernels were no candidates: {missing}"] if missing else []),
         "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
         "weights are rounded to float16, and x beyond 65504 becomes infinite",
         f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once "

@@ -1,4 +1,4 @@
-"""From ``sparsec::NM24MatMul`` back to stock operators with the same arithmetic.
+"""From ``sparsec::PackedMatMul`` back to stock operators with the same arithmetic.
 
 The weight is unpacked from the packed tensors alone, under the name of its site; the product keeps
 the name of its node. x is widened to float32, multiplied in
@@ -16,14 +16,18 @@ import onnx_ir.convenience
 import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.formats.nm24 import DTYPES, NM24Matrix
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.formats import Packed
+from sparsec.backends.cuda.formats.base import SCALE
+from sparsec.backends.cuda.formats.nm24 import DTYPES
+from sparsec.backends.cuda.formats.values import SCALED
 from sparsec.backends.cuda.rewrite import DOMAIN, OP, SITE, Maker, data_type
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError
-from sparsec.ir.patterns import KEY, NM, to_metadata
+from sparsec.ir.patterns import KEY, parse_pattern, to_metadata
 
 
 def densify(model: ir.Model, where: str) -> None:
-    """Replace every NM24MatMul of ``model``, in place.
+    """Replace every PackedMatMul of ``model``, in place.
 
     Parameters
     ----------
@@ -54,27 +58,29 @@ def check_packed(model: ir.Model, where: str) -> None:
     """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if (node.domain, node.op_type) == (DOMAIN, OP):
-            _, vals, meta = _operands(node, where)
-            _packed(node, vals, meta, where)
+            _packed(node, where)
 
 
 def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], where: str) -> None:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    x, vals, meta = _operands(node, where)
-    bias = node.inputs[3] if len(node.inputs) > 3 else None
-    packed, out = _packed(node, vals, meta, where)
-    if vals not in weights:  # several nodes may share one packed weight
-        dense = np.ascontiguousarray(packed.unpack().T.astype(np.float32))
-        home = vals.graph
+    packed, out = _packed(node, where)
+    x, first = node.inputs[0], node.inputs[1]
+    assert x is not None
+    assert first is not None
+    bias = node.inputs[-1] if len(node.inputs) == len(packed.arrays) + 2 else None
+    if first not in weights:  # several nodes may share one packed weight
+        dense = np.ascontiguousarray(packed.unpack().T)
+        home = first.graph
         assert isinstance(home, ir.Graph)
-        name = node.metadata_props.get(SITE) or f"{vals.name}.dense"
-        weights[vals] = make.initializer(home, name, dense)
-        weights[vals].metadata_props[KEY] = to_metadata(NM(2, 4), axis=0)
+        name = node.metadata_props.get(SITE) or f"{first.name}.dense"
+        weights[first] = make.initializer(home, name, dense)
+        pattern = parse_pattern(packed.format.pattern)
+        weights[first].metadata_props[KEY] = to_metadata(pattern, axis=0)
 
     make.names.free_node(node.name)  # the product takes it over, and with it the site's name
     wide = make.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)
-    added = [wide, make.node("MatMul", [wide.outputs[0], weights[vals]], node.name or "product")]
+    added = [wide, make.node("MatMul", [wide.outputs[0], weights[first]], node.name or "product")]
     if bias is not None:
         added.append(make.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
     if out != "float32":
@@ -85,30 +91,31 @@ def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], wher
     )
 
 
-def _operands(node: ir.Node, where: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-    x, vals, meta = (*node.inputs, None, None, None)[:3]
-    if x is None or vals is None or meta is None:
-        raise _damaged(where, node, "x, vals or meta is missing")
-    return x, vals, meta
-
-
-def _packed(node: ir.Node, vals: ir.Value, meta: ir.Value, where: str) -> tuple[NM24Matrix, str]:
+def _packed(node: ir.Node, where: str) -> tuple[Packed, str]:
     """Return the checked packed weight of a node, and the type of its result."""
     attributes = node.attributes
     try:
         rows, columns = attributes["M"].as_int(), attributes["K"].as_int()
+        form, values = attributes["format"].as_string(), attributes["values"].as_string()
         dtype, out = attributes["dtype"].as_string(), attributes["out"].as_string()
     except (KeyError, TypeError) as error:
-        raise _damaged(where, node, "attributes M, K, dtype and out are needed") from error
+        needed = "attributes M, K, format, values, dtype and out are needed"
+        raise _damaged(where, node, needed) from error
     if dtype not in DTYPES or out not in (dtype, "float32"):
         raise _damaged(where, node, f"dtype is {dtype!r} and out {out!r}")
-    packed = NM24Matrix(_array(node, vals, where), _array(node, meta, where), columns, dtype)
+    if values not in (dtype, *SCALED):
+        raise _damaged(where, node, f"values of {values!r} are multiplied as {dtype}")
     try:
+        packed = Packed(formats.get(form), {}, (rows, columns), values)
+        names = [*packed.format.arrays, *([SCALE] if values in SCALED else [])]
+        if len(node.inputs) not in (len(names) + 1, len(names) + 2) or None in node.inputs:
+            raise _damaged(where, node, f"x, {', '.join(names)} or the bias is missing")
+        for name, value in zip(names, node.inputs[1:], strict=False):
+            assert value is not None
+            packed.arrays[name] = _array(node, value, where)
         packed.check()
     except (PatternError, ShapeError) as error:
         raise _damaged(where, node, error.message) from error
-    if packed.shape[0] != rows:
-        raise _damaged(where, node, f"M is {rows}, the weight has {packed.shape[0]} rows")
     return packed, out
 
 

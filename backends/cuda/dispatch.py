@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import formats, launch
+from sparsec.backends.cuda import compiled, launch, torch_formats
+from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.native_launch import native_linear
+from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
-
-Linear = Callable[[Tensor, Sequence[Tensor], "Tensor | None", Tensor], None]
-Unpack = Callable[[Sequence[Tensor], Tensor], None]
 
 
 def linear(
@@ -22,9 +21,10 @@ def linear(
     packed: Sequence[Tensor],
     bias: Tensor | None,
     y: Tensor,
+    values: str,
     kernels: str,
 ) -> None:
-    """Write ``x @ W.T + bias`` to ``y``.
+    """Write ``x @ W.T + bias`` to ``y``: by an artifact's own kernels, by CUDA C++, or by Triton.
 
     Parameters
     ----------
@@ -34,20 +34,33 @@ def linear(
     packed : sequence of Tensor
     bias : float32 [M], optional
     y : float32 or of the type of x [N, M]
+    values : str
+        Type of the stored values.
     kernels : str
-        Names of compiled kernels of an artifact, smallest bucket of N first, joined by commas; from
-        source if there are none.
+        Compiled kernels of an artifact, see :func:`sparsec.backends.cuda.compiled.as_text`; those that
+        are not loaded, and none, mean kernels from source.
 
     Raises
     ------
     UnsupportedTargetError
         If no kernel multiplies the format.
     """
-    _known(_LINEAR, name, "multiplies")(x, packed, bias, y)
+    arrays = torch_formats.named(name, packed, values)
+    if compiled.loaded(kernels):
+        compiled.linear(kernels, x, arrays, bias, y)
+    elif name in NATIVE:
+        if torch_formats.VALUES[values] != x.dtype:
+            raise UnsupportedTargetError(
+                f"{name} of {values} is multiplied by {values}, got {x.dtype}"
+            )
+        native_linear(name, x, arrays, y, bias=bias)
+    else:
+        _known(name, NATIVE + FORMATS, "multiplies")
+        launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
 
 
 def unpack(
-    name: str, packed: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
+    name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: str, dtype: torch.dtype
 ) -> Tensor:
     """Return W [M, K], rebuilt on the device.
 
@@ -56,50 +69,27 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    weight = torch.empty(shape, dtype=dtype, device=packed[0].device)
-    _known(_UNPACK, name, "unpacks")(packed, weight)
-    return weight
+    _known(name, FORMATS, "unpacks")
+    narrow = dtype.itemsize == 2 and is_scaled(values)  # bits of 16-bit values only move
+    made = dtype if narrow else torch_formats.multiplied_in(values)
+    weight = torch.empty(shape, dtype=made, device=packed[0].device)
+    launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
+    return weight.to(dtype)
 
 
 def multiplies(name: str) -> bool:
     """Whether some kernel multiplies the format."""
-    return name in _LINEAR
+    return name in NATIVE + FORMATS
 
 
 def unpacks(name: str) -> bool:
     """Whether some kernel unpacks the format."""
-    return name in _UNPACK
+    return name in FORMATS
 
 
-def _nm24_linear(x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, y: Tensor) -> None:
-    vals, meta = packed
-    launch.nm24_linear(x, vals, meta, bias, out=y)
-
-
-def _nm24_unpack(packed: Sequence[Tensor], weight: Tensor) -> None:
-    vals, meta = packed
-    launch.nm24_unpack(vals, meta, weight)
-
-
-def _native_linear(
-    name: str, x: Tensor, packed: Sequence[Tensor], bias: Tensor | None, y: Tensor
-) -> None:
-    arrays = dict(zip(formats.get(name).arrays, packed, strict=True))
-    native_linear(name, x, arrays, y, bias=bias)
-
-
-_LINEAR: dict[str, Linear] = {
-    "nm24": _nm24_linear,
-    "nm24_sp": functools.partial(_native_linear, "nm24_sp"),
-    "lps": functools.partial(_native_linear, "lps"),
-}
-_UNPACK: dict[str, Unpack] = {"nm24": _nm24_unpack}
-
-
-def _known(table: dict[str, Callable[..., None]], name: str, does: str) -> Callable[..., None]:
-    if name not in table:
+def _known(name: str, there_are: tuple[str, ...], does: str) -> None:
+    if name not in there_are:
         raise UnsupportedTargetError(
-            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(sorted(table))}); "
+            f"no GPU kernel {does} the format {name!r} (there are: {', '.join(there_are)}); "
             "pack in one of these, or run on the CPU"
         )
-    return table[name]

@@ -7,29 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import operators
+from sparsec.backends.cuda import compiled, operators
 from sparsec.backends.cuda.rewrite import DOMAIN
+from sparsec.backends.cuda.torch_formats import array_names
 from sparsec.ir.fx.registry import op
 
 
-@op("NM24MatMul", domain=DOMAIN)
-def nm24_matmul(
+@op("PackedMatMul", domain=DOMAIN)
+def packed_matmul(
     x: Tensor,
-    vals: Tensor,
-    meta: Tensor,
-    bias: Tensor | None = None,
-    *,
+    *operands: Tensor,
     M: int,  # noqa: N803
     K: int,  # noqa: N803
+    format: str,
+    values: str,
     dtype: str,
     out: str,
     kernels: Sequence[str] = (),
+    splits: Sequence[int] = (),
     dense_from: int = operators.NEVER,
 ) -> Tensor:
-    """Multiply with a packed 2:4 weight."""
+    """Multiply with a packed weight; its arrays may be followed by a bias."""
+    count = len(array_names(format, values))
+    bias = operands[count] if len(operands) > count else None
     kind = getattr(torch, out)
-    y = operators.linear_operator("nm24")(
-        x, [vals, meta], bias, M, K, dtype, kind, dense_from, None, ",".join(kernels)
-    )
+    y = operators.linear_operator(format)(
+        x, list(operands[:count]), bias, M, K, values, kind, dense_from, None,
+        compiled.as_text(kernels, splits),
+    )  # fmt: skip
     assert isinstance(y, Tensor)
     return y

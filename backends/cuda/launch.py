@@ -1,51 +1,79 @@
-"""Run ``nm24_matmul`` from its source on torch tensors, through Triton's own launcher.
+"""Run the kernels from their sources on torch tensors, through Triton's own launcher.
 
-For tests and benchmarks on a machine with a GPU: what an artifact ships is the cubin, and the grid
-and arguments here are those that its manifest describes.
+What an artifact ships are compiled variants, and grids and arguments here are those that its
+manifest describes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from sparsec.backends.cuda.formats.nm24 import padded_columns
-from sparsec.backends.cuda.variants import BUCKETS, Variant, variants_for
-from sparsec.ir.errors import ShapeError
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.formats.base import SCALE
+from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.backends.cuda.variants import (
+    BITMAP,
+    BLOCK,
+    FORMATS,
+    MAX_N,
+    NM,
+    Variant,
+    shares,
+    variants_for,
+)
+from sparsec.ir.errors import ShapeError, UnsupportedTargetError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
+_KERNELS = "sparsec.backends.cuda.kernels"
+_UNPACK_STEP = 128
+_FLOATS = ("float16", "bfloat16", "float32")
 
 
-def variant_for(rows: int, columns: int, dtype: str, sm: int, bias: bool) -> Variant:
-    """Return the variant for ``rows`` rows of x: the smallest bucket that holds them all.
-
-    More rows than the largest bucket are spread over several programs: correct, but each of them
-    reads the whole weight again.
-    """
-    variants = variants_for(columns, dtype, sm, bias)
-    fits = (variant for variant in variants if variant.bucket >= min(rows, BUCKETS[-1]))
-    return next(fits)
-
-
-def nm24_linear(
-    x: torch.Tensor,
-    vals: torch.Tensor,
-    meta: torch.Tensor,
-    bias: torch.Tensor | None = None,
+def packed_linear(
+    form: str,
+    x: Tensor,
+    arrays: Mapping[str, Tensor],
+    rows: int,
+    values: str = "",
     *,
-    out: torch.Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
+    out: Tensor | None = None,
+    split: int | None = None,
+    bucket: int | None = None,
     asm: bool = True,
-) -> torch.Tensor:
-    """Return ``x @ W.T + bias`` for a packed W.
+) -> Tensor:
+    """Return ``act(x @ W.T + bias) + residual`` for a packed W [M, K].
 
     Parameters
     ----------
+    form : str
+        Packed format of W.
     x : float16 or bfloat16 [N, K], contiguous
-    vals, meta : int32 [M, KP / 4] and [M, KP / 32], contiguous
-        W in the format ``nm24``; KP is K rounded up to 32.
+    arrays : mapping of str to Tensor
+        W, as the format packs it; contiguous, on the device of x. Their contents are trusted: call
+        ``Format.check`` when they are loaded.
+    rows : int
+        M.
+    values : str
+        Type of the stored values; that of x if empty.
     bias : float32 [M], optional
+    residual : like the result, optional
+        Added last.
+    act : str
+        ``"none"``, ``"relu"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``.
     out : float32 or of the type of x [N, M], contiguous, optional
         Written in full and returned; allocated in the type of x if absent.
+    split : int, optional
+        Shares of the reduction, added in a fixed order; chosen for the device if absent.
+    bucket : int, optional
+        Rows of x that one program handles; the smallest one that holds all if absent.
     asm : bool
         Decode with inline assembly, which the interpreter and AMD GPUs cannot run.
 
@@ -53,65 +81,207 @@ def nm24_linear(
     ------
     ShapeError
         If an operand has another shape, type, device or memory order.
+    UnsupportedTargetError
+        If no kernel here reads the format.
     """
     import torch
 
-    from sparsec.backends.cuda.kernels.nm24_matmul import nm24_matmul
-
+    if form not in FORMATS:
+        raise UnsupportedTargetError(
+            f"no Triton kernel multiplies the format {form!r}; there are kernels for "
+            f"{', '.join(FORMATS)}"
+        )
     if x.ndim != 2 or x.dtype not in (torch.float16, torch.bfloat16) or not x.numel():
         raise ShapeError(
             f"x: need float16 or bfloat16 [N, K], not empty, got {x.dtype} {list(x.shape)}"
         )
-    (n, k), m = x.shape, vals.shape[0]
-    out = torch.empty((n, m), dtype=x.dtype, device=x.device) if out is None else out
+    n, k = x.shape
+    y = torch.empty((n, rows), dtype=x.dtype, device=x.device) if out is None else out
+    values = values or _name(x.dtype)
+    if not is_scaled(values) and values != _name(x.dtype):
+        raise ShapeError(f"x: need {values}, the type of the stored values, got {x.dtype}")
     _check("x", x, (n, k), x.dtype, x)
-    _check("vals", vals, (m, padded_columns(k) // 4), torch.int32, x)
-    _check("meta", meta, (m, padded_columns(k) // 32), torch.int32, x)
-    _check("out", out, (n, m), torch.float32 if out.dtype == torch.float32 else x.dtype, x)
+    _check("out", y, (n, rows), torch.float32 if y.dtype == torch.float32 else x.dtype, x)
+    grouped = _check_arrays(form, arrays, (rows, k), values, x)
     if bias is not None:
-        _check("bias", bias, (m,), torch.float32, x)
-    dtype = str(x.dtype).removeprefix("torch.")
-    # The architecture only names a variant; what the source is compiled for is the device of x.
-    variant = variant_for(n, k, dtype, sm=0, bias=bias is not None)
-    grid = (-(-m // variant.rows), -(-n // variant.bucket))
-    constants = {**variant.constants, "ASM": asm}
+        _check("bias", bias, (rows,), torch.float32, x)
+    if residual is not None:
+        _check("residual", residual, (n, rows), y.dtype, x)
+    variant = variant_for(
+        n, k, _name(x.dtype), bucket=bucket, form=form, values=values, out=_name(y.dtype),
+        bias=bias is not None, residual=residual is not None, act=act, grouped=grouped,
+    )  # fmt: skip
+    operands = {**arrays, "bias": bias, "residual": residual}
+    if split is None:
+        processors = 1
+        if x.is_cuda:
+            processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+        split = shares(rows, k, variant, processors)
+    chunk = variant.bucket if form in BLOCK else n  # x is transposed a bucket at a time
+    for first in range(0, n, chunk):
+        part = slice(first, first + chunk)
+        of_part = {**operands, "residual": None if residual is None else residual[part]}
+        _launch(variant, x[part], of_part, y[part], split, asm)
+    return y
+
+
+def _launch(
+    variant: Variant,
+    x: Tensor,
+    operands: dict[str, Tensor | None],
+    y: Tensor,
+    split: int,
+    asm: bool,
+) -> None:
+    import torch
+
+    sizes = {"M": y.shape[1], "N": y.shape[0], "K": x.shape[1], "split": split}
+    tensors: dict[str, Tensor | None] = {**operands, "x": x, "y": y}
+    if before := variant.before():
+        shape = (x.shape[1], variant.bucket)
+        tensors["xt"] = torch.empty(shape, dtype=x.dtype, device=x.device)
+        _run(before, tensors, sizes, asm)
+    if split == 1:
+        _run(variant, tensors, sizes, asm)
+        return
+    first, second = variant.split_form()
+    partial = torch.empty((split, *y.shape), dtype=torch.float32, device=x.device)
+    _run(first, {**tensors, "y": partial}, sizes, asm)
+    _run(second, {**tensors, "partial": partial}, sizes, asm)
+
+
+def _run(
+    variant: Variant, tensors: Mapping[str, Tensor | None], sizes: dict[str, int], asm: bool
+) -> None:
+    kernel = kernel_function(variant)
+    constants = variant.constants
+    if "ASM" in constants:
+        constants["ASM"] = asm
+    grid = tuple(
+        each if isinstance(each, int) else -(-sizes[each["of"]] // each["per"])
+        for each in variant.grid()
+    )
+    arguments: dict[str, Any] = {}
+    named = {each.get("parameter", each["name"]) for each in variant.arguments()}
+    sizes = {**sizes, "S": sizes["split"]}
+    for name in kernel.arg_names:
+        if name in sizes:
+            arguments[name] = sizes[name]
+        elif name not in constants:
+            arguments[name] = tensors.get(name) if name in named else None
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    nm24_matmul[grid](x, vals, meta, bias, out, m, n, k, **constants, **options)
-    return out
+    kernel[grid](**arguments, **constants, **options)
 
 
-def nm24_unpack(
-    vals: torch.Tensor, meta: torch.Tensor, out: torch.Tensor, *, asm: bool = True
-) -> torch.Tensor:
-    """Write the dense matrix of a packed one to ``out``, float16 or bfloat16 [M, K], and return it.
+def kernel_function(variant: Variant) -> Any:
+    """Return the function of a variant, as ``triton.jit`` made it."""
+    return getattr(importlib.import_module(f"{_KERNELS}.{variant.module}"), variant.kernel)
+
+
+def variant_for(
+    rows: int, columns: int, dtype: str, *, bucket: int | None = None, **what: Any
+) -> Variant:
+    """Return the variant for ``rows`` rows of x: the smallest bucket that holds them all.
+
+    More rows than the largest bucket are spread over several programs: correct, but each of them
+    reads the whole weight again.
+    """
+    # The architecture only names a variant; what the source is compiled for is the device of x.
+    found = variants_for(columns, dtype, "sm0", **what)
+    wanted = min(bucket or rows, MAX_N)
+    return next(variant for variant in found if variant.bucket >= wanted)
+
+
+def unpack(
+    form: str, arrays: Mapping[str, Tensor], out: Tensor, values: str = "", *, asm: bool = True
+) -> Tensor:
+    """Write the dense matrix of a packed one to ``out`` [M, K], and return it.
+
+    16-bit values need an ``out`` of their own type; scaled ones are rounded to whatever float type
+    it has.
 
     Raises
     ------
     ShapeError
         If an operand has another shape, type, device or memory order.
+    UnsupportedTargetError
+        If no kernel here reads the format.
     """
+    from sparsec.backends.cuda.kernels import unpack as kernels
+
+    if form not in FORMATS:
+        raise UnsupportedTargetError(f"no Triton kernel unpacks the format {form!r}")
+    values = values or _name(out.dtype)
+    types = _FLOATS if is_scaled(values) else (values,)
+    if out.ndim != 2 or _name(out.dtype) not in types:
+        raise ShapeError(
+            f"out: need {' or '.join(types)} [M, K], got {out.dtype} {list(out.shape)}"
+        )
+    m, k = out.shape
+    grouped = _check_arrays(form, arrays, (m, k), values, out)
+    _check("out", out, (m, k), out.dtype, out)
+    constants = {"VALUES": values if is_scaled(values) else 16, "GROUP_SCALE": grouped}
+    operands = {SCALE: arrays.get(SCALE), "w": out, "M": m, "K": k}
+    packed = {name: arrays[name] for name in formats.get(form).arrays}
+    kernel: Any
+    grid: tuple[int, ...]
+    if form in NM:
+        variant = variants_for(k, "float16", "sm0", form=form, values=values)[-1]
+        constants |= {key: variant.constants[key] for key in ("KEPT", "GROUP", "PAD")}
+        constants |= {"BM": 16, "BK": _UNPACK_STEP, "ASM": asm}
+        kernel, grid = kernels.nm_unpack, (-(-m // 16), -(-k // _UNPACK_STEP))
+    elif form in BITMAP:
+        kernel, grid = kernels.bitmap_unpack, (-(-m // 64), -(-k // 64))
+    else:
+        height = int(form.removeprefix("block").split("x")[0])
+        constants |= {"BM": height, "BK": 64}
+        kernel, grid = kernels.block_unpack, (-(-m // height),)
+        out.zero_()
+    kernel[grid](**packed, **operands, **constants, num_warps=4)
+    return out
+
+
+def _check_arrays(
+    form: str, arrays: Mapping[str, Tensor], shape: tuple[int, int], values: str, like: Tensor
+) -> bool:
+    """Check the arrays of a weight as far as shapes tell; return whether scales go by group."""
     import torch
 
-    from sparsec.backends.cuda.kernels.nm24_unpack import nm24_unpack as kernel
+    fmt = formats.get(form)
+    wanted = (*fmt.arrays, *([SCALE] if is_scaled(values) else []))
+    if set(arrays) != set(wanted):
+        raise ShapeError(f"{form} of {values} has the arrays {wanted}, got {sorted(arrays)}")
+    expected = fmt.array_shapes(shape, values)
+    for name in wanted:
+        if name == SCALE:
+            continue
+        dtype, dims = expected[name]
+        fixed = tuple(
+            got if want is None else want
+            for got, want in zip(arrays[name].shape, dims, strict=False)
+        )
+        if len(dims) != arrays[name].ndim:
+            fixed = tuple(size or 0 for size in dims)
+        _check(name, arrays[name], fixed, getattr(torch, dtype), like)
+    if not is_scaled(values):
+        return False
+    groups = arrays[SCALE].shape[-1]
+    whole = -(-shape[1] // 128)
+    width = groups if groups in (1, whole) else 1
+    _check(SCALE, arrays[SCALE], (shape[0], width), torch.float32, like)
+    return bool(groups > 1)
 
-    if out.ndim != 2 or out.dtype not in (torch.float16, torch.bfloat16):
-        raise ShapeError(f"out: need float16 or bfloat16 [M, K], got {out.dtype} {list(out.shape)}")
-    m, k = out.shape
-    _check("vals", vals, (m, padded_columns(k) // 4), torch.int32, out)
-    _check("meta", meta, (m, padded_columns(k) // 32), torch.int32, out)
-    _check("out", out, (m, k), out.dtype, out)
-    rows, columns = 16, 256
-    grid = (-(-m // rows), -(-k // columns))
-    kernel[grid](vals, meta, out.view(torch.int16), m, k, BM=rows, BK=columns, ASM=asm, num_warps=4)
-    return out
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check(
     name: str,
-    tensor: torch.Tensor,
+    tensor: Tensor,
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    like: torch.Tensor,
+    like: Tensor,
 ) -> None:
     fits = tensor.shape == shape and tensor.dtype == dtype and tensor.device == like.device
     if not fits or not tensor.is_contiguous():

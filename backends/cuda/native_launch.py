@@ -82,7 +82,12 @@ def native_linear(
     tensors = {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}
     for name, (nbytes, zero) in kernel.scratch(sizes).items():
         tensors[name] = _scratch(x.device, nbytes, zero, stream)
-    pointers = {name: each.data_ptr() for name, each in tensors.items() if each is not None}
+    # A weight of zeros has arrays without elements, which have no address and are not read.
+    pointers = {
+        name: (each if each.numel() else x).data_ptr()
+        for name, each in tensors.items()
+        if each is not None
+    }
     kernel.launch(pointers, sizes, stream)
     return y
 

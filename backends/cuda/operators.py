@@ -18,6 +18,7 @@ multiply in float32. Gradients reach x and the bias; the packed weight is a cons
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from sparsec.backends.cuda import dispatch, formats, torch_formats
 from sparsec.ir.errors import ShapeError, UnsupportedTargetError
 
 NAMESPACE = "sparsec"
+_BORDER = 16  # bytes
 NEVER = 2**31 - 1  # as ``dense_from``: the packed kernel for every number of rows
 
 _LINEAR = (
@@ -49,121 +51,140 @@ def unpack_operator(name: str) -> Any:
     return getattr(torch.ops.sparsec, f"{name}_unpack").default
 
 
+# The arguments M and K are called so in the schema, which Python's naming does not know.
+def linear_on_cpu(
+    name: str,
+    x: Tensor,
+    packed: Sequence[Tensor],
+    bias: Tensor | None,
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    out: torch.dtype,
+    dense_from: int,
+    prefill: Tensor | None,
+    kernels: str,
+) -> Tensor:
+    """Unpack and multiply in float32: the reference."""
+    _check(name, x, K)
+    weight = torch_formats.unpack(name, packed, (M, K), values)
+    y = x.reshape(-1, K).float() @ weight.T
+    y = y if bias is None else y + bias
+    return y.to(out).reshape(*x.shape[:-1], M)
+
+
+def linear_on_device(
+    name: str,
+    x: Tensor,
+    packed: Sequence[Tensor],
+    bias: Tensor | None,
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    out: torch.dtype,
+    dense_from: int,
+    prefill: Tensor | None,
+    kernels: str,
+) -> Tensor:
+    """Go the way that the number of rows says; see the top of this module."""
+    _check(name, x, K)
+    rows = x.reshape(-1, K).contiguous()
+    if rows.data_ptr() % _BORDER:
+        rows = rows.clone()  # kernels load x 16 bytes at a time
+    if not len(rows):
+        y = rows.new_empty((0, M), dtype=out)
+    elif len(rows) < dense_from:
+        y = rows.new_empty((len(rows), M), dtype=out)
+        dispatch.linear(name, rows, packed, bias, y, values, kernels)
+    elif prefill is not None:
+        y = _cusparselt(rows, prefill, M).to(out)
+        y = y if bias is None else y + bias.to(out)
+    else:
+        weight = dispatch.unpack(name, packed, (M, K), values, x.dtype)
+        y = _dense(rows, weight, bias, out)
+    return y.reshape(*x.shape[:-1], M)
+
+
+def _linear_fake(
+    x: Tensor,
+    packed: Sequence[Tensor],
+    bias: Tensor | None,
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    out: torch.dtype,
+    dense_from: int,
+    prefill: Tensor | None,
+    kernels: str,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], M), dtype=out)
+
+
+def _unpack_on_cpu(
+    name: str,
+    packed: Sequence[Tensor],
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch_formats.unpack(name, packed, (M, K), values).to(dtype)
+
+
+def _unpack_on_device(
+    name: str,
+    packed: Sequence[Tensor],
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return dispatch.unpack(name, packed, (M, K), values, dtype)
+
+
+def _unpack_fake(
+    packed: Sequence[Tensor],
+    M: int,  # noqa: N803
+    K: int,  # noqa: N803
+    values: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return packed[0].new_empty((M, K), dtype=dtype)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, packed, bias, rows, columns, values, *_ = inputs
+    ctx.save_for_backward(*packed)
+    ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+    ctx.weight = rows, columns, values
+
+
+def _backward(name: str, ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    packed = list(ctx.saved_tensors)
+    weight = unpack_operator(name)(packed, *ctx.weight, torch.float32)
+    of_x = (gradient.float() @ weight).to(ctx.x_dtype)
+    of_bias = None
+    if ctx.bias_dtype is not None:
+        of_bias = gradient.float().reshape(-1, ctx.weight[0]).sum(0).to(ctx.bias_dtype)
+    constants = (None,) * 7  # M, K, values, out, dense_from, prefill, kernels
+    return of_x, [None] * len(packed), of_bias, *constants
+
+
 def _register(name: str) -> None:
     linear, unpack = f"{name}_linear", f"{name}_unpack"
     _library.define(_LINEAR.format(name=name))
     _library.define(_UNPACK.format(name=name))
-
-    def linear_on_cpu(
-        x: Tensor,
-        packed: Sequence[Tensor],
-        bias: Tensor | None,
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        out: torch.dtype,
-        dense_from: int,
-        prefill: Tensor | None,
-        kernels: str,
-    ) -> Tensor:
-        _check(name, x, K)
-        weight = torch_formats.unpack(name, packed, (M, K), values)
-        y = x.reshape(-1, K).float() @ weight.T
-        y = y if bias is None else y + bias
-        return y.to(out).reshape(*x.shape[:-1], M)
-
-    def linear_on_cuda(
-        x: Tensor,
-        packed: Sequence[Tensor],
-        bias: Tensor | None,
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        out: torch.dtype,
-        dense_from: int,
-        prefill: Tensor | None,
-        kernels: str,
-    ) -> Tensor:
-        _check(name, x, K)
-        rows = x.reshape(-1, K).contiguous()
-        if not len(rows):
-            y = rows.new_empty((0, M), dtype=out)
-        elif len(rows) < dense_from:
-            y = rows.new_empty((len(rows), M), dtype=out)
-            dispatch.linear(name, rows, packed, bias, y, kernels)
-        elif prefill is not None:
-            y = _cusparselt(rows, prefill, M).to(out)
-            y = y if bias is None else y + bias.to(out)
-        else:
-            weight = dispatch.unpack(name, packed, (M, K), x.dtype)
-            y = _dense(rows, weight, bias, out)
-        return y.reshape(*x.shape[:-1], M)
-
-    def linear_fake(
-        x: Tensor,
-        packed: Sequence[Tensor],
-        bias: Tensor | None,
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        out: torch.dtype,
-        dense_from: int,
-        prefill: Tensor | None,
-        kernels: str,
-    ) -> Tensor:
-        return x.new_empty((*x.shape[:-1], M), dtype=out)
-
-    def unpack_on_cpu(
-        packed: Sequence[Tensor],
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        return torch_formats.unpack(name, packed, (M, K), values).to(dtype)
-
-    def unpack_on_cuda(
-        packed: Sequence[Tensor],
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        return dispatch.unpack(name, packed, (M, K), dtype)
-
-    def unpack_fake(
-        packed: Sequence[Tensor],
-        M: int,  # noqa: N803
-        K: int,  # noqa: N803
-        values: str,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        return packed[0].new_empty((M, K), dtype=dtype)
-
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, packed, bias, rows, columns, values, *_ = inputs
-        ctx.save_for_backward(*packed)
-        ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
-        ctx.weight = rows, columns, values
-
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        packed = list(ctx.saved_tensors)
-        weight = unpack_operator(name)(packed, *ctx.weight, torch.float32)
-        of_x = (gradient.float() @ weight).to(ctx.x_dtype)
-        of_bias = None
-        if ctx.bias_dtype is not None:
-            of_bias = gradient.float().reshape(-1, ctx.weight[0]).sum(0).to(ctx.bias_dtype)
-        constants = (None,) * 7  # M, K, values, out, dense_from, prefill, kernels
-        return of_x, [None] * len(packed), of_bias, *constants
-
-    _library.impl(linear, linear_on_cpu, "CPU")
-    _library.impl(linear, linear_on_cuda, "CUDA")
-    _library.impl(unpack, unpack_on_cpu, "CPU")
-    _library.impl(unpack, unpack_on_cuda, "CUDA")
-    torch.library.register_fake(f"{NAMESPACE}::{linear}", linear_fake, lib=_library)
-    torch.library.register_fake(f"{NAMESPACE}::{unpack}", unpack_fake, lib=_library)
+    _library.impl(linear, functools.partial(linear_on_cpu, name), "CPU")
+    _library.impl(linear, functools.partial(linear_on_device, name), "CUDA")
+    _library.impl(unpack, functools.partial(_unpack_on_cpu, name), "CPU")
+    _library.impl(unpack, functools.partial(_unpack_on_device, name), "CUDA")
+    torch.library.register_fake(f"{NAMESPACE}::{linear}", _linear_fake, lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{unpack}", _unpack_fake, lib=_library)
     torch.library.register_autograd(
-        f"{NAMESPACE}::{linear}", backward, setup_context=remember, lib=_library
+        f"{NAMESPACE}::{linear}",
+        functools.partial(_backward, name),
+        setup_context=_remember,
+        lib=_library,
     )
 
 

@@ -1,14 +1,17 @@
-"""From stock operators to ``sparsec::NM24MatMul``, which computes what the kernel does.
+"""From stock operators to ``sparsec::PackedMatMul``, which computes what the kernels do.
 
 ::
 
-    Y = NM24MatMul(X, vals, meta, bias?)      attributes: M, K, dtype, out, kernels
-    X     dtype [..., K]        vals, meta    the packed weight, see nm24.py
-    bias  float32 [M]           Y             out [..., M]
+    Y = PackedMatMul(X, *arrays, bias?)      attributes: M, K, format, values, dtype, out, kernels, splits
+    X     dtype [..., K]        arrays    the packed weight, in the order of its format; a scale last
+    bias  float32 [M]           Y         out [..., M]
 
 ``dtype`` is float16 or bfloat16. The sum is kept in float32 and the bias added to it; ``out`` is
 float32, or ``dtype`` for one rounding at the end. A float32 graph gets a Cast of X and keeps the
-sum as it is. ``kernels`` names one compiled kernel for each bucket of N, smallest first.
+sum as it is. ``kernels`` has one entry for each bucket of N, smallest first: the names of the
+compiled kernels to launch one after the other, separated by spaces. ``splits`` has for each the
+shares S of the reduction. From ``dense_from`` rows of x on, the weight is unpacked once and multiplied
+densely; without it, never.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ import onnx_ir as ir
 import onnx_ir.convenience
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.formats.nm24 import NM24Matrix, numpy_dtype
+from sparsec.backends.cuda.cost import dense_from
+from sparsec.backends.cuda.formats import Packed
+from sparsec.backends.cuda.formats.base import SCALE
+from sparsec.backends.cuda.formats.nm24 import numpy_dtype
 from sparsec.backends.cuda.select import constant_bias, site_dtype
 from sparsec.ir.names import UniqueNames
 from sparsec.ir.sites import WeightSite
 
 DOMAIN = "sparsec"
-OP = "NM24MatMul"
+OP = "PackedMatMul"
 SITE = "sparsec.site"  # metadata of the node: the name of the site whose weight it holds
 
 
@@ -65,21 +71,38 @@ class Rewriter:
         self._make = Maker(model)
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
 
-    def pack(self, site: WeightSite, packed: NM24Matrix, kernels: Sequence[Sequence[str]]) -> None:
-        """Replace the nodes of ``site``; ``kernels`` holds, for each, its kernels by bucket."""
+    def pack(
+        self,
+        site: WeightSite,
+        packed: Packed,
+        dtype: str,
+        launches: Sequence[Sequence[tuple[str, int]]],
+    ) -> None:
+        """Replace the nodes of ``site``.
+
+        ``launches`` holds for each of its nodes, by bucket, the names of its kernels and S.
+        """
         graph = site.weight.graph
         assert isinstance(graph, ir.Graph)
-        vals = self._make.initializer(graph, f"{site.weight.name}.vals", packed.vals)
-        meta = self._make.initializer(graph, f"{site.weight.name}.meta", packed.meta)
-        for node, names in zip(site.nodes, kernels, strict=True):
+        names = [name for name in (*packed.format.arrays, SCALE) if name in packed.arrays]
+        arrays = [
+            self._make.initializer(graph, f"{site.weight.name}.{name}", packed.arrays[name])
+            for name in names
+        ]
+        for node, buckets in zip(site.nodes, launches, strict=True):
             attributes = {
                 "M": packed.shape[0],
-                "K": packed.columns,
-                "dtype": packed.dtype,
+                "K": packed.shape[1],
+                "format": packed.format.name,
+                "values": packed.values,
+                "dtype": dtype,
                 "out": site_dtype(site),
-                "kernels": list(names),
+                "kernels": [names for names, _ in buckets],
+                "splits": [shares for _, shares in buckets],
             }
-            self._replace(node, [vals, meta], attributes).metadata_props[SITE] = site.name
+            if rows := dense_from(packed.format.name, packed.shape, packed.nbytes):
+                attributes["dense_from"] = rows
+            self._replace(node, arrays, attributes).metadata_props[SITE] = site.name
 
     def _replace(
         self, node: ir.Node, weight: list[ir.Value], attributes: dict[str, Any]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sparsec.ir.errors import UnsupportedTargetError
 
-# Tensor-core instructions by generation: mma.sync, wgmma, tcgen05.
-_TENSOR = ("HMMA", "HGMMA", "UTCHMMA")
+# Tensor-core instructions by generation: mma.sync, wgmma, tcgen05; and those of AMD.
+_TENSOR = ("HMMA", "HGMMA", "UTCHMMA", "MFMA")
 _LOCAL = ("LDL", "STL")
 _TENSOR_OF_SM = {90: "HGMMA", 100: "UTCHMMA"}  # every other one runs mma.sync
 
@@ -106,7 +106,8 @@ def check_code(
     Parameters
     ----------
     tensor_op : str, optional
-        The instruction that has to be there; the fastest that triton emits for ``sm`` if absent.
+        The instruction that has to be there, empty for none; the fastest that triton emits for
+        ``sm`` if absent.
     known_good : str
         A compiler that is known to do better, for the message.
 
@@ -115,9 +116,9 @@ def check_code(
     UnsupportedTargetError
         If it does not: another version of triton may do better, a warning would not.
     """
-    wanted = tensor_op or _TENSOR_OF_SM.get(sm, "HMMA")
+    wanted = _TENSOR_OF_SM.get(sm, "HMMA") if tensor_op is None else tensor_op
     problems = []
-    if not report.count(wanted):
+    if wanted and not report.count(wanted):
         problems.append(f"it has no {wanted} instruction")
     if report.stack:
         problems.append(f"it uses {report.stack} bytes of stack a thread")
@@ -125,7 +126,7 @@ def check_code(
         problems.append(f"it spills registers ({local} local loads and stores)")
     if problems:
         raise UnsupportedTargetError(
-            f"kernel {name}: the installed compiler made bad code of it for sm_{sm}: "
+            f"kernel {name}: the installed compiler made bad code of it: "
             f"{'; '.join(problems)}. Known to work: {known_good}",
             where=name,
         )

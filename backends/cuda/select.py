@@ -1,24 +1,27 @@
-"""Which layers a packed kernel takes, and why the others stay dense."""
+"""Which layers a packed kernel takes, in which format, and why the others stay dense."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.cost import Estimate, estimate
-from sparsec.backends.cuda.formats.nm24 import DTYPES, NM24Matrix, numpy_dtype, packed_bytes
-from sparsec.backends.cuda.variants import MAX_N
+from sparsec.backends.cuda.formats import Packed
+from sparsec.backends.cuda.formats.block import MAX_COLUMNS
+from sparsec.backends.cuda.formats.nm24 import DTYPES, numpy_dtype
+from sparsec.backends.cuda.variants import BLOCK, FORMATS, MAX_N
 from sparsec.ir.chain import Operand, after
 from sparsec.ir.codes import Code
-from sparsec.ir.patterns import NM
+from sparsec.ir.patterns import NM, Block, Pattern
 from sparsec.ir.sites import WeightSite, sparsity
+from sparsec.ir.target import Target
 
 _MAX_WORDS = 2**31 - 1  # kernels index with 32 bits
 _FLOAT32 = "float32"
@@ -32,49 +35,109 @@ class Choice:
     sparsity: float
     code: Code
     reason: str
-    packed: NM24Matrix | None = None
+    packed: Packed | None = None
     estimate: Estimate | None = None
 
 
-def choose(site: WeightSite, limits: Mapping[str, float]) -> Choice:
-    """Decide on one site; ``limits`` are those of the target.
+def choose(site: WeightSite, target: Target) -> Choice:
+    """Decide on one site: the format whose kernel is modelled as the fastest, or dense.
 
     Raises
     ------
     PatternError
-        If the weights do not follow the 2:4 pattern that the file claims for them.
+        If the weights do not follow the pattern that the file claims for them.
     """
     matrix = site.matrix()
     zeros = sparsity(matrix)
-    if site.pattern != NM(2, 4):
-        pattern = site.pattern
-        if pattern is None:
-            return Choice(site, zeros, Code.DENSE, "not pruned to a pattern: dense")
-        reason = (
-            f"no GPU kernel for the pattern {pattern} yet: its zeros are kept, multiplied densely"
-        )
-        return Choice(site, zeros, Code.NO_KERNEL, reason)
+    if site.pattern is None:
+        return Choice(site, zeros, Code.DENSE, "not pruned to a pattern: dense")
     if refusal := _refusal(site):
         return Choice(site, zeros, *refusal)
-
+    site.pattern.check(matrix, site.name)
     values = _values(site, matrix)
     lost = ~np.isfinite(values.astype(np.float32)) & np.isfinite(matrix)
     if lost.any():
         largest = float(np.abs(matrix[lost]).max())
         reason = f"a weight of size {largest:.3g} exceeds the range of float16, which kernels read"
         return Choice(site, zeros, Code.NO_KERNEL, reason)
-    packed = NM24Matrix.pack(values)
     rows = _rows(site)
-    modelled = estimate(site.shape, rows or MAX_N, limits)
+    found = [
+        estimate(form, site.shape, _stored_sparsity(form, values), rows or MAX_N, target.limits)
+        for form in candidates(site.pattern, site.shape, target)
+    ]
+    if not found:
+        reason = f"no kernel of {target.name} reads {site.pattern} of {list(site.shape)}"
+        return Choice(site, zeros, Code.NO_KERNEL, f"{reason}; its zeros are multiplied densely")
+    best = min(found, key=lambda each: each.packed_seconds)
     regime = f"for {rows} rows of x" if rows else f"for decoding, at most {MAX_N} rows of x"
-    times = f"modelled {regime}: {modelled}"
-    if modelled.packed_loses:
-        reason = f"{times}; kept dense"
-        return Choice(site, zeros, Code.MODELLED_SLOWER, reason, estimate=modelled)
-    rounded = "" if site_dtype(site) in DTYPES else f"; weights rounded to {packed.dtype}"
-    reason = f"{times}; unmeasured{rounded}"
+    times = f"modelled {regime}: {best}"
+    held = _stored_bytes(site)
+    if best.packed_loses:
+        why = _why_slower(best, target)
+        return Choice(site, zeros, Code.MODELLED_SLOWER, f"{times}{why}; kept dense", estimate=best)
+    packed = Packed.of(formats.get(best.format), values, values.dtype.name)
+    if held is not None and held < packed.nbytes:
+        reason = (
+            f"it is stored in {held} bytes, fewer than the {packed.nbytes} of packed 16-bit values; "
+            "kept dense"
+        )
+        return Choice(site, zeros, Code.NO_KERNEL, reason)
+    rounded = "" if site_dtype(site) in DTYPES else f"; weights rounded to {packed.values}"
     zeros = sparsity(values)  # of what is stored: rounding may have made more of them
-    return Choice(site, zeros, Code.MODELLED, reason, packed, modelled)
+    return Choice(site, zeros, Code.MODELLED, f"{times}; unmeasured{rounded}", packed, best)
+
+
+def candidates(pattern: Pattern, shape: tuple[int, int], target: Target) -> list[str]:
+    """Return the formats that hold a pattern and have a kernel for the target.
+
+    ``lps`` and ``bm32`` hold them all: an N:M that has no format of its own, or blocks of other sizes.
+    Where two are modelled alike, the earlier one is taken.
+    """
+    amd = any(feature.startswith("gfx") for feature in target.features)
+    native = why_no_native(target) is None
+    found = []
+    match pattern:
+        case NM(2, 4):
+            found += ["nm24_sp", "nm24"] if native else ["nm24"]
+        case NM(n, m) if f"nm{n}_{m}" in FORMATS:
+            found.append(f"nm{n}_{m}")
+        case Block(high, _) if shape[1] <= MAX_COLUMNS:
+            found += ["block16x1"] if high % 16 == 0 else []
+            # Matrix instructions of AMD are no lower than 16.
+            found += ["block8x1"] if high % 8 == 0 and not amd else []
+    return [*found, *(["lps"] if native else []), "bm32"]
+
+
+def why_no_native(target: Target) -> str | None:
+    """Return why CUDA C++ kernels are no candidates for a target, with the way out, or None."""
+    arch = next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
+    if not arch.startswith("sm"):
+        return f"CUDA C++ kernels do not run on {arch}"
+    return nvcc.why_not(int(arch[2:]))
+
+
+def _stored_sparsity(form: str, values: NDArray[Any]) -> float:
+    """Return the share of elements that a format does not store."""
+    if form not in BLOCK:
+        return float(1 - np.count_nonzero(values) / values.size)
+    high = int(form.removeprefix("block").split("x")[0])
+    rows, columns = values.shape
+    padded = np.zeros((-(-rows // high) * high, columns), bool)
+    padded[:rows] = values != 0
+    kept = np.count_nonzero(padded.reshape(-1, high, columns).any(axis=1))
+    return 1 - kept * high / padded.size
+
+
+def _why_slower(best: Estimate, target: Target) -> str:
+    if best.rows > MAX_N:
+        return ""
+    return f" ({best.format} is bound by its instructions on {target.name})"
+
+
+def _stored_bytes(site: WeightSite) -> int | None:
+    """Return the bytes of a weight that is stored in fewer than 16 bits an element, or None."""
+    stored = site.weight.const_value
+    return None if stored is None or stored.nbytes >= 2 * math.prod(site.shape) else stored.nbytes
 
 
 def site_dtype(site: WeightSite) -> str:
@@ -108,7 +171,7 @@ def constant_bias(node: ir.Node, out: int) -> NDArray[np.float32] | None:
 
 
 def _refusal(site: WeightSite) -> tuple[Code, str] | None:
-    """Return why no kernel can compute the nodes of a 2:4 site, or None."""
+    """Return why no kernel can compute the nodes of a site, or None."""
     if site.op not in ("MatMul", "Gemm"):
         return (
             Code.NO_KERNEL,
@@ -117,14 +180,8 @@ def _refusal(site: WeightSite) -> tuple[Code, str] | None:
     dtype = site_dtype(site)
     if dtype not in (*DTYPES, _FLOAT32):
         return Code.NO_KERNEL, f"no GPU kernel computes in {dtype}"
-    stored = site.weight.const_value
     out, reduction = site.shape
-    if stored is not None and stored.nbytes < packed_bytes(out, reduction):
-        held = (
-            f"it is stored as {stored.dtype.name.lower()} in fewer bytes than packed 16-bit values"
-        )
-        return Code.NO_KERNEL, f"{held}; no GPU kernel reads packed {stored.dtype.name.lower()} yet"
-    if not out or not reduction or out * reduction // 2 > _MAX_WORDS:
+    if not out or not reduction or out * reduction > _MAX_WORDS:
         return Code.SHAPE_UNSUPPORTED, f"{out}x{reduction} weights cannot be indexed with 32 bits"
     if len({_alpha(node) for node in site.nodes}) > 1:
         return Code.SHAPE_UNSUPPORTED, "its nodes scale the shared weight by different alpha"

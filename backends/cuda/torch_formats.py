@@ -33,6 +33,17 @@ def array_names(name: str, values: str) -> tuple[str, ...]:
     return (*form_of(name).arrays, *([SCALE] if is_scaled(values) else []))
 
 
+def named(name: str, packed: Sequence[Tensor], values: str) -> dict[str, Tensor]:
+    """Return the arrays by name."""
+    return dict(zip(array_names(name, values), packed, strict=True))
+
+
+def multiplied_in(values: str) -> torch.dtype:
+    """Return the type that x is brought to: that of the values, float16 for 8-bit ones."""
+    dtype = VALUES[values]
+    return dtype if dtype.itemsize == 2 else torch.float16
+
+
 def pack(name: str, dense: Tensor, values: str, group: int | None = None) -> list[Tensor]:
     """Pack a matrix [M, K] of any float type into tensors on the CPU.
 
@@ -63,11 +74,12 @@ def check(name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: s
 
 
 def format_for(pattern: Pattern, values: str) -> str | None:
-    """Return the first format that holds ``pattern`` in values of that type, or None."""
-    for name in formats.names():
-        form = form_of(name)
-        if form.pattern == str(pattern) and values in form.values:
-            return name
+    """Return the first format for ``pattern`` in values of that type, else one that holds anything."""
+    fit = [name for name in formats.names() if values in form_of(name).values]
+    for wanted in (str(pattern), "unstructured"):
+        for name in fit:
+            if form_of(name).pattern == wanted:
+                return name
     return None
 
 
@@ -82,5 +94,4 @@ def refusal(name: str, pattern: Pattern, values: str) -> str | None:
 
 
 def _arrays(name: str, packed: Sequence[Tensor], values: str) -> dict[str, np.ndarray]:
-    names = array_names(name, values)
-    return {key: array.cpu().numpy() for key, array in zip(names, packed, strict=True)}
+    return {key: array.cpu().numpy() for key, array in named(name, packed, values).items()}

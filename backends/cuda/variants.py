@@ -1,8 +1,8 @@
 """Which compiled forms of a kernel exist, and what a launch of each one needs.
 
-M, K and N are run-time numbers of every variant. Compiled in are only the tile, whether the
-reduction needs a mask, and whether a bias is there: a model needs a handful of cubins, whatever the
-number of its layers.
+M, K and N are run-time numbers of every variant. Compiled in are only the format, the tile, whether
+the reduction needs a mask, and what the epilogue adds: a model needs a handful of binaries, whatever
+the number of its layers.
 """
 
 from __future__ import annotations
@@ -10,103 +10,272 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-BUCKETS = (16, 32, 64)
-MAX_N = BUCKETS[-1]  # beyond, decompress once and multiply densely: the product is compute-bound
+from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.formats.base import SCALE
+from sparsec.backends.cuda.formats.values import is_scaled
 
-_ROWS = 64  # what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code
-_STEPS = (128, 64)  # reduction elements a step; the longer one has more bytes in flight
+BUCKETS = (1, 16, 32, 64)
+MAX_N = BUCKETS[-1]  # beyond, decompress once and multiply densely: the product is compute-bound
+ACTIVATIONS = ("none", "relu", "silu", "gelu", "gelu_tanh")
+
+# Formats that the kernels of this package's kernels/ read, by family.
+NM = ("nm24", "nm1_4", "nm2_4", "nm2_8", "nm4_8", "nm8_16")
+BITMAP = ("bm32",)
+BLOCK = ("block8x1", "block16x1")
+FORMATS = NM + BITMAP + BLOCK
+
+_KERNELS = {  # function: file
+    "nm_matmul": "nm_matmul",
+    "nm_gemv": "nm_gemv",
+    "bitmap_matmul": "bitmap_matmul",
+    "bitmap_gemv": "bitmap_gemv",
+    "block_matmul": "block_matmul",
+    "transpose_x": "block_matmul",
+    "reduce_partials": "epilogue",
+}
 _SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
+_STORED = {"float8_e4m3fn": "e4m3", "int8": "i8"}
+_FACTOR = {"float8_e4m3fn": 256.0}  # decoders leave it to the scale
+_REDUCE_ROWS = 256  # outputs that one program of the second pass owns
+_TRANSPOSED = 64  # columns of x that one program transposes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Variant:
-    """One compiled form of ``nm24_matmul``.
+    """One compiled form of a kernel.
 
     Parameters
     ----------
+    kernel : str
+        The function, as in ``kernels/``.
+    format : str
+        Packed format of W; empty for ``transpose_x`` and ``reduce_partials``.
+    values : str
+        Type of the stored values.
     dtype : str
-        ``"float16"`` or ``"bfloat16"``: x and the values of W.
+        ``"float16"`` or ``"bfloat16"``: x, and the numbers that are multiplied.
     out : str
         Type of y: ``dtype``, or ``"float32"``, the sum as it is.
-    sm : int
-        Compute capability, 80 for 8.0.
+    arch : str
+        ``"sm80"``, ``"gfx942"``: what it is compiled for.
     bucket : int
-        Rows of x that one program handles.
-    step : int
-        Reduction elements a step of the loop.
+        The most rows of x it is meant for.
+    rows, step : int
+        Rows of W that a program owns, and reduction elements of a step of its loop.
     even : bool
         K is a multiple of ``step``: no masks.
     aligned : bool
         K is a multiple of 16: rows of x start on 32-byte borders, loads are 16 bytes wide.
-    bias : bool
+    bias, residual : bool
+    act : str
+        One of ``ACTIVATIONS``.
+    grouped : bool
+        Scales go by 128 columns, not by row.
+    split : bool
+        It writes partial sums of a share of K, which ``reduce_partials`` adds.
     """
 
+    kernel: str
+    format: str
+    values: str
     dtype: str
     out: str
-    sm: int
+    arch: str
     bucket: int
+    rows: int
     step: int
     even: bool
     aligned: bool
-    bias: bool
-
-    rows: int = _ROWS
+    bias: bool = False
+    residual: bool = False
+    act: str = "none"
+    grouped: bool = False
+    split: bool = False
     num_warps: int = 4
     num_stages: int = 3
 
     @property
+    def module(self) -> str:
+        """The file of the kernel in ``kernels/``, without its suffix."""
+        return _KERNELS[self.kernel]
+
+    @property
     def name(self) -> str:
         """``<dtype>_<op>_<pattern>_<tile>__<isa>``, as all microkernels are named."""
-        ragged = "" if self.even else ("_ragged" if self.aligned else "_ragged_unaligned")
+        op = "gemv" if self.kernel.endswith("gemv") else "matmul"
+        if self.kernel in ("transpose_x", "reduce_partials"):
+            op = self.kernel
+        form = [_stored(self)] if self.format else [_STORED[self.values]] if self.scaled else []
+        flags = {
+            "ragged": not self.even,
+            "unaligned": not self.aligned,
+            "groups": self.grouped,
+            "split": self.split,
+            "bias": self.bias,
+            "residual": self.residual,
+            self.act: self.act != "none",
+        }
         tile = f"{self.rows}x{self.bucket}x{self.step}"
-        bias = "_bias" if self.bias else ""
-        return f"{_types(self)}_matmul_nm24_{tile}{ragged}{bias}__sm{self.sm}"
+        parts = [_types(self), op, *form, tile, *(name for name, on in flags.items() if on)]
+        return f"{'_'.join(parts)}__{self.arch}"
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it reads a scale."""
+        return bool(self.values) and is_scaled(self.values)
 
     @property
     def constants(self) -> dict[str, Any]:
         """Compile-time parameters of the kernel, by name."""
-        return {
+        if self.kernel == "transpose_x":
+            return {"BK": self.step, "NP": self.bucket}
+        factor = _FACTOR.get(self.values, 1.0) if self.scaled and not self.grouped else 1.0
+        if self.kernel == "reduce_partials":
+            return {"BM": self.rows, "FACTOR": factor, "ACT": self.act}
+        found: dict[str, Any] = {
             "BM": self.rows,
-            "BN": self.bucket,
             "BK": self.step,
-            "EVEN_K": self.even,
-            "ASM": True,
+            "VALUES": self.values if self.scaled else 16,
+            "GROUP_SCALE": self.grouped,
+            "ACT": self.act,
+            "SPLIT": self.split,
         }
+        if not self.kernel.endswith("gemv"):
+            found["BN"] = self.bucket
+        if self.format not in BLOCK:
+            found["EVEN_K"] = self.even
+        if self.format in NM:
+            kept, group = (int(each) for each in formats.get(self.format).pattern.split(":"))
+            pad = 32 if self.format == "nm24" else 64
+            asm = self.arch.startswith("sm")
+            found |= {"KEPT": kept, "GROUP": group, "PAD": pad, "ASM": asm}
+        return found
 
     def grid(self) -> list[dict[str, Any] | int]:
         """Return the grid as the manifest stores it: ``ceil(of / per)``, or a number."""
-        return [{"of": "M", "per": self.rows}, {"of": "N", "per": self.bucket}, 1]
+        if self.kernel == "transpose_x":
+            return [{"of": "K", "per": self.step}, 1, 1]
+        if self.kernel == "reduce_partials":
+            return [{"of": "M", "per": self.rows}, {"of": "N", "per": 1}, 1]
+        share: dict[str, Any] | int = {"of": "split", "per": 1} if self.split else 1
+        columns: dict[str, Any] | int = {"of": "N", "per": self.bucket}
+        return [{"of": "M", "per": self.rows}, columns, share]
 
     def arguments(self) -> list[dict[str, Any]]:
         """Return the kernel's own arguments in order, without the scratch pointers."""
-        bias = [_pointer("bias", "float32", "M")] if self.bias else []
-        return [
-            _pointer("x", self.dtype, "N", "K"),
-            _pointer("vals", "int32", "M", "ceil(K/32)*8"),
-            _pointer("meta", "int32", "M", "ceil(K/32)"),
-            *bias,
-            _pointer("y", self.out, "N", "M"),
-            *({"name": name, "kind": "value", "dtype": "int32"} for name in ("M", "N", "K")),
-        ]
+        if self.kernel == "transpose_x":
+            xt = _scratch("xt", self.dtype, "K", self.bucket)
+            return [_pointer("x", self.dtype, "N", "K"), xt, *_sizes("N", "K")]
+        finish = []
+        if self.scaled and not (self.grouped and self.kernel == "reduce_partials"):
+            finish.append(_pointer(SCALE, "float32", "M", "ceil(K/128)" if self.grouped else 1))
+        if self.bias:
+            finish.append(_pointer("bias", "float32", "M"))
+        if self.residual:
+            finish.append(_pointer("residual", self.out, "N", "M"))
+        y = _pointer("y", self.out, "N", "M")
+        if self.kernel == "reduce_partials":
+            share = {**_sizes("split")[0], "parameter": "S"}
+            return [_partial(), *finish, y, *_sizes("M", "N"), share]
+        x = _pointer("x", self.dtype, "N", "K")
+        if self.format in BLOCK:
+            x = _scratch("xt", self.dtype, "K", self.bucket)
+        arrays = [_array(name, self) for name in formats.get(self.format).arrays]
+        if self.split:  # the rest is done by the second pass
+            finish = [each for each in finish if each["name"] == SCALE and self.grouped]
+            y = {**_partial(), "parameter": "y"}
+        return [x, *arrays, *finish, y, *_sizes("M", "N", "K")]
+
+    def before(self) -> Variant | None:
+        """Return the kernel to launch before this one: blocks read x transposed."""
+        if self.format not in BLOCK:
+            return None
+        return Variant(
+            "transpose_x", "", "", self.dtype, self.dtype, self.arch, self.bucket, 1, _TRANSPOSED,
+            even=True, aligned=self.aligned,
+        )  # fmt: skip
+
+    def split_form(self) -> tuple[Variant, Variant]:
+        """Return this kernel with a split reduction, and the second pass that finishes its sums."""
+        first = dataclasses.replace(self, split=True, bias=False, residual=False, act="none")
+        values = self.values if self.scaled and not self.grouped else ""
+        second = Variant(
+            "reduce_partials", "", values, self.dtype, self.out, self.arch, 1, _REDUCE_ROWS, 1,
+            even=True, aligned=True, bias=self.bias, residual=self.residual, act=self.act,
+        )  # fmt: skip
+        return first, second
 
 
 def variants_for(
-    columns: int, dtype: str, sm: int, bias: bool, out: str = ""
+    columns: int,
+    dtype: str,
+    arch: str,
+    *,
+    form: str = "nm24",
+    values: str = "",
+    out: str = "",
+    bias: bool = False,
+    residual: bool = False,
+    act: str = "none",
+    grouped: bool = False,
 ) -> tuple[Variant, ...]:
     """Return the variants a layer with K = ``columns`` needs, one for each bucket of N.
 
-    ``out`` is the type of y; that of x if empty.
+    ``out`` is the type of y, and ``values`` that of the stored values; that of x if empty.
     """
-    step = next((step for step in _STEPS if columns % step == 0), _STEPS[-1])
-    even, aligned = columns % step == 0, columns % 16 == 0
+    buckets = BUCKETS[1:] if form in BLOCK else BUCKETS
     return tuple(
-        Variant(dtype, out or dtype, sm, bucket, step, even, aligned, bias) for bucket in BUCKETS
-    )
+        Variant(
+            *_kernel(form, bucket), form, values or dtype, dtype, out or dtype, arch, bucket,
+            **_tile(form, bucket, columns), bias=bias, residual=residual, act=act, grouped=grouped,
+        )
+        for bucket in buckets
+    )  # fmt: skip
+
+
+def _kernel(form: str, bucket: int) -> tuple[str]:
+    family = "nm" if form in NM else "bitmap" if form in BITMAP else "block"
+    return (f"{family}_{'gemv' if bucket == 1 else 'matmul'}",)
+
+
+def _tile(form: str, bucket: int, columns: int) -> dict[str, Any]:
+    """Return rows, step, even, aligned and warps: what compiled best, see docs/targets/cuda.md."""
+    aligned = columns % 16 == 0
+    if form in BLOCK:
+        rows = int(form.removeprefix("block").split("x")[0])
+        warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
+        return {"rows": rows, "step": 64, "even": True, "aligned": aligned, "num_warps": warps}
+    # 64 rows are what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code.
+    # The longer step has more bytes in flight.
+    rows, steps = 64, (128, 64)
+    if form in BITMAP:
+        steps = (64, 64)
+    elif bucket == 1:
+        rows, steps = 16, (256, 64)
+    step = next((step for step in steps if columns % step == 0), steps[-1])
+    return {"rows": rows, "step": step, "even": columns % step == 0, "aligned": aligned}
+
+
+def shares(rows: int, columns: int, variant: Variant, processors: int) -> int:
+    """Return into how many shares K is split: until two programs wait for each processor.
+
+    A share keeps four steps at least, and there are eight at most: each adds a float32 of y to
+    write and read.
+    """
+    programs = -(-rows // variant.rows)
+    wanted = -(-2 * processors // programs)
+    return max(1, min(wanted, -(-columns // variant.step) // 4, 8))
 
 
 def family(variants: tuple[Variant, ...]) -> str:
     """Return the name that a layer's variants have in common, for a table of layers."""
-    return f"{_types(variants[0])}_matmul_nm24__sm{variants[0].sm}"
+    last = next(variant for variant in variants if variant.format)
+    return f"{_types(last)}_matmul_{_stored(last)}__{last.arch}"
+
+
+def _stored(variant: Variant) -> str:
+    """Return the format as it stands in names: ``nm24``, ``bm32e4m3``."""
+    return variant.format + _STORED.get(variant.values, "")
 
 
 def _types(variant: Variant) -> str:
@@ -114,5 +283,25 @@ def _types(variant: Variant) -> str:
     return _SHORT[variant.dtype] + (_SHORT[variant.out] if variant.out != variant.dtype else "")
 
 
-def _pointer(name: str, dtype: str, *shape: str) -> dict[str, Any]:
+def _array(name: str, variant: Variant) -> dict[str, Any]:
+    dtype = {"offs": "int16", "cols": "int16"}.get(name, "int32")
+    if name == "vals" and variant.format not in NM:
+        dtype = "int8" if variant.scaled else "int16"
+    return {"name": name, "kind": "pointer", "dtype": dtype, "align": 16}
+
+
+def _pointer(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
     return {"name": name, "kind": "pointer", "dtype": dtype, "shape": list(shape), "align": 16}
+
+
+def _scratch(name: str, dtype: str, *shape: str | int) -> dict[str, Any]:
+    """Return memory that one kernel of a chain writes and the next one reads."""
+    return {**_pointer(name, dtype, *shape), "kind": "scratch", "zero": False}
+
+
+def _partial() -> dict[str, Any]:
+    return _scratch("partial", "float32", "split", "N", "M")
+
+
+def _sizes(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "kind": "value", "dtype": "int32"} for name in names]

@@ -1,7 +1,8 @@
 """Check and measure the GPU kernels: ``python -m benchmarks.gpu`` from a checkout.
 
 Needs numpy, torch with CUDA, triton, and this checkout. Prints a table and writes
-``benchmarks/results/gpu-<device>.json``. Without a device it says so and exits with 4.
+``benchmarks/results/gpu-<device>.json``. Without a device it says so and exits with 4; ``--dry-run``
+prints what would be measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.shapes import LAYERS, QUICK, ROWS
+from benchmarks.gpu.plan import ENTRIES, EVERYWHERE, native_table, table
 
 NO_DEVICE = 4
 WRONG_RESULT = 3
@@ -57,36 +58,35 @@ def _can_read_clock() -> bool:
     return importlib.util.find_spec("pynvml") is not None
 
 
+HEADER = (
+    "format    values        zeros layer         M      K   N  dense us packed us  ratio  limit "
+    "%limit    GB/s   fp8 us\n" + "-" * 112
+)
+
+
 def line(row: dict[str, Any]) -> str:
     """Return one row of the printed table."""
+    float8 = row.get("dense_float8_us")
     return (
-        f"{row['model']:12s} {row['layer']:8s} {row['m']:6d} {row['k']:6d} {row['n']:3d} "
-        f"{row['dense_us']:9.1f} {row['nm24_us']:9.1f} {row['speedup']:6.2f} {row['limit']:6.2f} "
-        f"{100 * row['share_of_limit']:5.0f} {row['gbytes_per_second']:7.0f}"
+        f"{row['format']:9s} {row.get('values', 'float16'):13s} {100 * row['sparsity']:4.0f}% "
+        f"{row['layer']:8s} {row['m']:6d} {row['k']:6d} {row['n']:3d} "
+        f"{row['dense_us']:9.1f} {row['packed_us']:9.1f} {row['speedup']:6.2f} {row['limit']:6.2f} "
+        f"{100 * row['share_of_limit']:6.0f} {row['gbytes_per_second']:7.0f} "
+        + (f"{float8:8.1f}" if float8 else "       -")
     )
 
 
-HEADER = (
-    "model        layer         M      K   N  dense us   nm24 us  ratio  limit %limit    GB/s\n"
-    + "-" * 84
-)
-
-
-def native_line(row: dict[str, Any]) -> str:
-    """Return one row of the table of CUDA C++ kernels."""
-    return (
-        f"{row['format']:8s} {100 * row['sparsity']:3.0f}% {row['layer']:8s} {row['m']:6d} "
-        f"{row['k']:6d} {row['n']:3d} {row['dense_us']:9.1f} {row['packed_us']:9.1f} "
-        f"{row['speedup']:6.2f} {row['limit']:6.2f} {100 * row['share_of_limit']:5.0f} "
-        f"{row['gbytes_per_second']:7.0f}"
-    )
-
-
-NATIVE = (("nm24_sp", 0.5), *(("lps", sparsity) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)))
-NATIVE_HEADER = (
-    "format  zeros layer         M      K   N  dense us packed us  ratio  limit %limit    GB/s\n"
-    + "-" * 84
-)
+def plan(quick: bool) -> str:
+    """Return what a run measures, for people."""
+    rows, native = table(quick), native_table()
+    lines = ["ceilings: copy, matmul", f"correctness: {', '.join(map(str, EVERYWHERE + ENTRIES))}"]
+    lines += [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows]
+    lines += [
+        f"time: {name} {100 * s:.0f}% {layer.model} {layer.name} N={n} (CUDA C++)"
+        for layer, n, name, s in native
+    ]
+    lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
+    return "\n".join([*lines, f"{len(rows) + len(native)} rows"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,13 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="two layers instead of all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="result file (default: benchmarks/results/)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     options = parser.parse_args(arguments)
 
+    if options.dry_run:
+        print(plan(options.quick))
+        return 0
     if reason := missing():
         print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
         return NO_DEVICE
 
-    from benchmarks.gpu import ceilings, native, nm24
+    from benchmarks.gpu import ceilings, end_to_end, native, packed
 
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))
@@ -109,18 +113,17 @@ def main(arguments: list[str] | None = None) -> int:
     result["matmul_flops"] = ceilings.matmul_flops()
     print(f"copy {bandwidth / 1e12:.2f} TB/s, matmul {result['matmul_flops'] / 1e12:.0f} TFLOP/s")
 
-    result["correctness"] = nm24.check(options.seed)
-    print(f"correctness: {result['correctness']}")
+    result["correctness"] = packed.check(options.seed, EVERYWHERE + ENTRIES)
+    print(f"correctness: {json.dumps(result['correctness'], indent=1)}")
     if not result["correctness"]["passed"]:
-        print("The kernel computes wrong results; its times mean nothing.")
+        print("A kernel computes wrong results; its times mean nothing.")
         return WRONG_RESULT
 
     print(HEADER)
     result["rows"] = []
-    for layer in QUICK if options.quick else LAYERS:
-        for rows in ROWS:
-            result["rows"].append(nm24.measure(layer, rows, bandwidth))
-            print(line(result["rows"][-1]), flush=True)
+    for layer, rows, entry in table(options.quick):
+        result["rows"].append(packed.measure(layer, rows, entry, bandwidth))
+        print(line(result["rows"][-1]), flush=True)
 
     if reason := native.missing():
         result["native"] = {"skipped": reason}
@@ -131,13 +134,17 @@ def main(arguments: list[str] | None = None) -> int:
         if not result["native"]["correctness"]["passed"]:
             print("A kernel computes wrong results; its times mean nothing.")
             return WRONG_RESULT
-        print(NATIVE_HEADER)
-        for layer in QUICK:  # packing all of them would take longer than measuring
-            for name, sparsity in NATIVE:
-                for rows in (1, 16, 64):
-                    row = native.measure(layer, rows, bandwidth, name, sparsity)
-                    result["native"]["rows"].append(row)
-                    print(native_line(row), flush=True)
+        for layer, rows, name, sparsity in native_table():
+            row = native.measure(layer, rows, bandwidth, name, sparsity)
+            result["native"]["rows"].append(row)
+            print(line(row), flush=True)
+
+    print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
+    result["end_to_end"] = whole = end_to_end.run(end_to_end.FULL)
+    print(end_to_end.table(whole))
+    if wrong := end_to_end.failed(whole):
+        print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
+        return WRONG_RESULT
 
     device = re.sub(r"\W+", "-", result["machine"]["device"]).strip("-").lower()
     path = options.out or RESULTS / f"gpu-{device}.json"

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu import native
 from examples.zoo.decode_graph import GreedyDecoder
 from examples.zoo.llama import LlamaConfig
 from examples.zoo.llama_static import LLAMA2_7B, StaticLlama
-from sparsec.backends.cuda import dispatch, formats, torch_formats
+from sparsec.backends.cuda import dispatch, torch_formats
 from sparsec.torch.linear import SparseLinear, modelled_dispatch
 
 TINY = LlamaConfig(
@@ -51,8 +52,13 @@ class Plan:
 FULL = Plan(LLAMA2_7B, "cuda", (1, 8, 16, 32), 128, 3)
 DRY = Plan(TINY, "cpu", (1, 2), 4, 1)
 
-# What is compared with dense: pattern and sparsity.
-VARIANTS = (("2:4", 0.5), ("unstructured", 0.7))
+# What is compared with dense: pattern, sparsity, packed format.
+VARIANTS = (
+    ("2:4", 0.5, "nm24"),
+    ("2:4", 0.5, "nm24_sp"),
+    ("unstructured", 0.7, "bm32"),
+    ("unstructured", 0.7, "lps"),
+)
 
 
 def masked(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
@@ -64,11 +70,13 @@ def masked(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
     return weight * (torch.rand_like(weight, dtype=torch.float32) >= sparsity)
 
 
-def format_of(pattern: str, device: str) -> str | None:
-    """Return the packed format for a pattern: on CUDA, one that a kernel multiplies."""
-    fit = [n for n in formats.names() if torch_formats.form_of(n).pattern == pattern]
-    ready = [name for name in fit if dispatch.multiplies(name)]
-    return next(iter(ready if device == "cuda" else ready or fit), None)
+def skipped(name: str, device: str) -> str | None:
+    """Return why a format cannot be measured on the device, or None."""
+    if device != "cuda":
+        return None
+    if name in dispatch.NATIVE:
+        return native.missing()
+    return None if dispatch.multiplies(name) else "no kernel multiplies it"
 
 
 def block_layers(model: StaticLlama) -> Iterator[tuple[str, nn.Module, str]]:
@@ -82,12 +90,18 @@ def block_layers(model: StaticLlama) -> Iterator[tuple[str, nn.Module, str]]:
 
 def dense_model(plan: Plan) -> StaticLlama:
     """Return the dense model in float16 with random weights of a trained model's size."""
-    torch.manual_seed(0)
     with torch.device("meta"):
         model = StaticLlama(plan.config, tied=False)
     model = model.to_empty(device=plan.device).half().eval()
     steps = torch.arange(0, plan.config.head_size, 2) / plan.config.head_size
     model.inverse_frequency = (plan.config.rotary_base**-steps).to(plan.device)
+    fill(model)
+    return model
+
+
+def fill(model: StaticLlama) -> None:
+    """Draw the weights, always the same ones."""
+    torch.manual_seed(0)
     first: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -99,7 +113,6 @@ def dense_model(plan: Plan) -> StaticLlama:
             else:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
                 first[kind] = parameter
-    return model
 
 
 def mask_model(model: StaticLlama, pattern: str, sparsity: float) -> None:
@@ -187,11 +200,10 @@ def run(plan: Plan) -> dict[str, Any]:
     dense = dense_model(plan)
     models: dict[str, StaticLlama] = {}
     checks: dict[str, Any] = {}
-    for pattern, sparsity in VARIANTS:
-        name = format_of(pattern, plan.device)
-        label = f"{pattern} {sparsity:g}"
-        if name is None:
-            checks[label] = {"skipped": f"no kernel multiplies {pattern} here"}
+    for pattern, sparsity, name in VARIANTS:
+        label = f"{pattern} {sparsity:g} {name}"
+        if reason := skipped(name, plan.device):
+            checks[label] = {"skipped": reason}
             continue
         mask_model(dense, pattern, sparsity)
         expected = logits_of(dense, plan)
@@ -199,16 +211,12 @@ def run(plan: Plan) -> dict[str, Any]:
         got = logits_of(models[label], plan)
         error = float((got - expected).abs().max() / expected.abs().max())
         checks[label] = {
-            "format": name,
             "logit_error": error,
             "passed": error <= LOGIT_TOLERANCE,
             "weight_bytes": model_bytes(models[label]),
             "peak_bytes": peak_bytes(models[label], plan),
         }
-        fresh = dense_model(plan)  # masks of the next variant fall on full weights
-        for mine, full in zip(dense.parameters(), fresh.parameters(), strict=True):
-            mine.data.copy_(full.data)
-        del fresh
+        fill(dense)  # masks of the next variant fall on full weights
     models = {"dense": dense, **models}
     checks["dense"] = {"weight_bytes": model_bytes(dense), "peak_bytes": peak_bytes(dense, plan)}
     return {"checks": checks, "rows": [row for b in plan.batches for row in rows(models, plan, b)]}
@@ -236,20 +244,20 @@ def rows(models: dict[str, StaticLlama], plan: Plan, batch: int) -> list[dict[st
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as text."""
-    lines = [f"{'model':18s} {'weights GB':>10s} {'peak GB':>8s} {'logit error':>11s}"]
+    lines = [f"{'model':26s} {'weights GB':>10s} {'peak GB':>8s} {'logit error':>11s}"]
     for label, check in result["checks"].items():
         if "skipped" in check:
-            lines.append(f"{label:18s} not run: {check['skipped']}")
+            lines.append(f"{label:26s} not run: {check['skipped']}")
             continue
         peak = check["peak_bytes"]
         error = f"{check['logit_error']:.1e}" if "logit_error" in check else "-"
         lines.append(
-            f"{label:18s} {check['weight_bytes'] / 1e9:10.2f} "
+            f"{label:26s} {check['weight_bytes'] / 1e9:10.2f} "
             f"{'-' if peak is None else format(peak / 1e9, '.2f'):>8s} {error:>11s}"
         )
-    lines.append(f"{'model':18s} {'batch':>5s} {'tokens/s':>9s} {'ratio':>6s}")
+    lines.append(f"{'model':26s} {'batch':>5s} {'tokens/s':>9s} {'ratio':>6s}")
     lines += [
-        f"{row['model']:18s} {row['batch']:5d} {row['tokens_per_second']:9.1f} {row['speedup']:6.2f}"
+        f"{row['model']:26s} {row['batch']:5d} {row['tokens_per_second']:9.1f} {row['speedup']:6.2f}"
         for row in result["rows"]
     ]
     return "\n".join(lines)

@@ -32,8 +32,6 @@ LAYERS = (
 )
 QUICK = LAYERS[:2]
 
-ROWS = (1, 8, 16, 32, 64)
-
 
 def limit(packed_bytes: int, layer: Layer, rows: int) -> float:
     """Return the largest possible speed-up: bytes moved dense over bytes moved packed."""

@@ -195,8 +195,8 @@ _RECORD = record(
     }
 )
 _KERNEL = record(
-    {"name": text, "file": text, "sm": count, "num_warps": count, "shared_bytes": count},
-    {"dtype": text},
+    {"name": text, "file": text, "num_warps": count, "shared_bytes": count},
+    {"dtype": text, "sm": count, "arch": text},
 )
 _RECIPE = record(
     {
@@ -246,7 +246,7 @@ MANIFEST = record(
                 "tolerance": amount,
                 "with": one_of("device", "emulated"),
             },
-            {"varied": boolean},
+            {"varied": boolean, "noise": amount},
         ),
         "fidelity": record({"cosine": nullable(cosine), "agreement": nullable(fraction)}),
         "accuracy": nullable(

@@ -10,7 +10,7 @@ import click
 from sparsec.cli.console import console, print_json, progress, table, text
 from sparsec.cli.options import json_option, verbose_option
 from sparsec.ir.errors import UsageError
-from sparsec.quantities import change, si
+from sparsec.quantities import change, noise, si
 
 
 @click.command("compile")
@@ -109,7 +109,7 @@ def show(summary: dict[str, Any]) -> None:
     how = "" if verify["with"] == "device" else " (emulated: no such device here)"
     out.print(
         f"verify    max_rel {verify['max_rel']:.1e} over {verify['samples']} samples, tolerance "
-        f"{verify['tolerance']:g}{how}: {'passed' if verify['passed'] else 'FAILED'}"
+        f"{verify['tolerance']:g}{noise(verify)}{how}: {'passed' if verify['passed'] else 'FAILED'}"
     )
     numbers = ", ".join(
         f"{key} {value:.4f}" for key, value in fidelity.items() if value is not None

@@ -8,6 +8,7 @@ import click
 
 from sparsec.cli.console import console, print_json
 from sparsec.cli.options import json_option, verbose_option
+from sparsec.quantities import noise
 
 
 @click.command("verify")
@@ -31,7 +32,7 @@ def command(artifact: str, model: str | None, as_json: bool, verbose: bool) -> i
     out.print(f"graph         {graph['nodes']} nodes, {graph['patterns']} patterns: ok")
     out.print(
         f"numerics      max_rel {numerics['max_rel']:.1e}, tolerance "
-        f"{numerics['tolerance']:g}{how}: ok"
+        f"{numerics['tolerance']:g}{noise(numerics)}{how}: ok"
     )
     out.print(
         f"certificates  {certificates['replayed']} replayed with {certificates['with']} weights, "

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sparsec.quantities import si
+from sparsec.quantities import noise, si
 from sparsec.report.html import Html, element, join, name, table
 from sparsec.report.layers import reasons
 
@@ -55,7 +55,7 @@ def verification(manifest: Mapping[str, Any]) -> Html:
         {
             "result": f"{'passed' if verify['passed'] else 'FAILED'}: largest difference "
             f"{verify['max_rel']:.1e} of the output's scale ({verify['max_abs']:.1e} absolute), "
-            f"tolerance {verify['tolerance']:g}, {verify['samples']} samples",
+            f"tolerance {verify['tolerance']:g}{noise(verify)}, {verify['samples']} samples",
             "against": "the pruned model in stock operators, same weights",
             "run": how,
             "certificates": f"{certificates}" if certificates else "none: no structure was removed",
@@ -65,12 +65,12 @@ def verification(manifest: Mapping[str, Any]) -> Html:
 
 def kernels(entries: Sequence[Mapping[str, Any]]) -> Html:
     """Return the compiled kernels that lie in the artifact."""
-    head = ("kernel", "file", "sm", "warps", "shared memory")
+    head = ("kernel", "file", "architecture", "warps", "shared memory")
     rows: list[tuple[str | None, ...]] = [
         (
             name(entry["name"]),
             name(entry["file"]),
-            str(entry["sm"]),
+            name(str(entry["sm"] if "sm" in entry else entry.get("arch", "-"))),
             str(entry["num_warps"]),
             si(entry["shared_bytes"], "B"),
         )

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsec.backends.cuda import dispatch as kernels
 from sparsec.backends.cuda import operators
-from sparsec.backends.cuda.torch_formats import VALUES, array_names
+from sparsec.backends.cuda.cost import dense_from
+from sparsec.backends.cuda.torch_formats import array_names, multiplied_in
 from sparsec.ir.errors import ShapeError, UsageError, did_you_mean
 
 PREFILLS = ("decompress", "cusparselt")
@@ -45,24 +45,26 @@ class Dispatch:
             )
 
 
-def modelled_dispatch(
-    format: str, shape: tuple[int, int], packed_bytes: int, per_read: int = 64
-) -> Dispatch:
-    """Return where rebuilding the weight costs as much as reading it packed again and again.
-
-    The packed kernel reads the weight once for every ``per_read`` rows of x; the other way reads it
-    packed, writes it in 16 bits, and reads that.
+def modelled_dispatch(format: str, shape: tuple[int, int], packed_bytes: int) -> Dispatch:
+    """Return the record that rests on bytes alone, see :func:`sparsec.backends.cuda.cost.dense_from`.
 
     Examples
     --------
     >>> modelled_dispatch("nm24", (4096, 4096), 4096 * 4096 * 9 // 8).dense_from
     257
     """
-    if not kernels.unpacks(format):
-        return Dispatch(operators.NEVER)
-    dense_bytes = 2 * shape[0] * shape[1]
-    reads = (packed_bytes + 2 * dense_bytes) // packed_bytes
-    return Dispatch(per_read * reads + 1)
+    return Dispatch(dense_from(format, shape, packed_bytes) or operators.NEVER)
+
+
+def buffer_names(format: str, values: str) -> tuple[str, ...]:
+    """Return what the arrays of a format are called as buffers: no name of a format meets one of torch.
+
+    Examples
+    --------
+    >>> buffer_names("nm24", "float16")
+    ('weight_vals', 'weight_meta')
+    """
+    return tuple(f"weight_{name}" for name in array_names(format, values))
 
 
 class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -71,8 +73,8 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     x may have any float type. It is brought to the type of the stored values, products are summed in
     float32, and the result has the type of x, or that of autocast.
 
-    The packed arrays and the bias (always float32) are buffers, under the names that the format gives
-    them; ``state_dict`` holds nothing else. The weight is a constant: gradients reach x alone.
+    The packed arrays (``weight_`` and the name that the format gives them) and the bias (always float32)
+    are buffers; ``state_dict`` holds nothing else. The weight is a constant: gradients reach x alone.
 
     Parameters
     ----------
@@ -109,7 +111,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         self.out_features, self.in_features = shape
         self.format, self.values, self.pattern = format, values, pattern
         self.dispatch = dispatch
-        self._arrays = array_names(format, values)
+        self._arrays = buffer_names(format, values)
         for name, array in zip(self._arrays, packed, strict=True):
             self.register_buffer(name, array)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
@@ -137,8 +139,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
     @property
     def multiplied_in(self) -> torch.dtype:
         """The type that x is brought to: that of the values, float16 for 8-bit ones."""
-        dtype = VALUES[self.values]
-        return dtype if dtype.itemsize == 2 else torch.float16
+        return multiplied_in(self.values)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ W.T + bias``.

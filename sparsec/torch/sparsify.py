@@ -261,7 +261,7 @@ def _pack(
     )
     row = _dense_row(layer, Code.MODELLED, "")
     row.kernel, row.pattern = name, str(pruned.pattern)
-    row.sparsity = 1.0 - np.count_nonzero(pruned.matrix) / pruned.matrix.size
+    row.sparsity = 1.0 - int(np.count_nonzero(pruned.matrix)) / pruned.matrix.size
     row.reason = f"{stored / pruned.matrix.size:.3f} bytes a weight"
     if packed.dispatch.dense_from != NEVER:
         row.reason += f", dense from {packed.dispatch.dense_from} rows ({packed.dispatch.source})"

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sparsec.backends.cuda import formats, torch_formats
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError, UsageError
 from sparsec.torch.layers import linear_layers
-from sparsec.torch.linear import Dispatch, SparseLinear
+from sparsec.torch.linear import Dispatch, SparseLinear, buffer_names
 from sparsec.torch.sparsify import sparse_layers
 
 KEY = "sparsec"
@@ -215,7 +215,7 @@ def _build(
             f"{file}: {name!r} is {list(shape)}, the module's is {list(needed)}", where=name
         )
     try:
-        packed = [tensors[f"{name}.{array}"] for array in torch_formats.array_names(form, values)]
+        packed = [tensors[f"{name}.{array}"] for array in buffer_names(form, values)]
         bias = tensors[f"{name}.bias"] if has_bias else None
     except KeyError as error:
         raise _damaged(file, f"{error.args[0]!r} is missing") from error

@@ -144,7 +144,7 @@ def test_the_wrong_model_is_3(run: Any, artifact: Path, tmp_path: Path, write_mo
 
 
 def test_a_planned_target_is_4(run: Any, mlp: Path) -> None:
-    result = run("compile", mlp, "--target", "mi300", "--json")
+    result = run("compile", mlp, "--target", "tensorrt-sm80", "--json")
     assert result.code == 4
     assert failure(result)["type"] == "UnsupportedTargetError"
 

@@ -88,7 +88,7 @@ def test_wrong_requests_raise_what_the_command_line_reports(mlp: Path, tmp_path:
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
         sparsec.compile(mlp, target="onx", output=output)
     with pytest.raises(UnsupportedTargetError, match="planned"):
-        sparsec.compile(mlp, target="mi300", output=output)
+        sparsec.compile(mlp, target="tensorrt-sm80", output=output)
     with pytest.raises(UsageError, match="metric=change"):
         sparsec.compile(mlp, target="onnx", goals=["faster"], output=output)
     assert not list(tmp_path.iterdir())

@@ -11,13 +11,18 @@ from benchmarks.gpu import end_to_end  # noqa: E402
 from examples.zoo.decode_graph import GreedyDecoder  # noqa: E402
 from examples.zoo.llama_static import StaticLlama  # noqa: E402
 from sparsec.backends.cuda import dispatch, operators, torch_formats  # noqa: E402
+from sparsec.ir.errors import ArtifactError  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-NAMES = [name for name in torch_formats.formats.names() if dispatch.multiplies(name)]
+NAMES = [
+    name
+    for name in torch_formats.formats.names()
+    if dispatch.multiplies(name) and "float16" in torch_formats.form_of(name).values
+]
 M, K = 272, 1024
 
 
@@ -166,14 +171,32 @@ def test_the_end_to_end_benchmark_runs_and_its_logits_agree():
     assert {row["batch"] for row in result["rows"]} == {1, 4}
 
 
-def test_an_artifact_runs_in_cuda_graphs(tmp_path):
+TARGETS = {(8, 0): "a100", (8, 9): "rtx4090", (9, 0): "h200", (10, 0): "b200"}
+
+
+@pytest.mark.parametrize("source", ["cubin", "triton"])
+@pytest.mark.parametrize("spec", ["nm24", "unstructured:sparsity=0.8"])
+def test_an_artifact_runs_in_cuda_graphs(tmp_path, monkeypatch, source, spec):
     pytest.importorskip("onnx", reason="an artifact's graph is read by onnx_ir")
     pytest.importorskip("onnxruntime", reason="compiling needs ONNX Runtime")
     import sparsec
+    from sparsec.backends.cuda import compiled, launch
     from tests.conftest import write_mlp
 
+    target = TARGETS.get(torch.cuda.get_device_capability())
+    if target is None:
+        pytest.skip("no target is this device")
+    monkeypatch.setattr(compiled, "_LOADED", {})
+    other = compiled if source == "triton" else launch
+    function = "load" if source == "triton" else "packed_linear"
+    missing = ArtifactError("not this way")
+
+    def refuse(*args, **kwargs):
+        raise missing
+
+    monkeypatch.setattr(other, function, refuse)
     out = tmp_path / "mlp.sparsec"
-    sparsec.compile(write_mlp(tmp_path / "mlp.onnx"), passes=["nm24"], target="a100", output=out)
+    sparsec.compile(write_mlp(tmp_path / "mlp.onnx"), passes=[spec], target=target, output=out)
     session = sparsec.load(out, buckets={"batch": [8]})
     reference = sparsec.load(out, emulate=True)
     for rows in (1, 5, 8, 300, 300):

@@ -103,7 +103,7 @@ def test_two_layers_on_one_weight_share_the_packed_one():
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 8)).eval()
     model[1].weight = model[0].weight
     report = st.sparsify_(model)
-    assert model[0].vals is model[1].vals
+    assert model[0].weight_vals is model[1].weight_vals
     assert not torch.equal(model[0].bias, model[1].bias)
     assert report.stored_bytes == model[0].packed_bytes + model[2].packed_bytes
 
@@ -248,7 +248,7 @@ def test_half_and_to_leave_the_packed_weights_and_the_bias_as_they_are(model):
     st.sparsify_(model)
     bias = model.up.bias.clone()
     model.half()
-    assert model.up.vals.dtype == torch.int32
+    assert model.up.weight_vals.dtype == torch.int32
     assert torch.equal(model.up.bias, bias)
     assert model(IDS).dtype == torch.float16
 
@@ -280,3 +280,54 @@ def test_the_report_is_json(model):
     data = json.loads(json.dumps(st.sparsify_(model).to_json()))
     assert data["stored_bytes"] < data["dense_bytes"]
     assert data["layers"][0]["kernel"] == "nm24"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "format"),
+    [
+        ("unstructured", {"sparsity": 0.7}, "bm32"),
+        ("block:8x1", {"sparsity": 0.7}, "block8x1"),
+        ("block:4x1", {"sparsity": 0.7}, "bm32"),
+        ("1:4", {}, "nm1_4"),
+        ("8:16", {}, "nm8_16"),
+        ("2:4", {"values": "int8"}, "nm2_4"),
+        ("2:4", {"values": "float8_e4m3fn"}, "nm2_4"),
+        ("unstructured", {"sparsity": 0.7, "values": "float8_e4m3fn"}, "bm32"),
+    ],
+)
+def test_every_pattern_finds_a_format(pattern, options, format):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 64)).eval()
+    weight, bias = model[0].weight.detach().clone(), model[0].bias.detach().clone()
+    report = st.sparsify_(model, pattern, **options)
+    (row,) = report.layers
+    assert (row.kernel, row.pattern) == (format, pattern)
+    assert report.stored_bytes < report.dense_bytes / 2
+    kept = model[0].weight.float() != 0
+    assert abs(float((~kept).float().mean()) - row.sparsity) < 0.02  # 8 bits round some to zero
+    x = torch.randn(3, 256)
+    y, exact = model(x), x @ (weight * kept).T + bias
+    coarse = 0.1 if "values" in options else 4e-3
+    assert (y - exact).abs().max() <= coarse * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("format", "pattern", "options"),
+    [("nm24_sp", "2:4", {}), ("lps", "unstructured", {"sparsity": 0.7})],
+)
+def test_formats_of_the_fastest_kernels_are_named(format, pattern, options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 64)).eval()
+    other = copy.deepcopy(model)
+    assert st.sparsify_(model, pattern, format=format, **options).layers[0].kernel == format
+    st.sparsify_(other, pattern, **options)
+    assert torch.equal(model[0].weight, other[0].weight)
+    x = torch.randn(2, 128)
+    assert torch.equal(model(x), other(x))
+
+
+def test_a_named_format_that_does_not_fit_leaves_the_layer_dense():
+    model = nn.Sequential(nn.Linear(64, 64))
+    (row,) = st.sparsify_(model, "2:4", format="block8x1").layers
+    assert (row.kernel, row.code) == ("dense", "no_kernel")
+    assert "block8x1 holds block:8x1" in row.reason

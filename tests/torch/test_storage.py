@@ -88,7 +88,7 @@ def test_sparse_layers_that_share_come_back_sharing(tmp_path):
     st.sparsify_(model)
     st.save(model, tmp_path / "x.safetensors")
     other = st.load(tmp_path / "x.safetensors", build())
-    assert other[0].vals.data_ptr() == other[1].vals.data_ptr()
+    assert other[0].weight_vals.data_ptr() == other[1].weight_vals.data_ptr()
     x = torch.randn(2, 32)
     assert torch.equal(other(x), model(x))
 
@@ -163,10 +163,16 @@ def test_an_altered_description_is_an_error_that_says_so(saved, change, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t["body.0.meta"].fill_(-1), "two bits"),
-        (lambda t: t.update({"body.0.meta": t["body.0.meta"][:, :1].contiguous()}), "meta"),
-        (lambda t: t.update({"body.0.vals": t["body.0.vals"].to(torch.int64)}), "vals"),
-        (lambda t: t.pop("body.0.vals"), "missing"),
+        (lambda t: t["body.0.weight_meta"].fill_(-1), "two bits"),
+        (
+            lambda t: t.update({"body.0.weight_meta": t["body.0.weight_meta"][:, :1].contiguous()}),
+            "meta",
+        ),
+        (
+            lambda t: t.update({"body.0.weight_vals": t["body.0.weight_vals"].to(torch.int64)}),
+            "vals",
+        ),
+        (lambda t: t.pop("body.0.weight_vals"), "missing"),
         (lambda t: t.update({"body.0.bias": t["body.0.bias"].half()}), "bias"),
         (lambda t: t.update(extra=torch.zeros(1)), "not expected"),
         (lambda t: t.pop("norm.weight"), "missing"),

@@ -13,9 +13,6 @@ from examples.zoo.cache import UnavailableError
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.groups import find_groups, prepare
 from sparsec.ir.load import load_model
-from sparsec.ir.replay import replay
-from sparsec.passes.base import PassContext
-from sparsec.passes.pipeline import Pipeline
 from sparsec.verification import verify_artifact
 
 pytestmark = pytest.mark.zoo
@@ -48,8 +45,6 @@ GROUPS = {
 }
 # Models of which the pass takes nothing.
 UNCHANGED = {"ddddocr_ocr_int8", "silero_vad", "oww_hey_jarvis", "oww_mel"}
-# Their outputs are sigmoids near zero, where float32 itself moves by more than compile's tolerance.
-ILL_CONDITIONED = {"ppocr_det", "oww_hey_jarvis"}
 SLOW = {"smollm2", "smollm2_decode", "minilm"}
 
 
@@ -80,9 +75,6 @@ def test_groups(name: str) -> None:
 @pytest.mark.parametrize("name", models())
 def test_pruned_at_30_percent(name: str, tmp_path: Path) -> None:
     path = source(name)
-    if name in ILL_CONDITIONED:
-        check_without_compiling(path, name)
-        return
     calibration = tmp_path / "feed.npz"
     feed = {key: array[None] for key, array in real.feeds(name)[0].items()}
     np.savez(calibration, **feed)  # type: ignore[arg-type]
@@ -101,15 +93,6 @@ def test_pruned_at_30_percent(name: str, tmp_path: Path) -> None:
         assert after["macs"] <= before["macs"]
     result = verify_artifact(artifact.path, path)["certificates"]
     assert (result["replayed"], result["failed"]) == (len(certificates), 0)
-
-
-def check_without_compiling(path: Path, name: str) -> None:
-    model = load_model(path)
-    clean_up(model)
-    (step,) = Pipeline.parse(["channel:sparsity=0.3"]).run(model, PassContext())
-    assert len(step.result.certificates) == (name not in UNCHANGED)
-    for certificate in step.result.certificates:
-        assert replay(certificate, seed=1) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["minilm", pytest.param("smollm2", marks=pytest.mark.slow)])

@@ -21,6 +21,14 @@ _PACKAGE = "sparsec.backends.cuda.formats"
 # name: (module, class, arguments)
 _FORMATS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "nm24": ("nm24", "NM24", ()),
+    "nm1_4": ("nm", "NMFormat", (1, 4)),
+    "nm2_4": ("nm", "NMFormat", (2, 4)),
+    "nm2_8": ("nm", "NMFormat", (2, 8)),
+    "nm4_8": ("nm", "NMFormat", (4, 8)),
+    "nm8_16": ("nm", "NMFormat", (8, 16)),
+    "bm32": ("bm32", "Bitmap", ()),
+    "block8x1": ("block", "Blocks", (8,)),
+    "block16x1": ("block", "Blocks", (16,)),
     "nm24_sp": ("nm24_sp", "NM24Sp", ()),
     "lps": ("lps", "Lps", ()),
 }

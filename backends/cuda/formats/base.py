@@ -127,6 +127,15 @@ class Format(abc.ABC):
     def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
         """Return the bytes that a matrix with uniformly random zeros takes, scales by row."""
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of every array but the scale; None is a size that data decide.
+
+        Empty if the format does not say.
+        """
+        return {}
+
     @abc.abstractmethod
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack the bits of values, uint16 or uint8 [M, K], zero where nothing is kept."""

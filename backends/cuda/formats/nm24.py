@@ -55,6 +55,16 @@ class NM24(Format):
         """Return the bytes of the arrays, which do not depend on the zeros."""
         return packed_bytes(*shape)
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of every array but the scale."""
+        rows, padded = shape[0], padded_columns(shape[1])
+        return {
+            "vals": ("int32", (rows, padded // GROUP)),
+            "meta": ("int32", (rows, padded // WORD)),
+        }
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 [M, K]; see the top of this module."""
         packed = NM24Matrix.pack(bits.view(np.float16))

@@ -19,6 +19,7 @@ from sparsec.ir.errors import PatternError, ShapeError
 
 FLOAT16, BFLOAT16, FLOAT8, INT8 = "float16", "bfloat16", "float8_e4m3fn", "int8"
 VALUES = (FLOAT16, BFLOAT16, FLOAT8, INT8)
+SCALED = (FLOAT8, INT8)
 SCALE_GROUP = 128
 
 _BITS = {FLOAT16: np.uint16, BFLOAT16: np.uint16, FLOAT8: np.uint8, INT8: np.uint8}
@@ -45,7 +46,7 @@ def value_bytes(values: str) -> int:
 
 def is_scaled(values: str) -> bool:
     """Whether values of this type come with a scale."""
-    return value_bytes(values) == 1
+    return values in SCALED
 
 
 def encode(

@@ -43,3 +43,9 @@ def test_what_is_no_cubin_is_an_error():
     pytest.importorskip("triton", reason="the disassembler comes with triton")
     with pytest.raises(UnsupportedTargetError, match="cuobjdump"):
         read_code(b"not a cubin")
+
+
+def test_kernels_without_products_need_no_matrix_instruction():
+    check_code(report(FFMA=99), "kernel", 80, "")
+    with pytest.raises(UnsupportedTargetError, match="stack"):
+        check_code(report(FFMA=99, stack=8), "kernel", 80, "")

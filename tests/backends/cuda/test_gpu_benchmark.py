@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.nm24 import packed_bytes
 
 ROOT = Path(__file__).parents[3]
@@ -40,14 +41,23 @@ def test_without_a_device_nothing_is_claimed():
     assert done.stdout.startswith("Nothing was measured")
 
 
+def test_a_dry_run_names_every_kernel_that_the_registry_has():
+    done = python("-m", "benchmarks.gpu", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for name in formats.names():
+        assert f"time: {name} " in done.stdout
+    assert done.stdout.count("time: ") == int(done.stdout.splitlines()[-1].split()[0])
+
+
 def test_the_kernels_import_without_the_rest_of_the_project():
     pytest.importorskip("torch", reason="the benchmark needs torch")
     pytest.importorskip("triton", reason="the benchmark needs triton")
     modules = (
-        "benchmarks.gpu.__main__", "benchmarks.gpu.nm24", "benchmarks.gpu.ceilings",
+        "benchmarks.gpu.__main__", "benchmarks.gpu.packed", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
-        "sparsec.backends.cuda.kernels.nm24_matmul",
-        "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.native_launch",
+        "sparsec.backends.cuda.kernels.nm_matmul", "sparsec.backends.cuda.kernels.unpack",
+        "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
+        "sparsec.backends.cuda.native_launch",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
     done = python("-c", IMPORTS.format(absent=ABSENT, modules=", ".join(modules)))
@@ -66,6 +76,9 @@ def test_the_limit_is_the_ratio_of_bytes():
         assert 1.74 < most < 2 / 1.125
 
 
+LABELS = ["2:4 0.5 nm24", "2:4 0.5 nm24_sp", "unstructured 0.7 bm32", "unstructured 0.7 lps"]
+
+
 def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     """Everything but the device: models, masks, packing, the check of logits, the table."""
     pytest.importorskip("torch", reason="the benchmark needs torch")
@@ -77,11 +90,11 @@ def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "the times mean nothing" in done.stdout
     result = json.loads(out.read_text())
-    sparse = result["checks"]["2:4 0.5"]
+    sparse = result["checks"]["2:4 0.5 nm24"]
     assert sparse["passed"]
     assert 0 < sparse["logit_error"] < 1e-2
     assert sparse["weight_bytes"] < result["checks"]["dense"]["weight_bytes"]
-    assert {row["model"] for row in result["rows"]} >= {"dense", "2:4 0.5"}
+    assert {row["model"] for row in result["rows"]} == {"dense", *LABELS}
 
 
 def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
@@ -89,7 +102,7 @@ def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
     from benchmarks.gpu import end_to_end
 
     monkeypatch.setattr(end_to_end, "LOGIT_TOLERANCE", 1e-9)
-    assert "2:4 0.5" in end_to_end.failed(end_to_end.run(end_to_end.DRY))
+    assert end_to_end.failed(end_to_end.run(end_to_end.DRY)) == LABELS
 
 
 DEVICE_TESTS = """

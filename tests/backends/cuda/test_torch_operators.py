@@ -1,15 +1,21 @@
 """The operators against float64, torch's own checks of operators, compile and export."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the operators are torch's")
-from sparsec.backends.cuda import operators, torch_formats  # noqa: E402
+from sparsec.backends.cuda import dispatch, operators, torch_formats  # noqa: E402
 from sparsec.ir.errors import ShapeError  # noqa: E402
 from sparsec.ir.patterns import parse_pattern  # noqa: E402
 from sparsec.passes.masks.nm import nm_mask  # noqa: E402
 
-NAMES = torch_formats.formats.names()
+NAMES = [n for n in torch_formats.formats.names() if "float16" in torch_formats.form_of(n).values]
 M, K = 48, 128
 
 
@@ -27,7 +33,8 @@ def weight_for(name, seed=0, m=M, k=K):
     return dense * np.kron(kept, np.ones((rows, cols)))[:m, :k].astype(np.float32)
 
 
-def arguments(name, values="float16", out=None, rows=(2, 3), bias=True, seed=0):
+def arguments(name, values=None, out=None, rows=(2, 3), bias=True, seed=0):
+    values = values or torch_formats.form_of(name).values[0]
     dtype = torch_formats.VALUES[values]
     dtype = dtype if dtype.itemsize == 2 else torch.float16
     x = torch.from_numpy(np.random.default_rng(seed + 1).standard_normal((*rows, K))).to(dtype)
@@ -53,9 +60,12 @@ def test_linear_agrees_with_float64(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_unpack_gives_back_what_was_packed(name):
     dense = torch.from_numpy(weight_for(name)).half()
-    packed = torch_formats.pack(name, dense, "float16")
-    again = operators.unpack_operator(name)(packed, M, K, "float16", torch.float16)
-    assert torch.equal(again, dense)
+    for values in torch_formats.form_of(name).values:
+        packed = torch_formats.pack(name, dense, values)
+        again = operators.unpack_operator(name)(packed, M, K, values, torch.float32)
+        error = {"float16": 0, "bfloat16": 2.0**-8, "float8_e4m3fn": 2.0**-3, "int8": 2.0**-3}
+        assert ((again - dense).abs() <= error[values] * dense.abs().clamp(min=0.1)).all()
+        assert not again[dense == 0].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,8 +76,28 @@ def test_torch_accepts_the_operators(name, bias):
     args[0].requires_grad_()
     args[-1] = "a,b"
     torch.library.opcheck(operators.linear_operator(name), tuple(args))
-    packed = args[1]
-    torch.library.opcheck(operators.unpack_operator(name), (packed, M, K, "float16", torch.float16))
+    packed, values = args[1], args[5]
+    torch.library.opcheck(operators.unpack_operator(name), (packed, M, K, values, torch.float16))
+
+
+def test_the_side_of_the_device_computes_the_same(tmp_path):
+    """Its kernels in Triton's interpreter: each format, packed and decompressed, both types of y."""
+    pytest.importorskip("triton", reason="Triton's interpreter needs triton")
+    script = Path(__file__).with_name("interpret_operators.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "results.json"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    ready = [name for name in torch_formats.formats.names() if dispatch.unpacks(name)]
+    assert len(results) == 5 * len(ready)
+    for case, error in results.items():
+        exact = case.endswith("unpack") and "nm2_4" not in case  # 8-bit: scaled, rounded to float16
+        assert error <= (0 if exact else 2e-3), case
 
 
 def test_gradients_are_those_of_the_dense_product():

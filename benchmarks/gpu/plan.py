@@ -1,0 +1,56 @@
+"""Which kernels are measured on which layers: one line here is one more row in the table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from benchmarks.gpu.shapes import LAYERS, QUICK, Layer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """A packed format with its values and a sparsity that its pattern has or gets."""
+
+    format: str
+    sparsity: float
+    values: str = "float16"
+
+    def __str__(self) -> str:
+        return f"{self.format} {self.values} {100 * self.sparsity:.0f}%"
+
+
+# Triton kernels. 2:4 on all layers; the rest on two, since packing takes longer than measuring.
+EVERYWHERE = (Entry("nm24", 0.5),)
+ENTRIES = (
+    Entry("nm1_4", 0.75),
+    Entry("nm2_8", 0.75),
+    Entry("nm4_8", 0.5),
+    Entry("nm8_16", 0.5),
+    Entry("nm2_4", 0.5, "float8_e4m3fn"),
+    Entry("nm2_4", 0.5, "int8"),
+    Entry("nm1_4", 0.75, "float8_e4m3fn"),
+    Entry("bm32", 0.5),
+    Entry("bm32", 0.7),
+    Entry("bm32", 0.9),
+    Entry("block16x1", 0.5),
+    Entry("block16x1", 0.7),
+    Entry("block16x1", 0.9),
+    Entry("block8x1", 0.7),
+)
+ROWS = (1, 8, 16, 32, 64)
+FEW_ROWS = (1, 16, 64)
+
+# CUDA C++ kernels: format and sparsity.
+NATIVE = (("nm24_sp", 0.5), *(("lps", sparsity) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)))
+
+
+def table(quick: bool) -> list[tuple[Layer, int, Entry]]:
+    """Return what is measured of the Triton kernels, in order."""
+    everywhere = QUICK if quick else LAYERS
+    found = [(layer, n, entry) for layer in everywhere for entry in EVERYWHERE for n in ROWS]
+    return found + [(layer, n, entry) for layer in QUICK for entry in ENTRIES for n in FEW_ROWS]
+
+
+def native_table() -> list[tuple[Layer, int, str, float]]:
+    """Return what is measured of the CUDA C++ kernels, in order."""
+    return [(layer, n, name, s) for layer in QUICK for name, s in NATIVE for n in FEW_ROWS]

@@ -1,0 +1,148 @@
+"""Chains of compiled kernels: what is launched with which memory. The driver is a stand-in that computes."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="chains launch on torch tensors")
+from sparsec.backends.cuda import compiled  # noqa: E402
+from sparsec.ir.errors import ArtifactError  # noqa: E402
+
+
+def pointer(name, dtype, *shape):
+    return {"name": name, "kind": "pointer", "dtype": dtype, "shape": list(shape), "align": 2}
+
+
+ARGUMENTS = {
+    "transpose": [pointer("x", "float16", "N", "K"), pointer("xt", "float16", "K", 4)],
+    "split": [
+        pointer("xt", "float16", "K", 4),
+        pointer("w", "float16", "M", "K"),
+        pointer("partial", "float32", "S", "N", "M"),
+    ],
+    "sum": [
+        pointer("partial", "float32", "S", "N", "M"),
+        pointer("bias", "float32", "M"),
+        pointer("y", "float32", "N", "M"),
+    ],
+    "whole": [
+        pointer("x", "float16", "N", "K"),
+        pointer("w", "float16", "M", "K"),
+        pointer("y", "float32", "N", "M"),
+    ],
+}
+
+
+class Computing:
+    """A kernel of plain numpy on the addresses that it is given."""
+
+    def __init__(self, entry, n_max):
+        self.entry = entry
+        self.launch_data = {"name": entry, "n_max": n_max, "arguments": ARGUMENTS[entry]}
+        self.launched = []
+
+    def launch(self, pointers, sizes, stream):
+        self.launched.append(dict(sizes))
+        arrays = {
+            each["name"]: as_array(
+                pointers[each["name"]],
+                each["dtype"],
+                [compiled.extent(size, sizes) for size in each["shape"]],
+            )
+            for each in self.launch_data["arguments"]
+        }
+        getattr(self, f"do_{self.entry}")(arrays, sizes)
+
+    def do_transpose(self, arrays, sizes):
+        arrays["xt"][:] = 0
+        arrays["xt"][:, : sizes["N"]] = arrays["x"].T
+
+    def do_split(self, arrays, sizes):
+        width = -(-sizes["K"] // sizes["S"])
+        for share in range(sizes["S"]):
+            part = slice(share * width, (share + 1) * width)
+            x, w = arrays["xt"][part, : sizes["N"]], arrays["w"][:, part]
+            arrays["partial"][share] = x.T.astype(np.float32) @ w.T.astype(np.float32)
+
+    def do_sum(self, arrays, sizes):
+        arrays["y"][:] = arrays["partial"].sum(0) + arrays["bias"]
+
+    def do_whole(self, arrays, sizes):
+        arrays["y"][:] = arrays["x"].astype(np.float32) @ arrays["w"].T.astype(np.float32)
+
+
+def as_array(address, dtype, shape):
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = (ctypes.c_ubyte * count).from_address(address)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    found = {
+        "transpose": Computing("transpose", 4),
+        "split": Computing("split", 4),
+        "sum": Computing("sum", 1),
+        "whole": Computing("whole", 2),
+    }
+    monkeypatch.setattr(compiled, "_LOADED", found)
+    return found
+
+
+def operands(n, m=6, k=10):
+    rng = np.random.default_rng(n)
+    x = torch.from_numpy(rng.standard_normal((n, k)).astype(np.float16))
+    w = torch.from_numpy(rng.standard_normal((m, k)).astype(np.float16))
+    bias = torch.from_numpy(rng.standard_normal(m).astype(np.float32))
+    return x, w, bias, torch.full((n, m), torch.nan)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 11])
+def test_a_chain_transposes_splits_and_sums(kernels, n):
+    x, w, bias, y = operands(n)
+    text = compiled.as_text(["transpose split sum"], [3])
+    assert compiled.loaded(text)
+    compiled.linear(text, x, {"w": w}, bias, y)
+    torch.testing.assert_close(y, x.float() @ w.float().T + bias, rtol=1e-5, atol=1e-5)
+    rows = [sizes["N"] for sizes in kernels["split"].launched]  # a bucket at a time
+    assert rows == [4] * (n // 4) + ([n % 4] if n % 4 else [])
+    assert {sizes["S"] for sizes in kernels["split"].launched} == {3}
+
+
+@pytest.mark.parametrize(("n", "entry"), [(1, "whole"), (2, "whole"), (3, "split"), (9, "split")])
+def test_the_smallest_bucket_that_holds_all_rows_is_taken(kernels, n, entry):
+    x, w, _, y = operands(n)
+    zero = torch.zeros(w.shape[0])
+    text = compiled.as_text(["transpose split sum", "whole"], [2, 1])
+    compiled.linear(text, x, {"w": w}, zero, y)
+    torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
+    assert [
+        name for name, each in kernels.items() if each.launched and name in ("whole", "split")
+    ] == [entry]
+
+
+def test_many_rows_of_a_kernel_that_spreads_them_are_one_launch(kernels):
+    x, w, _, y = operands(9)
+    compiled.linear("whole:1", x, {"w": w}, None, y)
+    assert [sizes["N"] for sizes in kernels["whole"].launched] == [9]
+    torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_node_has_not_is_an_error_that_names_it(kernels):
+    x, w, _, y = operands(3)
+    with pytest.raises(ArtifactError, match="'bias'"):
+        compiled.linear(compiled.as_text(["transpose split sum"], [1]), x, {"w": w}, None, y)
+    with pytest.raises(ArtifactError, match="compiled for float16"):
+        compiled.linear("whole:1", x, {"w": w.float()}, None, y)
+
+
+def test_kernels_that_are_not_there_are_not_loaded(kernels):
+    assert not compiled.loaded("")
+    assert not compiled.loaded("whole absent:1")
+
+
+@pytest.mark.parametrize("size", ["ceil(Z/2)", "K+1", "ceil(K/x)", ""])
+def test_other_extents_are_refused(size):
+    with pytest.raises(ArtifactError, match="no extent"):
+        compiled.extent(size, {"K": 4})
