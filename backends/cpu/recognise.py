@@ -20,6 +20,7 @@ from sparsec.backends.cpu.match_pointwise import activation_items, add_item, mul
 from sparsec.backends.cpu.match_rms_norm import rms_norm_items
 from sparsec.backends.cpu.match_window import window_item
 from sparsec.backends.cpu.plan import Activation, Kind, OpCode
+from sparsec.ir.chain import DequantizeStep
 from sparsec.ir.sites import WeightSite
 
 _PRODUCTS = (OpCode.LINEAR, OpCode.CONV)
@@ -27,7 +28,7 @@ _PRODUCTS = (OpCode.LINEAR, OpCode.CONV)
 
 def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
     """Return the items of a graph in execution order; every node is in at most one."""
-    by_node = {site.node: site for site in sites if len(site.nodes) == 1}
+    by_node = {site.node: site for site in sites if len(site.nodes) == 1 and not is_quantised(site)}
     items: list[Item] = []
     taken: set[ir.Node] = set()
 
@@ -53,6 +54,14 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
                 ]
             )
     return fuse(scene, items)
+
+
+def is_quantised(site: WeightSite) -> bool:
+    """Whether a weight is stored as integers behind DequantizeLinear.
+
+    Such a graph stays as it is: its integers are what the runtime's own kernels work on.
+    """
+    return any(isinstance(step, DequantizeStep) for step in site.steps)
 
 
 def fuse(scene: Scene, items: list[Item]) -> list[Item]:

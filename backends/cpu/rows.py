@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sparsec.backends.cpu.candidate import Candidate
 from sparsec.backends.cpu.choose import Outcome, sites_of
+from sparsec.backends.cpu.recognise import is_quantised
 from sparsec.ir.codes import Code
 from sparsec.ir.layers import CostEntry, LayerRow
 from sparsec.ir.patterns import Block, Pattern
@@ -53,8 +54,15 @@ def layer_row(site: WeightSite, outcome: Outcome) -> LayerRow:
             row.reason = f"{_ratio(tried)}; {what_would_pay(pattern, row.sparsity)}"
     else:
         row.code = Code.SHAPE_UNSUPPORTED if site.name in outcome.expressible else Code.NO_KERNEL
-        row.reason = f"no CPU kernel for this form of {site.op}"
+        row.reason = no_kernel(site)
     return row
+
+
+def no_kernel(site: WeightSite) -> str:
+    """Return why no plan can hold a site."""
+    if is_quantised(site):
+        return "its weight is quantised and stays so: there are no sparse int8 kernels yet"
+    return f"no CPU kernel for this form of {site.op}"
 
 
 def cost_entries(outcome: Outcome, threads: int) -> Iterable[CostEntry]:

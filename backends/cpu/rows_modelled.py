@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sparsec.backends.cpu.choose_modelled import Cost, ModelledOutcome
 from sparsec.backends.cpu.cost_model import CostModel
-from sparsec.backends.cpu.rows import DENSE_KERNEL, dense_row, what_would_pay
+from sparsec.backends.cpu.rows import DENSE_KERNEL, dense_row, no_kernel, what_would_pay
 from sparsec.ir.codes import Code
 from sparsec.ir.layers import CostEntry, LayerRow
 from sparsec.ir.sites import Sites, WeightSite, sparsity
@@ -19,7 +19,7 @@ def modelled_row(site: WeightSite, outcome: ModelledOutcome, costs: CostModel) -
         return row
     tried = outcome.tried.get(site.name)
     if tried is None:
-        row.code, row.reason = Code.NO_KERNEL, f"no CPU kernel for this form of {site.op}"
+        row.code, row.reason = Code.NO_KERNEL, no_kernel(site)
         return row
     alone = tried.layers[site.name]
     if costs.in_seconds:

@@ -15,11 +15,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as onnx_passes
 
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
-from sparsec.backends.cuda import aot
+from sparsec.backends.cuda import aot, nvcc
 from sparsec.backends.cuda.densify import check_packed, densify
+from sparsec.backends.cuda.native import NATIVE, NativeVariant, native_variants, split_for
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
-from sparsec.backends.cuda.select import Choice, choose, site_dtype
+from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
 from sparsec.ir.errors import ArtifactError, UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
@@ -29,6 +30,8 @@ from sparsec.ir.target import Target
 
 DENSE_KERNEL = "dense"
 _DOMAIN_VERSION = 1
+
+AnyVariant = Variant | NativeVariant
 
 
 class CudaBackend(Backend):
@@ -55,7 +58,7 @@ class CudaBackend(Backend):
         sites = list(weight_sites(model))
         record = CostRecord(target.name)
         layers: list[LayerRow] = []
-        needed: dict[Variant, None] = {}
+        needed: dict[AnyVariant, None] = {}
         rewriter = Rewriter(model)
         for index, site in enumerate(sites):
             context.progress(f"packing {site.name}", index / (2 * len(sites)))
@@ -68,15 +71,19 @@ class CudaBackend(Backend):
                 rewriter.pack(site, choice.packed, by_node[0][0][0][-1].dtype, named)
                 for each in by_node:
                     needed.update(dict.fromkeys(v for chain, _ in each for v in chain))
-                kernel = family(by_node[0][-1][0])
+                kernel = _family(by_node[0][-1][0])
             layers.append(_row(choice, kernel))
 
         lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
         for index, variant in enumerate(needed):
             context.progress(f"compiling {variant.name}", (1 + index / len(needed)) / 2)
-            _add_kernel(lowered, aot.compile_variant(variant, context.cache))
+            if isinstance(variant, NativeVariant):
+                _add_native(lowered, nvcc.compile_native(variant, context.cache))
+            else:
+                _add_kernel(lowered, aot.compile_variant(variant, context.cache))
         if needed:
-            for file in aot.SOURCES.glob("*.py"):  # they import one another
+            triton = any(isinstance(variant, Variant) for variant in needed)
+            for file in aot.SOURCES.glob("*.py") if triton else ():  # they import one another
                 if file.name != "__init__.py":
                     lowered.files[f"kernels/{file.name}"] = file
             model.opset_imports[DOMAIN] = _DOMAIN_VERSION
@@ -187,17 +194,23 @@ def _arch(target: Target) -> str:
 
 def _launches(
     choice: Choice, node: ir.Node, target: Target
-) -> list[tuple[tuple[Variant, ...], int]]:
+) -> list[tuple[tuple[AnyVariant, ...], int]]:
     """Return for every bucket of N the kernels that a node launches in turn, and its shares of K."""
     packed = choice.packed
     assert packed is not None
     rows, columns = packed.shape
+    if packed.format.name in NATIVE:
+        sm = int(_arch(target)[2:])
+        stored = packed.nbytes / (rows * columns)
+        split = split_for(rows, columns, sm)
+        natives = native_variants(packed.format.name, columns, packed.values, sm, stored)
+        return [((variant,), split) for variant in natives]
     bias = fused_bias(node, rows)[0] is not None
     variants = variants_for(
         columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
         bias=bias,
     )  # fmt: skip
-    found: list[tuple[tuple[Variant, ...], int]] = []
+    found: list[tuple[tuple[AnyVariant, ...], int]] = []
     for variant in variants:
         number = shares(rows, columns, variant, int(target.limits["processors"]))
         chain = (variant,) if number == 1 else variant.split_form()
@@ -206,7 +219,14 @@ def _launches(
     return found
 
 
-def _names(chain: Sequence[Variant]) -> str:
+def _family(chain: tuple[AnyVariant, ...]) -> str:
+    last = chain[-1]
+    if isinstance(last, NativeVariant):
+        return last.family
+    return family(tuple(each for each in chain if isinstance(each, Variant)))
+
+
+def _names(chain: Sequence[AnyVariant]) -> str:
     return " ".join(variant.name for variant in chain)
 
 
@@ -273,13 +293,27 @@ def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
     )
 
 
+def _add_native(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
+    """Put cubin, PTX and source among the files, and the launch data among the kernels."""
+    variant = compiled.variant
+    assert isinstance(variant, NativeVariant)
+    stem = f"kernels/{variant.arch}/{variant.name}"
+    lowered.files[f"{stem}.cubin"] = compiled.cubin
+    lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
+    lowered.files[f"{stem}.cu"] = nvcc.source_text(variant).encode()
+    files = {"file": f"{stem}.cubin", "ptx": f"{stem}.ptx", "source": f"{stem}.cu"}
+    lowered.kernels.append({**compiled.launch, **files, "max_n": MAX_N})
+
+
 def _notes(layers: list[LayerRow], target: Target) -> list[str]:
     packed = [row for row in layers if row.kernel != DENSE_KERNEL]
+    missing = why_no_native(target) if _arch(target).startswith("sm") else None
     if not packed:
         return [f"no layer could be packed for {target.name}; the graph runs densely"]
     return [
         f"{len(packed)} of {len(layers)} layers are packed for {target.title}; their times are "
         "modelled and unmeasured, nothing has run on a GPU",
+        *([f"CUDA C++ kernels were no candidates: {missing}"] if missing else []),
         "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
         "weights are rounded to float16, and x beyond 65504 becomes infinite",
         f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once "

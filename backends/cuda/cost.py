@@ -32,7 +32,10 @@ INSTRUCTIONS = {
     "bm32": (14.0, 21.0),
     "block8x1": (11.0, 17.0),
     "block16x1": (6.5, 12.0),
+    "nm24_sp": (0.75, 0.75),
 }
+# Of the format lps, for a stored element and for any element.
+_SCATTER = (6.0, 1.3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,8 +109,14 @@ def estimate(
         decompress = (packed + dense_bytes) / limits["bandwidth"]
         return Estimate(form, rows, dense_seconds, dense_seconds + decompress)
     decoded = out * reduction * (1 - sparsity if form in BLOCK else 1.0)
-    decode = decoded * INSTRUCTIONS[form][value_bytes(values) == 1] / limits["issue"]
+    decode = decoded * _instructions(form, sparsity, values) / limits["issue"]
     return Estimate(form, rows, dense_seconds, max(seconds(packed), decode))
+
+
+def _instructions(form: str, sparsity: float, values: str) -> float:
+    if form == "lps":
+        return _SCATTER[0] * (1 - sparsity) + _SCATTER[1]
+    return INSTRUCTIONS[form][value_bytes(values) == 1]
 
 
 def dense_from(form: str, shape: tuple[int, int], packed_bytes: float) -> int | None:

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from sparsec.backends.cuda import compiled, launch, torch_formats
 from sparsec.backends.cuda.formats.values import is_scaled
+from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.native_launch import native_linear
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
-
-NATIVE = ("nm24_sp", "lps")  # formats of the CUDA C++ kernels; the others are read by Triton's
 
 
 def linear(

@@ -12,6 +12,7 @@ from typing import Any
 
 FOLDER = Path(__file__).with_name("csrc")
 BUCKETS = (8, 16, 32, 64)
+NATIVE = ("nm24_sp", "lps")  # the formats that these kernels read
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "gelu_tanh")  # by their number in finish.cuh
 
 _BLOCK_ROWS = 128  # of W, in both kernels
@@ -65,6 +66,16 @@ class NativeVariant:
         tags = ragged + ("_clear" if self.clear else "")
         tile = f"{_BLOCK_ROWS}x{self.bucket}x64"
         return f"{_SHORT[self.dtype]}_matmul_{self.format}_{tile}{tags}__sm{self.sm}"
+
+    @property
+    def arch(self) -> str:
+        """What it is compiled for: ``"sm90"``."""
+        return f"sm{self.sm}"
+
+    @property
+    def family(self) -> str:
+        """The name that a layer's variants have in common, for a table of layers."""
+        return f"{_SHORT[self.dtype]}_matmul_{self.format}__sm{self.sm}"
 
     @property
     def entry(self) -> str:
@@ -170,6 +181,17 @@ def split_for(rows: int, columns: int, sm: int) -> int:
     across = -(-rows // _BLOCK_ROWS)
     wanted = -(-_PROCESSORS.get(sm, 128) * _BLOCKS_A_PROCESSOR // across)
     return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
+
+
+def native_variants(
+    form: str, columns: int, dtype: str, sm: int, stored: float
+) -> list[NativeVariant]:
+    """Return the variants of a layer with K = ``columns``, one for each bucket of N.
+
+    ``stored`` is the bytes an element that the format takes.
+    """
+    aligned, even, clear = columns % 8 == 0, columns % 64 == 0, clears(form, stored)
+    return [NativeVariant(form, dtype, sm, bucket, aligned, even, clear) for bucket in BUCKETS]
 
 
 def clears(form: str, stored: float) -> bool:

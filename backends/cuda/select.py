@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda import formats
+from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.cost import Estimate, estimate
 from sparsec.backends.cuda.formats import Packed
 from sparsec.backends.cuda.formats.block import MAX_COLUMNS
@@ -90,20 +90,30 @@ def choose(site: WeightSite, target: Target) -> Choice:
 def candidates(pattern: Pattern, shape: tuple[int, int], target: Target) -> list[str]:
     """Return the formats that hold a pattern and have a kernel for the target.
 
-    ``bm32`` holds them all: an N:M that has no format of its own, or blocks of other sizes.
+    ``lps`` and ``bm32`` hold them all: an N:M that has no format of its own, or blocks of other sizes.
+    Where two are modelled alike, the earlier one is taken.
     """
     amd = any(feature.startswith("gfx") for feature in target.features)
+    native = why_no_native(target) is None
     found = []
     match pattern:
         case NM(2, 4):
-            found.append("nm24")
+            found += ["nm24_sp", "nm24"] if native else ["nm24"]
         case NM(n, m) if f"nm{n}_{m}" in FORMATS:
             found.append(f"nm{n}_{m}")
         case Block(high, _) if shape[1] <= MAX_COLUMNS:
             found += ["block16x1"] if high % 16 == 0 else []
             # Matrix instructions of AMD are no lower than 16.
             found += ["block8x1"] if high % 8 == 0 and not amd else []
-    return [*found, "bm32"]
+    return [*found, *(["lps"] if native else []), "bm32"]
+
+
+def why_no_native(target: Target) -> str | None:
+    """Return why CUDA C++ kernels are no candidates for a target, with the way out, or None."""
+    arch = next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
+    if not arch.startswith("sm"):
+        return f"CUDA C++ kernels do not run on {arch}"
+    return nvcc.why_not(int(arch[2:]))
 
 
 def _stored_sparsity(form: str, values: NDArray[Any]) -> float:

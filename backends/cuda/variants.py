@@ -198,10 +198,10 @@ class Variant:
     def split_form(self) -> tuple[Variant, Variant]:
         """Return this kernel with a split reduction, and the second pass that finishes its sums."""
         first = dataclasses.replace(self, split=True, bias=False, residual=False, act="none")
+        values = self.values if self.scaled and not self.grouped else ""
         second = Variant(
-            "reduce_partials", "", self.values if not self.grouped else "", self.dtype, self.out,
-            self.arch, 1, _REDUCE_ROWS, 1, even=True, aligned=True,
-            bias=self.bias, residual=self.residual, act=self.act,
+            "reduce_partials", "", values, self.dtype, self.out, self.arch, 1, _REDUCE_ROWS, 1,
+            even=True, aligned=True, bias=self.bias, residual=self.residual, act=self.act,
         )  # fmt: skip
         return first, second
 

@@ -56,10 +56,11 @@ def load_tile(
 
     # A unit of 8-bit values takes half the memory; two of them are less than a word.
     PIECE: tl.constexpr = HALVES // 2 if VALUES == 16 else HALVES // 4  # in words
+    STRIDE: tl.constexpr = PIECE if PIECE > 0 else 1
     if PIECE == 0:
         vals = vals.to(tl.pointer_type(tl.int16), bitcast=True)
-    pieces = row_words * UNITS * max(PIECE, 1)
-    vals_at = vals + row[:, None, None].to(tl.int64) * pieces + unit[None] * max(PIECE, 1)
+    pieces = row_words * UNITS * STRIDE
+    vals_at = vals + row[:, None, None].to(tl.int64) * pieces + unit[None] * STRIDE
     meta_at = meta + row[:, None].to(tl.int64) * row_words + at[None, :]
     if EVEN_K:
         word = tl.load(meta_at)

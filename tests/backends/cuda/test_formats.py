@@ -98,7 +98,8 @@ def test_sizes_are_what_the_cost_model_expects(form, values):
         packed = Packed.of(form, dense, values)
         zeros = 1 - np.count_nonzero(dense) / dense.size
         expected = form.expected_bytes(dense.shape, zeros, values)
-        room = 0.03 if form.name.startswith("block") else 1e-9  # strips are padded one by one
+        # Strips of blocks and lists of lanes are padded one by one: an average, no formula.
+        room = {"block8x1": 0.03, "block16x1": 0.03, "lps": 0.1}.get(form.name, 1e-9)
         assert packed.nbytes == pytest.approx(expected, rel=room)
 
 
