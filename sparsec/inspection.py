@@ -79,6 +79,7 @@ def _inspect_artifact(path: Path, groups: bool) -> dict[str, Any]:
             "nonzero": after["nonzero"],
             "macs": after["macs"],
             "layers": manifest["layers"],
+            "passes": [{"name": p["name"], "notes": p["notes"]} for p in manifest["passes"]],
             "latency": manifest["latency"],
             "notes": manifest["notes"],
             "record": manifest.get("record"),

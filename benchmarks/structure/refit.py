@@ -11,7 +11,9 @@ every row, so MACs are, but in the row with a global budget, which spreads the s
 64 calibration crops of the photographs; agreement with the dense model on 300 crops of the labelled
 pictures and 200 of eight others, none of which is among the photographs. Rows are means over the seeds
 of the calibration crops. Torch-Pruning (``pip install torch-pruning --no-deps``) is compared if it is
-there. Rows are written to benchmarks/results/refit.json one by one, in place of older ones.
+there. For OpenNSFW, to which all of these pictures are harmless, *cosine* is the correlation of its log
+odds and *difference* their mean difference. Rows are written to benchmarks/results/refit.json one by one,
+in place of older ones.
 """
 
 from __future__ import annotations
@@ -96,6 +98,13 @@ def outputs(model: ir.Model, feeds: list[Feeds]) -> Array:
 
 
 def scores(name: str, got: Array, expected: Array, top: tuple[Array, NDArray[Any]] | None) -> dict:
+    if name == "opennsfw":  # two classes behind a softmax: their log odds say more
+        got, expected = log_odds(got), log_odds(expected)
+        return {
+            "agreement": 100 * float(np.mean((got > 0) == (expected > 0))),
+            "cosine": float(np.corrcoef(got, expected)[0, 1]),
+            "difference": float(np.abs(got - expected).mean()),
+        }
     lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
     found = {
         "agreement": 100 * float(np.mean(got.argmax(axis=1) == expected.argmax(axis=1))),
@@ -105,6 +114,12 @@ def scores(name: str, got: Array, expected: Array, top: tuple[Array, NDArray[Any
     if top is not None:
         found["top1"] = 100 * float(np.mean(top[0].argmax(axis=1) == top[1]))
     return found
+
+
+def log_odds(probabilities: Array) -> Array:
+    """Return log(p1 / p0) of rows [n, 2]."""
+    clipped = np.log(np.maximum(probabilities, 1e-30))
+    return np.asarray(clipped[:, 1] - clipped[:, 0])
 
 
 def rows(name: str, seeds: list[int], wanted: list[str], rivals: bool) -> Iterator[dict[str, Any]]:

@@ -81,7 +81,9 @@ def pruned(
         ignored_layers=[
             layer
             for layer in model.modules()
-            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer not in wanted
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
+            and layer not in wanted
+            and getattr(layer, "groups", 1) == 1  # depthwise ones go with what they read
         ],
     )
     if gradients:

@@ -39,6 +39,9 @@ def show(result: dict[str, Any], why: bool) -> None:
         f"parameters {si(result['params'])}, nonzero {si(result['nonzero'])}, "
         f"multiply-accumulates {si(result['macs'])}"
     )
+    for step in result.get("passes", ()):
+        notes = ", ".join(f"{key} {value:g}" for key, value in step["notes"].items())
+        out.print(text(f"{step['name']}: {notes or 'no notes'}"))
     columns = ["layer", "op", "shape", "pattern", "sparsity"]
     explained = why and result["kind"] == "artifact"
     if explained:

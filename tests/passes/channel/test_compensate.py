@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 import sparsec
+from sparsec.cli.main import main
 from sparsec.ir.errors import CalibrationError, PassConfigError
 from sparsec.ir.feeds import random_feeds
 from sparsec.passes.base import PassContext
@@ -183,7 +184,7 @@ def test_a_weight_on_the_left_of_matmul():
     assert wrong["refit"] < wrong["bias"] < wrong["none"]
 
 
-def test_both_sums_and_stored_names_survive_in_an_artifact(tmp_path: Path):
+def test_what_was_refitted_is_in_the_artifact_and_it_replays(tmp_path: Path, capsys):
     nodes = [
         node("MatMul", ["x", "w0"], ["h"], "first"),
         node("Relu", ["h"], ["a"]),
@@ -212,6 +213,8 @@ def test_both_sums_and_stored_names_survive_in_an_artifact(tmp_path: Path):
     replayed = verify_artifact(artifact.path, tmp_path / "net.onnx")["certificates"]
     assert (replayed["replayed"], replayed["with"]) == (2, "model")
     assert "lost_with_refit" in (artifact.path / "report.html").read_text()
+    assert main(["inspect", str(artifact.path)]) == 0
+    assert "refitted 1" in capsys.readouterr().out
 
 
 def test_without_data_nothing_is_compensated_unless_it_was_asked_for():
