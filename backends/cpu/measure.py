@@ -30,6 +30,7 @@ def race(
     rounds: tuple[int, int] = (5, 25),
     threads: int = 1,
     cold: bool = False,
+    wall: bool = False,
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the seconds of a call, round by round.
 
@@ -41,8 +42,10 @@ def race(
         At least and at most so many, whatever the time.
     cold : bool
         Let every call find the caches empty, as a layer does in a model that exceeds them.
+    wall : bool
+        Count wall time on one thread too.
     """
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = time.process_time if threads == 1 and not wall else time.perf_counter
     calls: dict[str, int] = {}
     total = 0.0
     for name, run in contestants.items():
@@ -104,6 +107,15 @@ class Contest:
         except RuntimeError:  # an output of another rank than declared, which a plain run forgives
             own = {given.name: feeds[given.name] for given in session.get_inputs()}
             self._runs[name] = lambda: session.run(None, own)
+
+    def add(self, name: str, run: Callable[[], object]) -> None:
+        """Add a contestant of another kind."""
+        self._runs[name] = run
+
+    def run_wall(self, name: str, seconds: float) -> float:
+        """Return the median wall seconds of one contestant alone."""
+        run = {name: self._runs[name]}
+        return medians(race(run, seconds, (5, 20), self._threads, wall=True))[name]
 
     def run(
         self, seconds: float = 0.25, rounds: tuple[int, int] = (5, 25), *, cold: bool = False

@@ -29,6 +29,7 @@ from examples.zoo.decode_graph import GreedyDecoder
 from examples.zoo.llama import LlamaConfig
 from examples.zoo.llama_static import LLAMA2_7B, StaticLlama
 from sparsec.backends.cuda import dispatch, torch_formats
+from sparsec.ir.patterns import NM, Block, parse_pattern
 from sparsec.torch.linear import SparseLinear, modelled_dispatch
 
 TINY = LlamaConfig(
@@ -62,12 +63,16 @@ VARIANTS = (
 
 
 def masked(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
-    """Return a random weight with zeros in the pattern, on its device."""
-    if pattern == "2:4":
-        scores = torch.rand(weight.shape[0], weight.shape[1] // 4, 4, device=weight.device)
-        keep = scores.argsort(dim=-1).argsort(dim=-1) < 2
+    """Return a random weight [M, K] with zeros in the pattern, on its device; M and K are multiples."""
+    rows, columns = weight.shape
+    parsed = parse_pattern(pattern)
+    if isinstance(parsed, NM):
+        scores = torch.rand(rows, columns // parsed.m, parsed.m, device=weight.device)
+        keep = scores.argsort(dim=-1).argsort(dim=-1) < parsed.n
         return weight * keep.reshape(weight.shape)
-    return weight * (torch.rand_like(weight, dtype=torch.float32) >= sparsity)
+    high, wide = (parsed.rows, parsed.cols) if isinstance(parsed, Block) else (1, 1)
+    keep = torch.rand(rows // high, columns // wide, device=weight.device) >= sparsity
+    return weight * keep.repeat_interleave(high, 0).repeat_interleave(wide, 1)
 
 
 def skipped(name: str, device: str) -> str | None:

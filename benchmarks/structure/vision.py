@@ -12,6 +12,7 @@ benchmarks/results/torchvision.json after each network, so a run may be interrup
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import subprocess
 import sys
@@ -44,13 +45,15 @@ def known() -> dict[str, Any]:
 
 
 def record(name: str, row: dict[str, Any]) -> None:
-    results = known()
-    results |= {"machine": fingerprint(), "passes": SPECS}
-    results["rows"][name] = row
-    results["rows"] = dict(sorted(results["rows"].items()))
-    partial = RESULTS.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.rename(RESULTS)
+    with Path(__file__).open() as file:  # several networks may be measured at once
+        fcntl.flock(file, fcntl.LOCK_EX)
+        results = known()
+        results |= {"machine": fingerprint(), "passes": SPECS}
+        results["rows"][name] = row
+        results["rows"] = dict(sorted(results["rows"].items()))
+        partial = RESULTS.with_suffix(".partial")
+        partial.write_text(json.dumps(results, indent=1) + "\n")
+        partial.rename(RESULTS)
 
 
 def main() -> int:

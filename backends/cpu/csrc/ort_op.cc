@@ -134,9 +134,9 @@ SparsecTensor describe(const Api& api, const OrtValue* value, int element) {
   return t;
 }
 
-// Counts the threads of the session's pool once: the API does not tell. Each task lingers long enough
-// for an idle worker to take the next one.
-int count_threads(const Api& api, const OrtKernelContext* context) {
+// Counts the threads of the session's pool: the API does not tell. Each task lingers long enough for an idle
+// worker to take the next one; workers that find no processor free are missed.
+int count_threads(const Api& api, const OrtKernelContext* context, size_t tasks) {
   struct Seen {
     std::mutex mutex;
     std::set<std::thread::id> ids;
@@ -151,7 +151,7 @@ int count_threads(const Api& api, const OrtKernelContext* context) {
     while (std::chrono::steady_clock::now() < end) {
     }
   };
-  must(api.parallel_for(context, task, 64, 0, &seen));
+  must(api.parallel_for(context, task, tasks, 0, &seen));
   return static_cast<int>(seen.ids.size());
 }
 
@@ -187,6 +187,7 @@ struct Kernel {
   size_t size = 0;
   std::shared_ptr<sparsec::Plan> plan;
   std::atomic<int> threads{0};
+  std::atomic<uint32_t> runs{0};
 
   std::shared_ptr<sparsec::Plan> load(const OrtValue* value) {
     const SparsecTensor t = describe(api, value, kElementUint8);
@@ -224,11 +225,14 @@ struct Kernel {
       must(api.data(out, &data));
       outputs[i].data = static_cast<float*>(data);
     }
-    if (!threads) threads = count_threads(api, context);
+    // A pool that seems to have one thread may have been starved: it is counted again, ever more seldom.
+    const uint32_t run_index = runs.fetch_add(1);
+    if (run_index == 0 || !threads) threads = count_threads(api, context, 64);
+    else if (threads == 1 && run_index <= 1024 && !(run_index & (run_index - 1))) threads = count_threads(api, context, 12);
     const auto run = [&](sparsec::Parallel& parallel) { sparsec::run_plan(*current, inputs.data(), outputs.data(), parallel, nullptr); };
     sparsec::Serial serial;
-    if (threads == 1) run(serial);
-    else with_team(api, context, threads, run);
+    if (const int count = threads; count == 1) run(serial);
+    else with_team(api, context, count, run);
   }
 };
 

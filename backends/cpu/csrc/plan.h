@@ -157,7 +157,7 @@ struct Step {
 // A plan built for one set of input shapes: layouts, memory and packed weights. Used by one run at a
 // time.
 struct Instance {
-  std::vector<int64_t> key;  // all input dims
+  std::vector<int64_t> key;  // number of threads, all input dims
   int64_t batch = 1;         // images run one after the other
   int64_t sequences = 1, length = 0;
   bool direct = false;       // few columns: rows as outside, no tiles (plan_direct.cc)

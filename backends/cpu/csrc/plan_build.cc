@@ -12,6 +12,7 @@ class Builder {
  public:
   Builder(Plan& plan, const SparsecTensor* inputs, int threads)
       : plan_(plan), v_(plan.view), threads_(threads), shapes_(infer_shapes(plan.view, inputs)), out_(new Instance) {
+    out_->key.push_back(threads);
     for (uint32_t i = 0; i < v_.header->input_count; ++i) {
       out_->key.push_back(inputs[i].rank);
       out_->key.insert(out_->key.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);

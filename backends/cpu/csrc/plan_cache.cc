@@ -24,7 +24,7 @@ void check_masks(const PlanView& v, const Instance& in, const SparsecTensor* inp
 
 void run_plan(Plan& plan, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel, double* seconds) {
   constexpr size_t kKept = 8;
-  std::vector<int64_t> key;
+  std::vector<int64_t> key{parallel.threads()};
   for (uint32_t i = 0; i < plan.view.header->input_count; ++i) {
     key.push_back(inputs[i].rank);
     if (inputs[i].rank < 0 || inputs[i].rank > SPARSEC_MAX_RANK) fail("input %u: rank %d", i, inputs[i].rank);

@@ -20,7 +20,7 @@ double slowness(const SpmmKernel& kernel, int lanes) {
     const double chains = v * kernel.block_rows;
     return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / v);
   }
-  return 1.2 * (1.0 + 1.0 / v + 0.01 / 16 * kernel.width);
+  return 1.2 * (1.0 + 1.0 / v + 0.02 / 16 * kernel.width);
 }
 
 // The cheapest way to cover so many columns with the kernels that there are.
