@@ -148,12 +148,15 @@ CONSTANT = (
 POOR_COSINE = 0.9
 
 
-def fidelity_warning(fidelity: Mapping[str, float | None]) -> str | None:
+def fidelity_warning(manifest: Mapping[str, Any]) -> str | None:
     """Return a warning when the compiled model has little to do with the original any more."""
-    value = fidelity.get("cosine")
+    value = manifest["fidelity"].get("cosine")
     if value is None or value >= POOR_COSINE:
         return None
+    ways = "prune less, exclude sensitive layers, or fine-tune"
+    if manifest["recipe"]["calib"] is None:
+        ways = f"give calibration data (--calib), {ways}"
     return (
         f"the outputs have a cosine of only {value:.2f} to the original model's: one-shot pruning "
-        "without data cost most of its function; prune less, exclude sensitive layers, or fine-tune"
+        f"cost much of its function; {ways}"
     )

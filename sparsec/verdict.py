@@ -59,7 +59,7 @@ def judge(
     notes = [*manifest["lowering_notes"]]
     if not manifest["verify"]["varied"]:
         notes.append(CONSTANT)
-    if warning := fidelity_warning(manifest["fidelity"]):
+    if warning := fidelity_warning(manifest):
         notes.append(warning)
     if not changed:
         notes.append(

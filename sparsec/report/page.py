@@ -64,10 +64,9 @@ def _sections(manifest: Manifest) -> list[Html]:
     if (picture := structure(manifest["passes"])) is not None:
         parts.append(section("Structure", picture))
     if layers := manifest["layers"]:
-        parts += [
-            section("Layers", layer_chart(layers, times_are(manifest))),
-            section("What stayed dense, and why", kept_dense(layers)),
-        ]
+        if any("dense_seconds" in row or row["sparsity"] > 0 for row in layers):
+            parts.append(section("Layers", layer_chart(layers, times_are(manifest))))
+        parts.append(section("What stayed dense, and why", kept_dense(layers)))
     parts += [
         section("Passes", passes(manifest["passes"])),
         section("Verification", verification(manifest)),
@@ -90,7 +89,7 @@ def _sections(manifest: Manifest) -> list[Html]:
 
 def _header(manifest: Manifest) -> Html:
     kind, words = verdict(manifest)
-    warning = fidelity_warning(manifest["fidelity"])
+    warning = fidelity_warning(manifest)
     return element(
         "header",
         element("p", "Sparse model for ", name(manifest["target"]), class_="kind"),
@@ -109,7 +108,12 @@ def verdict(manifest: Manifest) -> tuple[str, str]:
     if latency is None:
         words = "not timed: this target cannot be run here"
         if manifest["target"] == "onnx":
-            words = "portable: zeros are stored, no runtime is made faster"
+            fewer = 1 - manifest["after"]["macs"] / max(manifest["before"]["macs"], 1)
+            words = (
+                f"portable: {fewer:.0%} fewer multiply-accumulates for any runtime, not timed"
+                if fewer > 0
+                else "portable: zeros are stored, no runtime is made faster"
+            )
         speed = None
     else:
         speed = latency["speedup"]
@@ -120,7 +124,7 @@ def verdict(manifest: Manifest) -> tuple[str, str]:
         return "warn", f"goal missed: {', '.join(missed)} ({words})"
     if manifest["exit_code"] != 0:
         return "warn", f"no gain: {words}"
-    if fidelity_warning(manifest["fidelity"]):
+    if fidelity_warning(manifest):
         return "warn", words
     return ("good" if speed is not None and speed > 1 else "plain"), words
 
@@ -180,7 +184,7 @@ def _plain(value: float | None) -> str:
 
 
 def _notes(manifest: Manifest) -> Html | None:
-    warning = fidelity_warning(manifest["fidelity"])
+    warning = fidelity_warning(manifest)
     notes = [note for note in manifest["notes"] if note != warning]
     if not notes:
         return None
