@@ -120,7 +120,9 @@ def test_cubins_load_on_their_architecture_and_ptx_on_later_ones(tmp_path, libra
     assert loads[-1] == "load ptx"
     (tmp_path / "refused.ptx").write_bytes(b"nor is this one")
     refused = {**data, "file": "refused.cubin", "ptx": "refused.ptx"}
-    with pytest.raises(ArtifactError, match=r"refused\.cubin: cuModule.*refused\.ptx: cuModule"):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)refused\.cubin: cuModule.*refused\.ptx: cuModule"
+    ):
         load_kernels(driver, tmp_path, {"kernels": [refused]})
     amd = {**{k: v for k, v in data.items() if k != "sm"}, "arch": "gfx942"}
     with pytest.raises(ArtifactError, match="is for gfx942, the device is sm_90"):
