@@ -30,7 +30,8 @@ def test_every_operator_of_onnx_is_accounted_for():
 def test_every_operator_has_a_test():
     sources = "\n".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("*.py"))
     words = set(re.findall(r"\w+", sources))
-    assert {o.name for o in registry.table()} <= words
+    # Operators of a backend are tested with it.
+    assert {o.name for o in registry.table() if o.domain != "sparsec"} <= words
     assert set(STRUCTURAL) <= words
 
 
