@@ -22,7 +22,7 @@ from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
-from sparsec.ir.errors import ArtifactError, UnsupportedOpError, UnsupportedTargetError
+from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
 from sparsec.ir.sites import WeightSite, weight_sites
@@ -118,6 +118,8 @@ class CudaBackend(Backend):
         ------
         UnsupportedTargetError
             If there is no device, or no torch, with the ways out.
+        ArtifactError
+            If the device runs a kernel neither as it is nor from its source.
         """
         if reason := _why_no_device():
             raise UnsupportedTargetError(
@@ -127,7 +129,11 @@ class CudaBackend(Backend):
                 "the cubins yourself: docs/targets/cuda.md",
                 where=str(root),
             )
-        _load_kernels(root, manifest)
+        import torch
+
+        from sparsec.backends.cuda import compiled
+
+        compiled.load(root, manifest, torch.cuda.current_device())
         return _torch_runner(root, "cuda")
 
     def emulator(
@@ -157,25 +163,6 @@ def _why_no_device() -> str | None:
         return None
     build = "" if torch.version.cuda else ", and this build of it never will"
     return f"torch {torch.__version__} finds no CUDA device here{build}"
-
-
-def _load_kernels(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Load the artifact's kernels; for another architecture Triton can compile their sources instead.
-
-    Raises
-    ------
-    ArtifactError
-        If they are for another architecture, and there is no Triton.
-    """
-    import torch
-
-    from sparsec.backends.cuda import compiled
-
-    try:
-        compiled.load(root, manifest, torch.cuda.current_device())
-    except ArtifactError:
-        if importlib.util.find_spec("triton") is None:
-            raise
 
 
 def _torch_runner(root: Path, device: str) -> Runner:
@@ -316,6 +303,7 @@ def _notes(layers: list[LayerRow], target: Target) -> list[str]:
         *([f"CUDA C++ kernels were no candidates: {missing}"] if missing else []),
         "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
         "weights are rounded to float16, and x beyond 65504 becomes infinite",
-        f"kernels take up to {MAX_N} rows of x; for more, a loader decompresses the weight once "
-        "and multiplies densely",
+        f"kernels take up to {MAX_N} rows of x at a time; from dense_from rows on, a session unpacks the "
+        f"weight once, for which it needs triton, and multiplies densely ({' and '.join(NATIVE)} are "
+        "read again instead)",
     ]

@@ -1,5 +1,8 @@
 """Launches the compiled kernels of artifacts on torch tensors: no Triton, no compiler, only the driver.
 
+Of every kernel the cubin is taken, on a device that does not run it the PTX, and where that does not run
+either the source, by whatever compiles it there.
+
 A lowered node names, for every bucket of N, a *chain*: kernels to launch one after the other, and into
 how many shares the reduction is split. What lies between two kernels of a chain (x transposed, partial
 sums) is memory of torch's, so that a CUDA graph can own it.
@@ -9,8 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import re
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda.loader import Driver, Kernel, load_kernels
+from sparsec.backends.cuda import nvcc, on_tensors
+from sparsec.backends.cuda.loader import Driver, Kernel, load_kernel
+from sparsec.backends.cuda.native import ACTIVATIONS
 from sparsec.ir.errors import ArtifactError
 
 _LOADED: dict[str, Kernel] = {}  # by name; never unloaded, since CUDA graphs may hold them
-_CEIL = re.compile(r"ceil\((\w+)/(\d+)\)(?:\*(\d+))?")
+_MOST_BYTES = 2**32 - 1  # of 16-bit elements: kernels index with 32 bits
+_MOST_BLOCKS = 2**16 - 1  # along the second and third dimension of a grid
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,15 +51,37 @@ class Chain:
 def load(root: Path, manifest: Mapping[str, Any], device: int) -> None:
     """Load the kernels of the artifact at ``root`` onto a device.
 
+    What the device does not run is left to the sources, if they can be compiled here.
+
     Raises
     ------
     ArtifactError
-        If they are for another architecture.
+        If a kernel runs neither as it is nor from its source, with the ways out.
     UnsupportedTargetError
         If there is no driver.
     """
     torch.cuda.init()
-    _LOADED.update(load_kernels(Driver(device), root, manifest))
+    driver = Driver(device)
+    for data in manifest["kernels"]:
+        try:
+            _LOADED[data["name"]] = load_kernel(driver, root, data)
+        except ArtifactError as error:
+            if reason := _why_no_source(data, driver.sm):
+                raise ArtifactError(
+                    f"{error.message}; or have it compiled from its source here: {reason}; or run "
+                    "it on the CPU, slowly: sparsec.load(path, emulate=True)",
+                    where=str(root),
+                ) from error
+            _LOADED.pop(data["name"], None)  # of another device
+
+
+def _why_no_source(data: Mapping[str, Any], sm: int) -> str | None:
+    """Return why a kernel's source cannot be compiled for the device here, with the way out."""
+    if data["source"].endswith(".cu"):
+        return nvcc.why_not(sm)
+    if importlib.util.find_spec("triton") is None:
+        return "needs triton, which is not installed: pip install sparsec[cuda]"
+    return None
 
 
 def as_text(chains: Sequence[str], shares: Sequence[int]) -> str:
@@ -116,77 +143,26 @@ def linear(
         If the launch data ask for something that is not there, or for another type.
     """
     chains = sorted(chains_of(text), key=_most_rows)
-    n = len(x)
+    n, m, k = len(x), y.shape[1], x.shape[1]
     chain = next((each for each in chains if _most_rows(each) >= n), chains[-1])
     kernels = [_LOADED[name] for name in chain.kernels]
-    wanted = {each["name"] for kernel in kernels for each in kernel.launch_data["arguments"]}
-    # x is transposed a bucket at a time; other kernels spread many rows over their grid.
-    step = _most_rows(chain) if "xt" in wanted else n
+    sizes = {"M": m, "K": k, "split": chain.shares}
+    # What the CUDA C++ kernels do at the end is decided at a launch; a graph's node ends with its bias.
+    sizes |= {"activation": ACTIVATIONS.index("none"), "wide": int(y.dtype == torch.float32)}
+    step = _step(kernels, _most_rows(chain), max(m, k))
     for first in range(0, n, step):
         part = slice(first, first + step)
-        tensors = {**arrays, "x": x[part], "y": y[part]}
-        if bias is not None:
-            tensors["bias"] = bias
-        _launch(kernels, chain.shares, tensors, y.shape[1], x.shape[1])
+        tensors = {**arrays, "x": x[part], "y": y[part], "bias": bias}
+        on_tensors.launch(kernels, tensors, sizes | {"N": len(x[part])})
 
 
-def _launch(
-    kernels: Sequence[Kernel], shares: int, tensors: dict[str, Tensor], m: int, k: int
-) -> None:
-    n = len(tensors["x"])
-    sizes = {"M": m, "N": n, "K": k, "S": shares}
-    stream = _stream(tensors["x"])
-    for kernel in kernels:
-        for each in kernel.launch_data["arguments"]:
-            name = each["name"]
-            if each["kind"] != "pointer":
-                continue
-            if name not in tensors:
-                if name not in ("xt", "partial"):
-                    raise ArtifactError(
-                        f"kernel {kernel.launch_data['name']}: needs {name!r}, which the node has not"
-                    )
-                shape = [extent(size, sizes) for size in each["shape"]]
-                dtype = getattr(torch, each["dtype"])
-                tensors[name] = torch.empty(shape, dtype=dtype, device=tensors["x"].device)
-            if str(tensors[name].dtype).removeprefix("torch.") != each["dtype"]:
-                raise ArtifactError(
-                    f"kernel {kernel.launch_data['name']}: {name} is {tensors[name].dtype}, it was "
-                    f"compiled for {each['dtype']}"
-                )
-        # Arrays without elements (a weight of zeros) have no address, and are not read.
-        x = tensors["x"]
-        pointers = {key: (each if each.numel() else x).data_ptr() for key, each in tensors.items()}
-        kernel.launch(pointers, sizes, stream)
-
-
-def extent(size: int | str, sizes: Mapping[str, int]) -> int:
-    """Return the number for an extent of an argument's shape: ``16``, ``"K"``, ``"ceil(K/32)*8"``.
-
-    Raises
-    ------
-    ArtifactError
-        If it is none of these.
-
-    Examples
-    --------
-    >>> [extent(each, {"K": 100}) for each in (16, "K", "ceil(K/32)*8")]
-    [16, 100, 32]
-    """
-    if isinstance(size, int):
-        return size
-    if size in sizes:
-        return sizes[size]
-    match = _CEIL.fullmatch(size)
-    if match is None or match[1] not in sizes:
-        raise ArtifactError(f"launch data: {size!r} is no extent of {', '.join(sizes)}")
-    return math.ceil(sizes[match[1]] / int(match[2])) * int(match[3] or 1)
+def _step(kernels: Sequence[Kernel], bucket: int, width: int) -> int:
+    """Return the rows of x of a launch: a bucket where x is transposed, else what a grid can hold."""
+    if any(each["name"] == "xt" for kernel in kernels for each in kernel.launch_data["arguments"]):
+        return bucket
+    return bucket * max(1, min(_MOST_BLOCKS, _MOST_BYTES // (2 * width * bucket)))
 
 
 def _most_rows(chain: Chain) -> int:
     """Return the bucket of a chain; its second pass counts rows one by one."""
     return max(int(_LOADED[name].launch_data["n_max"]) for name in chain.kernels)
-
-
-def _stream(x: Tensor) -> int:
-    return int(torch.cuda.current_stream(x.device).cuda_stream) if x.is_cuda else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 _DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _ALWAYS_ALLOWED = 48 << 10  # bytes of shared memory that need no attribute
 _BYTES = {"float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
+_CEIL = re.compile(r"ceil\((\w+)/(\d+)\)(?:\*(\d+))?")
 
 
 class Driver:
@@ -193,26 +195,50 @@ class Kernel:
         return ArtifactError(f"kernel {self.launch_data['name']}: {what}")
 
 
-def load_kernels(driver: Driver, root: Path, manifest: Mapping[str, Any]) -> dict[str, Kernel]:
-    """Load all kernels of an artifact, by name: cubins, or their PTX on a later architecture.
+def load_kernel(driver: Driver, root: Path, data: Mapping[str, Any]) -> Kernel:
+    """Load one kernel of an artifact: its cubin, or its PTX where the driver takes only that.
+
+    Parameters
+    ----------
+    root : Path
+        The artifact.
+    data : mapping
+        The kernel's object in the manifest.
 
     Raises
     ------
     ArtifactError
-        If a kernel was compiled for another architecture than the device's and has no PTX that it runs.
+        If the device runs neither, with the reason for each.
     """
-    kernels = {}
-    for data in manifest["kernels"]:
-        fits = data["sm"] // 10 == driver.sm // 10 and data["sm"] <= driver.sm
-        if not fits and not (data.get("ptx") and data["sm"] < driver.sm):
-            raise ArtifactError(
-                f"{root}: kernel {data['name']} is for sm_{data['sm']}, the device is "
-                f"sm_{driver.sm}: compile with the --target of this device",
-                where=str(root),
-            )
-        code = (root / data["file" if fits else "ptx"]).read_bytes()
-        kernels[data["name"]] = Kernel(driver, code, data)
-    return kernels
+    made_for = data.get("sm", 0)
+    if made_for // 10 == driver.sm // 10 and made_for <= driver.sm:
+        ways, reasons = ["file", "ptx"], []
+    else:
+        reasons = [f"its machine code is for {_architecture(data)}"]
+        ways = ["ptx"] if 0 < made_for < driver.sm else []
+    for way in ways:
+        if way not in data:
+            continue
+        try:
+            return Kernel(driver, (root / data[way]).read_bytes(), data)
+        except UnsupportedTargetError as error:  # an old driver, or PTX for one architecture only
+            reasons.append(f"{data[way]}: {error.message}")
+    raise ArtifactError(
+        f"{root}: kernel {data['name']} is for {_architecture(data)}, the device is sm_{driver.sm}, "
+        f"and does not run on it: {'; '.join(reasons)}. Compile with the --target of this device",
+        where=str(root),
+    )
+
+
+def load_kernels(driver: Driver, root: Path, manifest: Mapping[str, Any]) -> dict[str, Kernel]:
+    """Load all kernels of an artifact, by name; see :func:`load_kernel`.
+
+    Raises
+    ------
+    ArtifactError
+        If one of them does not run on the device.
+    """
+    return {data["name"]: load_kernel(driver, root, data) for data in manifest["kernels"]}
 
 
 def pick(kernels: Sequence[Kernel], rows: int) -> Kernel:
@@ -222,11 +248,38 @@ def pick(kernels: Sequence[Kernel], rows: int) -> Kernel:
 
 
 def extents(shape: Sequence[Any], sizes: Mapping[str, int]) -> list[int]:
-    """Return numbers for extents as the manifest stores them: ``ceil(of / per)``, or a number.
+    """Return numbers for extents as the manifest stores them.
+
+    An extent is a number, a size by name, ``"ceil(K/32)*8"``, or ``{"of": "M", "per": 64}`` for M / 64
+    rounded up.
+
+    Raises
+    ------
+    ArtifactError
+        If one is none of these.
 
     Examples
     --------
-    >>> extents([{"of": "M", "per": 64}, 3], {"M": 65})
-    [2, 3]
+    >>> extents([{"of": "M", "per": 64}, 3, "K", "ceil(K/32)*8"], {"M": 65, "K": 100})
+    [2, 3, 100, 32]
     """
-    return [e if isinstance(e, int) else -(-sizes[e["of"]] // e["per"]) for e in shape]
+    return [_extent(each, sizes) for each in shape]
+
+
+def _extent(size: Any, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    if isinstance(size, str) and size in sizes:
+        return sizes[size]
+    of, per, times = "", "1", None
+    if isinstance(size, Mapping):
+        of, per = size["of"], size["per"]
+    elif match := _CEIL.fullmatch(size):
+        of, per, times = match.groups()
+    if of not in sizes:
+        raise ArtifactError(f"launch data: {size!r} is no extent of {', '.join(sizes)}")
+    return -(-sizes[of] // int(per)) * int(times or 1)
+
+
+def _architecture(data: Mapping[str, Any]) -> str:
+    return f"sm_{data['sm']}" if "sm" in data else str(data["arch"])

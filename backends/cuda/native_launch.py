@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import formats, nvcc
+from sparsec.backends.cuda import formats, nvcc, on_tensors
 from sparsec.backends.cuda.loader import Driver, Kernel
 from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, clears, split_for
 from sparsec.ir.errors import ShapeError
@@ -78,32 +78,10 @@ def native_linear(
     kernel = _kernel(variant, x.device.index)
     sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}
     sizes["split"] = split or split_for(m, k, sm)
-    stream = torch.cuda.current_stream(x.device).cuda_stream
-    tensors = {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}
-    for name, (nbytes, zero) in kernel.scratch(sizes).items():
-        tensors[name] = _scratch(x.device, nbytes, zero, stream)
-    # A weight of zeros has arrays without elements, which have no address and are not read.
-    pointers = {
-        name: (each if each.numel() else x).data_ptr()
-        for name, each in tensors.items()
-        if each is not None
-    }
-    kernel.launch(pointers, sizes, stream)
+    on_tensors.launch(
+        [kernel], {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}, sizes
+    )
     return y
-
-
-def _scratch(device: torch.device, nbytes: int, zero: bool, stream: int) -> Tensor:
-    """Return scratch memory: what starts at zero is kept for each stream, since launches leave it so."""
-    if not zero:
-        return torch.empty(nbytes, dtype=torch.uint8, device=device)
-    if torch.cuda.is_current_stream_capturing():  # the memory belongs to the graph
-        return torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    return _zeros(device, nbytes, stream)
-
-
-@functools.cache
-def _zeros(device: torch.device, nbytes: int, stream: int) -> Tensor:
-    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
 
 
 @functools.cache

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="chains launch on torch tensors")
-from sparsec.backends.cuda import compiled  # noqa: E402
+from sparsec.backends.cuda import compiled, formats  # noqa: E402
+from sparsec.backends.cuda.loader import Kernel, extents  # noqa: E402
+from sparsec.backends.cuda.variants import variants_for  # noqa: E402
 from sparsec.ir.errors import ArtifactError  # noqa: E402
 
 
@@ -14,15 +16,19 @@ def pointer(name, dtype, *shape):
     return {"name": name, "kind": "pointer", "dtype": dtype, "shape": list(shape), "align": 2}
 
 
+def scratch(name, dtype, *shape):
+    return {**pointer(name, dtype, *shape), "kind": "scratch", "zero": False}
+
+
 ARGUMENTS = {
-    "transpose": [pointer("x", "float16", "N", "K"), pointer("xt", "float16", "K", 4)],
+    "transpose": [pointer("x", "float16", "N", "K"), scratch("xt", "float16", "K", 4)],
     "split": [
-        pointer("xt", "float16", "K", 4),
+        scratch("xt", "float16", "K", 4),
         pointer("w", "float16", "M", "K"),
-        pointer("partial", "float32", "S", "N", "M"),
+        scratch("partial", "float32", "split", "N", "M"),
     ],
     "sum": [
-        pointer("partial", "float32", "S", "N", "M"),
+        scratch("partial", "float32", "split", "N", "M"),
         pointer("bias", "float32", "M"),
         pointer("y", "float32", "N", "M"),
     ],
@@ -34,7 +40,7 @@ ARGUMENTS = {
 }
 
 
-class Computing:
+class Computing(Kernel):
     """A kernel of plain numpy on the addresses that it is given."""
 
     def __init__(self, entry, n_max):
@@ -48,7 +54,7 @@ class Computing:
             each["name"]: as_array(
                 pointers[each["name"]],
                 each["dtype"],
-                [compiled.extent(size, sizes) for size in each["shape"]],
+                extents(each["shape"], sizes),
             )
             for each in self.launch_data["arguments"]
         }
@@ -59,8 +65,8 @@ class Computing:
         arrays["xt"][:, : sizes["N"]] = arrays["x"].T
 
     def do_split(self, arrays, sizes):
-        width = -(-sizes["K"] // sizes["S"])
-        for share in range(sizes["S"]):
+        width = -(-sizes["K"] // sizes["split"])
+        for share in range(sizes["split"]):
             part = slice(share * width, (share + 1) * width)
             x, w = arrays["xt"][part, : sizes["N"]], arrays["w"][:, part]
             arrays["partial"][share] = x.T.astype(np.float32) @ w.T.astype(np.float32)
@@ -107,7 +113,7 @@ def test_a_chain_transposes_splits_and_sums(kernels, n):
     torch.testing.assert_close(y, x.float() @ w.float().T + bias, rtol=1e-5, atol=1e-5)
     rows = [sizes["N"] for sizes in kernels["split"].launched]  # a bucket at a time
     assert rows == [4] * (n // 4) + ([n % 4] if n % 4 else [])
-    assert {sizes["S"] for sizes in kernels["split"].launched} == {3}
+    assert {sizes["split"] for sizes in kernels["split"].launched} == {3}
 
 
 @pytest.mark.parametrize(("n", "entry"), [(1, "whole"), (2, "whole"), (3, "split"), (9, "split")])
@@ -142,7 +148,42 @@ def test_kernels_that_are_not_there_are_not_loaded(kernels):
     assert not compiled.loaded("whole absent:1")
 
 
+class Recording:
+    """A driver that writes down what it is called with."""
+
+    def __init__(self):
+        self.grids = []
+
+    def call(self, name, *arguments):
+        if name == "cuLaunchKernel":
+            self.grids.append(arguments[1:4])
+
+
+@pytest.mark.parametrize(("form", "launches"), [("block16x1", 3), ("nm24", 2)])
+def test_launch_data_of_triton_chains_is_complete(monkeypatch, form, launches):
+    """What the compiler writes into manifests, not what this file makes up."""
+    m, n, k, shares = 64, 5, 256, 3
+    dense = np.zeros((m, k), np.float16)
+    dense[:16, ::2] = 1
+    packed = formats.get(form).pack(dense)
+    variants = variants_for(k, "float16", "sm90", form=form, out="float32", bias=True)
+    variant = next(each for each in variants if each.bucket >= n)
+    before = variant.before()
+    chain = [*([before] if before else []), *variant.split_form()]
+    driver = Recording()
+    for each in chain:
+        data = {"name": each.name, "entry": each.kernel, "arguments": each.arguments()}
+        data |= {"grid": each.grid(), "threads": 128, "shared_bytes": 0, "n_max": each.bucket}
+        monkeypatch.setitem(compiled._LOADED, each.name, Kernel(driver, b"", data))
+    arrays = {name: torch.from_numpy(array) for name, array in packed.items()}
+    x, bias, y = torch.ones(n, k).half(), torch.ones(m), torch.zeros(n, m)
+    text = compiled.as_text([" ".join(each.name for each in chain)], [shares])
+    compiled.linear(text, x, arrays, bias, y)
+    assert len(driver.grids) == launches
+    assert driver.grids[-2][2] == shares
+
+
 @pytest.mark.parametrize("size", ["ceil(Z/2)", "K+1", "ceil(K/x)", ""])
 def test_other_extents_are_refused(size):
     with pytest.raises(ArtifactError, match="no extent"):
-        compiled.extent(size, {"K": 4})
+        extents([size], {"K": 4})

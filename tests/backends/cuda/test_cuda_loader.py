@@ -114,6 +114,19 @@ def test_cubins_load_on_their_architecture_and_ptx_on_later_ones(tmp_path, libra
         assert loads[-1] == f"load {kind}"
     with pytest.raises(ArtifactError, match="is for sm_100, the device is sm_90"):
         load_kernels(driver, tmp_path, {"kernels": [{**data, "sm": 100}]})
+    (tmp_path / "refused.cubin").write_bytes(b"of a later toolkit")  # its PTX is tried then
+    load_kernels(driver, tmp_path, {"kernels": [{**data, "file": "refused.cubin"}]})
+    loads = [line for line in log(library).splitlines() if line.startswith("load")]
+    assert loads[-1] == "load ptx"
+    (tmp_path / "refused.ptx").write_bytes(b"nor is this one")
+    refused = {**data, "file": "refused.cubin", "ptx": "refused.ptx"}
+    with pytest.raises(
+        ArtifactError, match=r"(?s)refused\.cubin: cuModule.*refused\.ptx: cuModule"
+    ):
+        load_kernels(driver, tmp_path, {"kernels": [refused]})
+    amd = {**{k: v for k, v in data.items() if k != "sm"}, "arch": "gfx942"}
+    with pytest.raises(ArtifactError, match="is for gfx942, the device is sm_90"):
+        load_kernels(driver, tmp_path, {"kernels": [amd]})
 
 
 def test_the_smallest_kernel_that_holds_the_rows_is_picked(driver):

@@ -18,6 +18,7 @@ from emulation import COMPILER, compile_library
 torch = pytest.importorskip("torch", reason="the launcher takes torch tensors")
 dispatch = pytest.importorskip("sparsec.backends.cuda.dispatch")
 native_launch = pytest.importorskip("sparsec.backends.cuda.native_launch")
+on_tensors = pytest.importorskip("sparsec.backends.cuda.on_tensors")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="the fake driver needs g++")
 VARIANT = NativeVariant("lps", "float16", 90, 16)
@@ -35,17 +36,14 @@ def asked(monkeypatch):
         variants.append(variant)
         return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
 
-    for cached in (native_launch._kernel, native_launch._zeros):
+    for cached in (native_launch._kernel, on_tensors._zeros):
         cached.cache_clear()
     monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
     monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
     monkeypatch.setattr(native_launch, "_sm", lambda _: 90)
     monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
-    stream = types.SimpleNamespace(cuda_stream=0)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     yield variants
-    for cached in (native_launch._kernel, native_launch._zeros):
+    for cached in (native_launch._kernel, on_tensors._zeros):
         cached.cache_clear()
 
 

@@ -6,11 +6,11 @@
 
 using CUresult = int;
 
-namespace fake {
-inline std::string log;
-inline std::map<char*, size_t> memory;
-inline int shared_limit = 48 << 10;
-inline bool open_memory = false;  // kernels may touch what the driver did not allocate, as tensors of torch
+namespace fake {  // static, not inline: libraries of one process would share inline variables
+static std::string log;
+static std::map<char*, size_t> memory;
+static int shared_limit = 48 << 10;
+static bool open_memory = false;  // kernels may touch what the driver did not allocate, as tensors of torch
 template <class... A>
 void note(const char* format, A... arguments) {
   char line[256];
@@ -18,8 +18,8 @@ void note(const char* format, A... arguments) {
   log += line;
   log += '\n';
 }
-inline void (*kernel)(void**);
-inline const char* kernel_name;
+static void (*kernel)(void**);
+static const char* kernel_name;
 }  // namespace fake
 
 extern "C" {

@@ -1,0 +1,83 @@
+"""Launches loaded kernels on torch tensors: scratch memory and streams of torch, checked operands."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsec.backends.cuda.loader import Kernel
+from sparsec.ir.errors import ArtifactError
+
+
+def launch(
+    kernels: Sequence[Kernel], tensors: Mapping[str, Tensor | None], sizes: Mapping[str, int]
+) -> None:
+    """Enqueue kernels one after the other on the current stream.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Operands by the names of arguments, contiguous, on one device, ``x`` and ``y`` among them; None
+        for what is optional and not there. Scratch memory is made here, once for all kernels.
+    sizes : mapping of str to int
+        Values, and what grids and scratch memory are made of.
+
+    Raises
+    ------
+    ArtifactError
+        If an operand is missing or has another type than a kernel was compiled for.
+    """
+    held = {name: each for name, each in tensors.items() if each is not None}
+    x, y = held["x"], held["y"]
+    stream = _stream(x.device)
+    for kernel in kernels:
+        for name, (nbytes, zero) in kernel.scratch(sizes).items():
+            if name not in held:
+                held[name] = _scratch(x.device, nbytes, zero, stream)
+        _check(kernel, held, y)
+        # Arrays without elements (a weight of zeros) have no address, and are not read.
+        pointers = {key: (each if each.numel() else x).data_ptr() for key, each in held.items()}
+        kernel.launch(pointers, sizes, stream)
+
+
+def _check(kernel: Kernel, tensors: Mapping[str, Tensor], y: Tensor) -> None:
+    for each in kernel.launch_data["arguments"]:
+        name = each["name"]
+        if each["kind"] != "pointer" or (name not in tensors and each.get("optional")):
+            continue
+        if name not in tensors:
+            raise ArtifactError(
+                f"kernel {kernel.launch_data['name']}: needs {name!r}, which the node has not"
+            )
+        found = _name(tensors[name])
+        wanted = _name(y) if each["dtype"] == "as y" else each["dtype"]
+        if found not in wanted.split(" if wide else "):
+            raise ArtifactError(
+                f"kernel {kernel.launch_data['name']}: {name} is {found}, it was compiled for "
+                f"{each['dtype']}"
+            )
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _scratch(device: torch.device, nbytes: int, zero: bool, stream: int) -> Tensor:
+    """Return scratch memory: what starts at zero is kept for each stream, since launches leave it so."""
+    if not zero:
+        return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(nbytes, dtype=torch.uint8, device=device)  # it belongs to the graph
+    return _zeros(device, nbytes, stream)
+
+
+@functools.cache
+def _zeros(device: torch.device, nbytes: int, stream: int) -> Tensor:
+    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+
+def _stream(device: torch.device) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
