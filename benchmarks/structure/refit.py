@@ -58,7 +58,7 @@ OURS = (
     "criterion=energy,compensate=bias",
     "criterion=energy,compensate=refit",
     "criterion=obs",
-    "criterion=obs,scope=global,budget=macs,sparsity=0.2663",
+    "criterion=obs,scope=global,budget=macs",  # of as many MACs as the rows before leave
 )
 
 
@@ -137,9 +137,11 @@ def rows(name: str, seeds: list[int], wanted: list[str], rivals: bool) -> Iterat
         seed: [FEED[name](p) for p in data.crops(data.photographs(), 64, seed)] for seed in seeds
     }
     widths: dict[str, int] = {}
+    same = before
     for options in wanted:
-        uniform = "" if "budget=" in options else "sparsity=0.3,"
-        spec = f"channel:{uniform}round=8,include={INNER[name]},{options}"
+        uniform = "budget=" not in options
+        sparsity = 0.3 if uniform else round(1 - same.macs / before.macs, 4)
+        spec = f"channel:sparsity={sparsity},round=8,include={INNER[name]},{options}"
         found, seconds = [], []
         for seed in seeds:
             model = dense.clone()
@@ -151,15 +153,17 @@ def rows(name: str, seeds: list[int], wanted: list[str], rivals: bool) -> Iterat
             found.append(scores(name, outputs(model, feeds), expected, pair))
             after = graph_cost(model, feeds[0])
             (certificate,) = step.result.certificates
-            widths = {group: size - len(gone) for group, size, gone in certificate.groups}
+            if uniform:
+                same = after
+                widths = {group: size - len(gone) for group, size, gone in certificate.groups}
         yield {"model": name, "method": f"sparsec {options}", "macs": after.macs,
                "params": after.params, "cpu_seconds": statistics.mean(seconds),
                **means(found), "seeds": found}  # fmt: skip
     compared = rival.rows(name, widths, calibration, feeds, whole) if rivals else ()
     for method, results in compared:
         found = [scores(name, got, expected, pair) for got, pair in results]
-        yield {"model": name, "method": f"torch-pruning {method}", "macs": after.macs,
-               "params": after.params, **means(found), "seeds": found}  # fmt: skip
+        yield {"model": name, "method": f"torch-pruning {method}", "macs": same.macs,
+               "params": same.params, **means(found), "seeds": found}  # fmt: skip
 
 
 def keep(row: dict[str, Any], seeds: list[int]) -> None:
