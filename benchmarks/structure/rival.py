@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from examples.zoo import real
 from sparsec.ir.cleanup import clean_up
+from sparsec.ir.errors import UnsupportedOpError
 from sparsec.ir.load import load_model
 from sparsec.ir.run import Feeds
 
@@ -211,6 +212,9 @@ def from_graph(name: str) -> Any:
                 case "GlobalAveragePool" | "ReduceMean":
                     return arrays[0].mean((2, 3), keepdim=True)
                 case other:
-                    raise NotImplementedError(other)
+                    raise UnsupportedOpError(
+                        f"{node.name}: {other} has no form here: the two networks of this benchmark need none",
+                        where=node.name or "",
+                    )
 
     return Net().eval()
