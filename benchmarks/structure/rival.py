@@ -213,7 +213,7 @@ def from_graph(name: str) -> Any:
                     return arrays[0].mean((2, 3), keepdim=True)
                 case other:
                     raise UnsupportedOpError(
-                        f"{node.name}: {other} has no form here: the two networks of this benchmark need none",
+                        f"{node.name}: {other} has no form here; the networks of this benchmark need none",
                         where=node.name or "",
                     )
 
