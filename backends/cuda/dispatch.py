@@ -49,11 +49,11 @@ def linear(
     if compiled.loaded(kernels):
         compiled.linear(kernels, x, arrays, bias, y)
     elif name in NATIVE:
-        if torch_formats.VALUES[values] != x.dtype:
+        if not is_scaled(values) and torch_formats.VALUES[values] != x.dtype:
             raise UnsupportedTargetError(
                 f"{name} of {values} is multiplied by {values}, got {x.dtype}"
             )
-        native_linear(name, x, arrays, y, bias=bias)
+        native_linear(name, x, arrays, y, bias=bias, values=values)
     else:
         _known(name, NATIVE + FORMATS, "multiplies")
         launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
