@@ -264,7 +264,14 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
     if not narrow and _local(form, bucket, columns, arch):
         # A step of 256 takes fewer instructions and more registers; 1:4 does well without it.
         step = 256 if (form, bucket) == ("nm2_8", BUCKETS[1]) and columns % 256 == 0 else 128
-        return {"rows": 128, "step": step, "even": True, "aligned": True, "num_warps": 8, "local": True}
+        return {
+            "rows": 128,
+            "step": step,
+            "even": True,
+            "aligned": True,
+            "num_warps": 8,
+            "local": True,
+        }
     if form in BLOCK:
         rows = int(form.removeprefix("block").split("x")[0])
         warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly

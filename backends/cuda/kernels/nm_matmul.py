@@ -121,7 +121,10 @@ def load_tile(
         if ASM:
             firsts, seconds = (word << 3) & 0x38383838, (word >> 1) & 0x38383838
             e0, e1, e2, e3, e4, e5, e6, e7 = prmt_2_8(
-                v0, firsts[:, :, None], seconds[:, :, None], (0x4440 + tl.arange(0, 4))[None, None, :]
+                v0,
+                firsts[:, :, None],
+                seconds[:, :, None],
+                (0x4440 + tl.arange(0, 4))[None, None, :],
             )
         else:
             low, high = (v0 & 0xFFFF).to(tl.int16), (v0 >> 16).to(tl.int16)

@@ -76,7 +76,9 @@ def test_reductions_of_other_lengths_take_the_general_tiles():
         found = variants_for(columns, "float16", "sm90", form="nm2_8")
         assert [variant.local for variant in found] == [local] * len(found)
     assert not any(v.local for v in variants_for(4096, "float16", "sm100", form="nm2_8"))
-    assert not any(v.local for v in variants_for(4096, "float16", "sm90", form="nm2_8", values="int8"))
+    assert not any(
+        v.local for v in variants_for(4096, "float16", "sm90", form="nm2_8", values="int8")
+    )
 
 
 @pytest.mark.parametrize("arch", ["sm80", "sm90"])
