@@ -31,6 +31,7 @@ def race(
     threads: int = 1,
     cold: bool = False,
     wall: bool = False,
+    batch: float = 2e-3,
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the seconds of a call, round by round.
 
@@ -44,6 +45,8 @@ def race(
         Let every call find the caches empty, as a layer does in a model that exceeds them.
     wall : bool
         Count wall time on one thread too.
+    batch : float
+        Seconds of calls in a row that make one time of a contestant, after a call that is not counted.
     """
     clock = time.process_time if threads == 1 and not wall else time.perf_counter
     calls: dict[str, int] = {}
@@ -54,7 +57,7 @@ def race(
         start = clock()
         run()
         once = max(clock() - start, 1e-6)
-        calls[name] = max(1, min(50, int(2e-3 / once)))
+        calls[name] = max(1, min(300, int(batch / once)))
         total += once * (calls[name] + 1)
     count = int(min(max(seconds / total, rounds[0]), rounds[1]))
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -118,7 +121,12 @@ class Contest:
         return medians(race(run, seconds, (5, 20), self._threads, wall=True))[name]
 
     def run(
-        self, seconds: float = 0.25, rounds: tuple[int, int] = (5, 25), *, cold: bool = False
+        self,
+        seconds: float = 0.25,
+        rounds: tuple[int, int] = (5, 25),
+        *,
+        cold: bool = False,
+        batch: float = 2e-3,
     ) -> dict[str, float]:
         """Race all models and return their median seconds."""
-        return medians(race(self._runs, seconds, rounds, self._threads, cold))
+        return medians(race(self._runs, seconds, rounds, self._threads, cold, batch=batch))

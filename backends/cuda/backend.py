@@ -197,9 +197,8 @@ def _launches(
     if packed.format.name in NATIVE:
         sm = int(_arch(target)[2:])
         stored = packed.nbytes / (rows * columns)
-        split = split_for(rows, columns, sm)
         natives = native_variants(packed.format.name, columns, packed.values, sm, stored)
-        return [((variant,), split) for variant in natives]
+        return [((variant,), split_for(variant, rows, columns)) for variant in natives]
     variants = variants_for(
         columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
         **epilogue.flags,

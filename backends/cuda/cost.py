@@ -32,10 +32,10 @@ INSTRUCTIONS = {
     "bm32": (14.0, 21.0),
     "block8x1": (11.0, 17.0),
     "block16x1": (6.5, 12.0),
-    "nm24_sp": (0.75, 0.75),
+    "nm24_sp": (0.65, 0.65),
 }
 # Of the format lps, for a stored element and for any element.
-_SCATTER = (6.0, 1.3)
+_SCATTER = (5.0, 1.65)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ BUCKETS = (8, 16, 32, 64)
 NATIVE = ("nm24_sp", "lps")  # the formats that these kernels read
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "gelu_tanh")  # by their number in finish.cuh
 
-_BLOCK_ROWS = 128  # of W, in both kernels
 _THREADS = 256
 _SHORT = {"float16": "f16", "bfloat16": "bf16"}
 _SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
@@ -24,7 +23,7 @@ _SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
 # reduction is split.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 _BLOCKS_A_PROCESSOR = 2
-_CLEAR_BYTES = 0.72  # an element of lps at a sparsity of 75 %
+_CLEAR_BYTES = 0.62  # an element of lps at a sparsity of 79 %
 _MAX_SPLIT = 16
 _MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
 
@@ -64,7 +63,7 @@ class NativeVariant:
         """``<dtype>_<op>_<pattern>_<tile>__<isa>``, as all microkernels are named."""
         ragged = "" if self.even else ("_ragged" if self.aligned else "_ragged_unaligned")
         tags = ragged + ("_clear" if self.clear else "")
-        tile = f"{_BLOCK_ROWS}x{self.bucket}x64"
+        tile = f"{self.block_rows}x{self.bucket}x64"
         return f"{_SHORT[self.dtype]}_matmul_{self.format}_{tile}{tags}__sm{self.sm}"
 
     @property
@@ -95,21 +94,32 @@ class NativeVariant:
         common |= {"X_BYTES": "16" if self.aligned else narrow, "EVEN": _bool(self.even)}
         if self.format == "lps":
             return {**common, "CLEAR": _bool(self.clear)}
-        return {**common, "STAGES": str(self.stages)}
+        return {**common, "STRIPS": str(self.block_rows // 64), "STAGES": str(self.stages)}
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of W of a block: more with many rows of x, if there is shared memory for a ring of them."""
+        wide = self.format == "nm24_sp" and self.bucket >= 32 and self.sm not in _SMALL_SHARED
+        return 256 if wide else 128
 
     @property
     def stages(self) -> int:
-        """Buffers of the ring of ``nm24_sp``: as many as leave room for two blocks, if registers do."""
+        """Buffers of the ring of ``nm24_sp``: as many as fit, with two blocks where registers allow two."""
         if self.sm in _SMALL_SHARED:
             return {8: 4, 16: 4, 32: 3, 64: 2}[self.bucket]
-        return 3 if self.sm == 80 and self.bucket < 64 else 4
+        return 3 if self.sm == 80 else 4
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that a processor is meant to hold."""
+        return 1 if self.block_rows == 256 else _BLOCKS_A_PROCESSOR
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
         if self.format == "lps":
             return 8 * 8192
-        return 2 * self.stages * (8 * 1152 + self.bucket * 128)
+        return 2 * self.stages * (self.block_rows * 72 + self.bucket * 128)
 
     @property
     def k_multiple(self) -> int:
@@ -121,7 +131,7 @@ class NativeVariant:
     def grid(self) -> list[dict[str, Any]]:
         """Return the grid as the manifest stores it: ``ceil(of / per)`` for each dimension."""
         return [
-            {"of": "M", "per": _BLOCK_ROWS},
+            {"of": "M", "per": self.block_rows},
             {"of": "split", "per": 1},
             {"of": "N", "per": self.bucket},
         ]
@@ -136,8 +146,8 @@ class NativeVariant:
                 _pointer("overflow", "int32", "V"),
             ],
         }[self.format]
-        blocks = [{"of": "M", "per": _BLOCK_ROWS}, {"of": "N", "per": self.bucket}]
-        accumulators = _BLOCK_ROWS * self.bucket  # float32, of one block
+        blocks = [{"of": "M", "per": self.block_rows}, {"of": "N", "per": self.bucket}]
+        accumulators = self.block_rows * self.bucket  # float32, of one block
         split = {"of": "split", "per": 1}
         return [
             _pointer("x", self.dtype, "N", "K"),
@@ -170,16 +180,17 @@ class NativeVariant:
         }
 
 
-def split_for(rows: int, columns: int, sm: int) -> int:
+def split_for(variant: NativeVariant, rows: int, columns: int) -> int:
     """Return into how many blocks the reduction is split: the device is to be filled.
 
     Examples
     --------
-    >>> split_for(4096, 11008, 90), split_for(28672, 8192, 90), split_for(128, 512, 90)
-    (9, 2, 1)
+    >>> variant = NativeVariant("nm24_sp", "float16", 90, 16)
+    >>> [split_for(variant, *shape) for shape in ((4096, 11008), (28672, 8192), (128, 512))]
+    [9, 2, 1]
     """
-    across = -(-rows // _BLOCK_ROWS)
-    wanted = -(-_PROCESSORS.get(sm, 128) * _BLOCKS_A_PROCESSOR // across)
+    across = -(-rows // variant.block_rows)
+    wanted = -(-_PROCESSORS.get(variant.sm, 128) * variant.blocks // across)
     return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
 
 
@@ -195,14 +206,15 @@ def native_variants(
 
 
 def clears(form: str, stored: float) -> bool:
-    """Whether a layer of ``stored`` bytes an element is to be zeroed word by word, not tile by tile.
+    """Whether a layer of ``stored`` bytes an element is to be zeroed place by place, not tile by tile.
 
-    Both take shared memory's time: a tile 64 stores of 16 bytes a lane, words one store an entry. From a
-    sparsity of 75 % on, words are fewer.
+    Both take shared memory's time: a tile 16 stores of 16 bytes a lane, which are 64 of its clocks, single
+    places one store and one clock an entry. They are fewer, and what a lane needs of them stays in its
+    registers, where lists have at most 12 entries: from a sparsity of 79 % on.
 
     Examples
     --------
-    >>> clears("lps", 0.58), clears("lps", 0.85)
+    >>> clears("lps", 0.58), clears("lps", 0.7)
     (True, False)
     """
     return form == "lps" and stored < _CLEAR_BYTES

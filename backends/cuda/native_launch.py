@@ -77,7 +77,7 @@ def native_linear(
     )
     kernel = _kernel(variant, x.device.index)
     sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}
-    sizes["split"] = split or split_for(m, k, sm)
+    sizes["split"] = split or split_for(variant, m, k)
     on_tensors.launch(
         [kernel], {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}, sizes
     )

@@ -90,6 +90,10 @@ struct Taps {
   int32_t count;
 };
 
+// Which loads of a vector of a depthwise window may reach outside of the row: none, those of the taps left of the
+// middle, those right of it (with stride 2: from the middle on), or any.
+enum Edge : uint8_t { kInside, kLeftEdge, kRightEdge, kAllMasked };
+
 // Channels of a depthwise convolution, each over a padded plane: y[r * width + c] = clip(bias + sum over ky, kx
 // of weight * x[(r * row_step + ky * tap_step) + c + columns[kx]]). Whole vectors are stored: up to a
 // vector beyond the last row of y is overwritten.
@@ -109,10 +113,11 @@ struct DepthwiseArgs {
   // Without a padded copy (direct_depthwise): x is row 0 of the input itself, `height` rows of `line` floats;
   // row 0 of the window lies at input row `top`, its column 0 at -left, rows outside are `zeros`. Bit l of
   // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
-  // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; full[vector]: all are. Nothing is
-  // written beyond the last row: bit l of `cut` keeps lane l of its last vector, 0 keeps all.
+  // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; edges[vector] is its Edge. The last
+  // vector ends with the row. Nothing is written beyond the last row: where a row is shorter than a vector, bit l
+  // of `cut` keeps lane l.
   const uint32_t* masks;
-  const uint8_t* full;
+  const uint8_t* edges;
   const float* zeros;
   ptrdiff_t top, left, height;
   uint16_t cut;

@@ -120,7 +120,7 @@ struct Padded {
   int64_t phase_line = 0;              // floats of a row of one phase
   int64_t band = 0;                    // output rows that are done at a time
   std::vector<uint32_t> direct;        // masks to read the input itself; empty: it is copied
-  std::vector<uint8_t> full;           // see DepthwiseArgs
+  std::vector<uint8_t> edges;          // see DepthwiseArgs
   int64_t packed = 0;
   std::vector<float> zeros;            // a row outside of the input
 };

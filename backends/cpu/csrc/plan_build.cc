@@ -137,17 +137,22 @@ class Builder {
         p.direct.push_back(mask);
       }
     for (int64_t v = 0; !p.packed && v < y.width; v += lanes) {
-      bool full = true;
+      const int64_t at = y.width < lanes ? 0 : std::min(v, y.width - lanes);
+      bool left = false, right = false, any = y.width < lanes;
       for (int k = 0; k < op.kernel[1]; ++k) {
+        const int64_t first = stride * at + stride * k - op.pads[1];  // input column of float 0
         uint32_t mask = 0;
-        for (int64_t l = 0; l < stride * lanes; ++l) {
-          const int64_t c = stride * v + l + stride * k - op.pads[1];
-          if (c >= 0 && c < x.width) mask |= 1u << l;
-          else if (stride == 1 || 2 * k < op.kernel[1]) full = false;
-        }
+        for (int64_t l = 0; l < stride * lanes; ++l)
+          if (first + l >= 0 && first + l < x.width) mask |= 1u << l;
         p.direct.push_back(mask);
+        if (stride * k >= op.kernel[1]) continue;  // one mask for two taps
+        const int64_t middle = op.kernel[1] / 2, tap = stride * k;
+        left |= first < 0;
+        any |= first < 0 && tap >= middle;
+        right |= first + stride * lanes > x.width;
+        any |= first + stride * lanes > x.width && tap < middle + (stride == 1);
       }
-      p.full.push_back(full);
+      p.edges.push_back(any || (left && right) ? kAllMasked : left ? kLeftEdge : right ? kRightEdge : kInside);
     }
     p.zeros.assign(stride * (round_up(y.width, lanes) + lanes) + op.kernel[1], 0.0f);
     p.band = std::max<int64_t>(4, first_cache() / 2 / (y.width * 4) / 4 * 4);

@@ -7,80 +7,93 @@
 namespace sparsec {
 namespace {
 
-// The taps of one input row for one vector of outputs: x points at tap 0 of lane 0. With stride 2 two
-// vectors are loaded for each pair of taps and dealt out, lanes in the order of even_pairs.
-template <class S, int K, int Stride, bool Masked>
-inline __attribute__((always_inline)) void load_taps(const float* x, const uint32_t* masks, typename S::Vec* taps) {
+// The floats that tap k of one vector of outputs is made from: with stride 1 its own, with stride 2 every other
+// of two vectors, which taps k and k + 1 are dealt from, lanes in the order of even_pairs. Edge says which loads
+// are masked: see Edge in kernels.h.
+template <int K, int Stride, int Edge>
+constexpr bool is_masked(int k) {
+  return Edge == kAllMasked || (Edge == kLeftEdge && k < K / 2) || (Edge == kRightEdge && (Stride == 1 ? k > K / 2 : k >= K / 2));
+}
+
+template <class S, int K, int Stride, int Edge>
+inline __attribute__((always_inline)) void load_tap(const float* x, const uint32_t* masks, int k, typename S::Vec* taps) {
+  constexpr uint32_t kOne = (1u << S::lanes) - 1;
+  const bool masked = is_masked<K, Stride, Edge>(k);
   if constexpr (Stride == 1) {
-#pragma GCC unroll 5
-    for (int k = 0; k < K; ++k) taps[k] = Masked ? S::load_masked(x + k, static_cast<uint16_t>(masks[k])) : S::load(x + k);
-  } else {
-    constexpr uint32_t kOne = (1u << S::lanes) - 1;
-#pragma GCC unroll 3
-    for (int k = 0; k < K; k += 2) {
-      const uint32_t m = Masked ? masks[k / 2] : 0;
-      const auto a = Masked ? S::load_masked(x + k, static_cast<uint16_t>(m & kOne)) : S::load(x + k);
-      const auto b = Masked ? S::load_masked(x + k + S::lanes, static_cast<uint16_t>(m >> S::lanes)) : S::load(x + k + S::lanes);
-      taps[k] = S::even_pairs(a, b);
-      if (k + 1 < K) taps[k + 1] = S::odd_pairs(a, b);
-    }
+    taps[k] = masked ? S::load_masked(x + k, static_cast<uint16_t>(masks[k])) : S::load(x + k);
+    S::keep(taps[k]);
+  } else if (k % 2 == 0) {
+    const uint32_t m = masked ? masks[k / 2] : 0;
+    const auto a = masked ? S::load_masked(x + k, static_cast<uint16_t>(m & kOne)) : S::load(x + k);
+    const auto b = masked ? S::load_masked(x + k + S::lanes, static_cast<uint16_t>(m >> S::lanes)) : S::load(x + k + S::lanes);
+    taps[k] = S::even_pairs(a, b);
+    if (k + 1 < K) taps[k + 1] = S::odd_pairs(a, b);
   }
 }
 
-// R output rows of one vector of columns, read from `in`: each input row is loaded once for all output rows
-// that it reaches. K is the size of a square window without dilation.
-template <class S, int K, int Stride, int R, bool Masked>
-inline __attribute__((always_inline)) void direct_block(const DepthwiseArgs& d, const typename S::Vec* w, const float* const* in,
-                                                        ptrdiff_t row, ptrdiff_t c, uint16_t cut) {
-  uint32_t masks[K];
-  if (Masked)
-    for (int k = 0; k < (Stride == 1 ? K : (K + 1) / 2); ++k) masks[k] = d.masks[c / S::lanes * K + k];
-  typename S::Vec acc[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) acc[r] = S::set1(*d.bias);
-#pragma GCC unroll 24
-  for (int i = 0; i < Stride * (R - 1) + K; ++i) {
-    typename S::Vec taps[K];
-    load_taps<S, K, Stride, Masked>(in[i] + c * Stride, masks, taps);
+// One vector of columns down all rows. An input row is loaded once and added to every output row that it reaches:
+// sums[j] is that of the j-th oldest row under way, which the loop hands down as rows are finished.
+template <class S, int K, int Stride, int Edge>
+void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff_t c, const uint32_t* masks) {
+  using Vec = typename S::Vec;
+  constexpr int kUnderWay = (K + Stride - 1) / Stride;
+  Vec w[K * K], sums[kUnderWay];
+  uint32_t inside[K];
 #pragma GCC unroll 5
-    for (int k = 0; k < K; ++k) S::keep(taps[k]);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const int ky = i - Stride * r;
-      if (ky < 0 || ky >= K) continue;
+  for (int k = 0; k < K; ++k) inside[k] = masks[k];
+#pragma GCC unroll 25
+  for (int t = 0; t < K * K; ++t) {
+    w[t] = weight[t];
+    if (K == 3) S::keep(w[t]);  // in registers: a store might change memory
+  }
+  const Vec bias = S::set1(*d.bias), low_bound = S::set1(d.low), high_bound = S::set1(d.high);
 #pragma GCC unroll 5
-      for (int k = 0; k < K; ++k) acc[r] = S::fma(w[ky * K + k], taps[k], acc[r]);
+  for (int j = 0; j < kUnderWay; ++j) sums[j] = bias;
+  const ptrdiff_t line = d.line, width = d.width, height = d.height, rows = d.rows;
+  const float* x = d.x + d.top * line - d.left + c * Stride;
+  const float* const zeros = d.zeros;
+  float* y = d.y + c;
+  const bool spills = width < S::lanes;  // into the next row, whose own store comes later
+  ptrdiff_t from = d.top, r = 1 - kUnderWay;
+  // Adds what input rows give to output rows r + low .. r + high - 1, and stores row r when that is there.
+  const auto advance = [&](int low, int high) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int phase = 0; phase < Stride; ++phase, ++from, x += line) {
+      if (phase == 1 && r + 1 == rows) break;
+      const float* const in = static_cast<size_t>(from) < static_cast<size_t>(height) ? x : zeros;
+      __builtin_prefetch(in + 32);  // planes lie in the third cache
+      Vec taps[K];
+#pragma GCC unroll 5
+      for (int k = 0; k < K; ++k) {
+        load_tap<S, K, Stride, Edge>(in, inside, k, taps);
+#pragma GCC unroll 5
+        for (int j = 0; j < kUnderWay; ++j) {
+          const int ky = Stride * (kUnderWay - 1 - phase - j) + phase;  // phase 1 comes after the hand-down
+          if (ky >= 0 && ky < K && j + phase >= low && j + phase < high) sums[j] = S::fma(w[ky * K + k], taps[k], sums[j]);
+        }
+      }
+      if (phase != 0) continue;
+      if (low == 0 && r >= 0) {
+        const Vec v = S::min(high_bound, S::max(low_bound, Stride == 2 ? S::in_order(sums[0]) : sums[0]));
+        if (spills && r + 1 == rows) S::store_masked(y, d.cut, v);
+        else S::store(y, v);
+        y += width;
+      }
+#pragma GCC unroll 5
+      for (int j = 0; j + 1 < kUnderWay; ++j) sums[j] = sums[j + 1];
+      sums[kUnderWay - 1] = bias;
     }
+    ++r;
+  };
+  if (rows < kUnderWay) {
+    while (r < rows) advance(0, kUnderWay);
+    return;
   }
-  const auto low = S::set1(d.low), high = S::set1(d.high);
-  float* y = d.y + row * d.width + c;
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    if (Stride == 2) acc[r] = S::in_order(acc[r]);
-    acc[r] = S::min(high, S::max(low, acc[r]));
-    if (r + 1 == R && cut) S::store_masked(y + r * d.width, cut, acc[r]);
-    else S::store(y + r * d.width, acc[r]);
-  }
-}
-
-// Strips from right to left: a store that spills into the next row comes before that row's own. What the
-// last row would spill is cut off.
-template <class S, int K, int Stride, int R>
-ptrdiff_t direct_rows(const DepthwiseArgs& d, const typename S::Vec* w, ptrdiff_t row) {
-  for (; row + R <= d.rows; row += R) {
-    const float* in[Stride * (R - 1) + K];
-#pragma GCC unroll 24
-    for (int i = 0; i < Stride * (R - 1) + K; ++i) {
-      const ptrdiff_t from = d.top + row * Stride + i;
-      in[i] = from >= 0 && from < d.height ? d.x + from * d.line - d.left : d.zeros;
-    }
-    uint16_t cut = row + R == d.rows ? d.cut : 0;
-    for (ptrdiff_t c = (d.width - 1) / S::lanes * S::lanes; c >= 0; c -= S::lanes, cut = 0) {
-      if (d.full[c / S::lanes]) direct_block<S, K, Stride, R, false>(d, w, in, row, c, cut);
-      else direct_block<S, K, Stride, R, true>(d, w, in, row, c, cut);
-    }
-  }
-  return row;
+#pragma GCC unroll 5
+  for (int j = kUnderWay - 1; j > 0; --j) advance(j, kUnderWay);
+  while (r <= rows - kUnderWay) advance(0, kUnderWay);
+#pragma GCC unroll 5
+  for (int j = kUnderWay - 1; j > 0; --j) advance(0, j);
 }
 
 // Short rows, stride 1: a vector holds `d.packed` output rows, so that tap (ky, k) of a vector of rows from r is
@@ -129,11 +142,17 @@ void depthwise_direct(const DepthwiseArgs& d) {
   typename S::Vec w[K * K];
 #pragma GCC unroll 25
   for (int t = 0; t < K * K; ++t) w[t] = S::set1(d.weight[t]);
-  constexpr int kMost = S::lanes == 16 ? 7 : 4;  // accumulators beside the weights
-  ptrdiff_t r = direct_rows<S, K, Stride, kMost>(d, w, 0);
-  if (kMost > 4) r = direct_rows<S, K, Stride, 4>(d, w, r);
-  r = direct_rows<S, K, Stride, 2>(d, w, r);
-  direct_rows<S, K, Stride, 1>(d, w, r);
+  const uint32_t* masks = d.masks;
+  for (ptrdiff_t v = 0; v * S::lanes < d.width; ++v, masks += K) {
+    ptrdiff_t c = v * S::lanes;
+    if (c > d.width - S::lanes) c = d.width < S::lanes ? 0 : d.width - S::lanes;  // the last overlaps the one before
+    switch (d.edges[v]) {
+      case kInside: direct_strip<S, K, Stride, kInside>(d, w, c, masks); break;
+      case kLeftEdge: direct_strip<S, K, Stride, kLeftEdge>(d, w, c, masks); break;
+      case kRightEdge: direct_strip<S, K, Stride, kRightEdge>(d, w, c, masks); break;
+      default: direct_strip<S, K, Stride, kAllMasked>(d, w, c, masks);
+    }
+  }
 }
 
 // R rows of one vector of columns. An input row is loaded once for all output rows that it reaches; K is

@@ -84,10 +84,10 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
   d.height = in.height;
   d.left = op.pads[1];
   d.masks = b.padded.direct.data();
-  d.full = b.padded.full.data();
+  d.edges = b.padded.edges.data();
   d.zeros = b.padded.zeros.data();
   d.packed = b.padded.packed;
-  d.cut = static_cast<uint16_t>((1u << l.width % b.table->lanes) - 1);
+  d.cut = static_cast<uint16_t>((1u << std::min<int64_t>(l.width, 15)) - 1);
   return d;
 }
 

@@ -196,6 +196,13 @@ LANE_FN void multiply_sparse(float (&c)[4], Quad a, Quad b, u32 meta) {
 LANE_FN void advance(const char*& at, u32 bytes) {
   asm volatile("add.s64 %0, %0, %1;" : "+l"(at) : "l"((u64)bytes));
 }
+// base + index * SIZE, computed here and once: compilers compute it anew for every load under a condition.
+template <u32 SIZE>
+LANE_FN const char* element(const void* base, u32 index) {
+  u64 at;
+  asm volatile("mad.wide.u32 %0, %1, %2, %3;" : "=l"(at) : "r"(index), "n"(SIZE), "l"((u64)base));
+  return (const char*)at;
+}
 // The value as it is, which the compiler can no longer compute anew: it stays in a register.
 LANE_FN u32 pin(u32 v) { return __shfl_sync(0xffffffffu, v, threadIdx.x & 31); }
 LANE_FN float as_float(u32 v) { return __uint_as_float(v); }

@@ -71,6 +71,7 @@ CASES = [
     ("nm24_sp", 33, 1088, 17, 16, False, 3),
     ("nm24_sp", 130, 100, 1, 8, False, 1),
     ("nm24_sp", 1, 4, 9, 8, False, 1),
+    ("nm24_sp", 300, 712, 33, 32, False, 2),
     ("lps", 128, 256, 16, 16, False, 1),
     ("lps", 65, 1088, 17, 16, False, 3),
     ("lps", 130, 101, 1, 8, True, 1),
@@ -96,14 +97,15 @@ def test_no_order_of_lanes_blocks_or_copies_changes_a_bit(pattern):
         assert np.array_equal(run(pattern, dense, x, 16, split=2, order=order, eager=eager), first)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
-def test_any_sparsity_with_a_dense_tile_and_empty_rows(sparsity):
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9, 0.99, 1.0])
+def test_any_sparsity_with_a_dense_tile_and_empty_rows(sparsity, clear):
     dense = weight("lps", 129, 256, sparsity=sparsity, seed=3)
     dense[:64, 64:128] = np.random.default_rng(4).standard_normal((64, 64))
     dense[70:75] = 0
     dense[128, :] = 1
     x = np.random.default_rng(5).standard_normal((3, 256)).astype(np.float16)
-    y = run("lps", dense, x, 16)
+    y = run("lps", dense, x, 16, clear=clear)
     assert close(y, product(x, dense))
     assert not y[:, 70:75].any()
 

@@ -407,6 +407,8 @@ LANE_FN u32 count_up(u32* at) {
 }
 
 LANE_FN void advance(const char*& at, u32 bytes) { at += bytes; }
+template <u32 SIZE>
+LANE_FN const char* element(const void* base, u32 index) { return (const char*)base + (u64)index * SIZE; }
 LANE_FN u32 pin(u32 v) {
   sync_warp();  // the whole warp has to be there
   return v;
