@@ -18,11 +18,11 @@ from sparsec.backends.cuda.sass import CodeReport
 from sparsec.ir.errors import UnsupportedTargetError
 
 _LANES = 32
-_NM24_ROWS = 32  # of a warp
-_EARLY, _LATE = (
-    5,
-    4,
-)  # overflow entries of a lane that are fetched before, and together after, the lists
+_WARPS = 4  # of nm24_sp.cu, beside each other
+# Of lps.cu: overflow entries of a lane that are fetched before, and together after, the lists; chunks of a
+# tile whose places stay in registers where words are cleared.
+_EARLY, _EARLY_CLEAR, _LATE = 5, 4, 4
+_KEEP = 3
 
 
 def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity: float) -> float:
@@ -43,21 +43,44 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
     if variant.format == "nm24_sp":
         steps = variant.stages  # the ring is unrolled
         loop = _only(code, lambda c: _has(c, "HMMA") and _has(c, "LDGSTS"))
-        return loop * _LANES / (steps * _NM24_ROWS * STEP)
+        return loop * _LANES / (steps * (variant.block_rows // _WARPS) * STEP)
 
-    lists = _only(code, lambda c: _has(c, "IDP") == 16 and not _has(c, "LDSM"))
-    dense = _only(code, lambda c: _has(c, "LDSM") and not _has(c, "IDP"))
-    late = _only(code, lambda c: _scatters(c, _LATE))
-    tile = _only(code, lambda c: _has(c, "LDSM") and _has(c, "IDP") and not _has(c, "BAR"))
-    length, over = expected_lists(sparsity)
+    at = min(
+        (loop.total(), at)
+        for at, loop in enumerate(code.loops)
+        if _has(loop, "LDSM") and _has(loop, "IDP") and not _has(loop, "BAR")
+    )[1]
+    total = float(code.loops[at].total())
+    # Where it is a loop, the multiplication runs twice a tile.
+    total += _at_most_one(code, _multiplies)
+    length, over = expected_lists(sparsity, 1 if variant.values else 2)
     chunks, spilt = length // (WORDS // 16), over * 2  # of a lane: two lists
-    total = 0.0 + tile - lists - late + dense  # the multiplication runs twice a tile
-    total += chunks // 2 * lists + math.ceil(max(spilt - _EARLY, 0) / _LATE) * late
+    early = _EARLY_CLEAR if variant.clear else _EARLY
+    late = _only(code, lambda c: _scatters(c, _LATE))
+    total += (math.ceil(max(spilt - early, 0) / _LATE) - 1) * late
     if variant.clear:
-        again = _only(code, lambda c: _has(c, "IDP") == 8)
+        # Lists beyond _KEEP chunks are read again, by a loop that scatters them and one that clears.
+        again = [loop.total() for loop in code.loops if _has(loop, "IDP") == 8]
+        total += (max(chunks - _KEEP, 0) - 1) * sum(again)
         one = _only(code, lambda c: _scatters(c, 1))
-        total += (chunks - 1) * again + (math.ceil(spilt) - 1) * one
+        total += (math.ceil(max(spilt - early, 0)) - 1) * one
+        lists = [
+            block.total()
+            for block in code.blocks[at]
+            if block["STS.U16"] == 8 and not _has(block, "LDG") and not _has(block, "LDSM")
+        ]
+        if len(again) != 2 or len(lists) != 2 * _KEEP:
+            raise UnsupportedTargetError("lists of the source are missing from the machine code")
+        total -= sum(lists[chunks:_KEEP]) + sum(lists[_KEEP + chunks :])
+    else:
+        pairs = _only(code, lambda c: _has(c, "IDP") == 16 and not _has(c, "LDSM"))
+        total += (chunks // 2 - 1) * pairs
     return total * _LANES / (ROWS * STEP)
+
+
+def _multiplies(loop: Counter[str]) -> bool:
+    """Whether a loop is the multiplication alone."""
+    return bool(_has(loop, "LDSM") and not _has(loop, "IDP") and not _has(loop, "BAR"))
 
 
 def _scatters(loop: Counter[str], entries: int) -> bool:
@@ -72,7 +95,11 @@ def _has(loop: Counter[str], base: str) -> int:
 
 def _only(code: CodeReport, wanted: Callable[[Counter[str]], object]) -> int:
     """Return the instructions of the smallest loop that is as wanted."""
-    found = [loop.total() for loop in code.loops if wanted(loop)]
-    if not found:
+    if not (found := _at_most_one(code, wanted)):
         raise UnsupportedTargetError("a loop of the source is missing from the machine code")
-    return min(found)
+    return found
+
+
+def _at_most_one(code: CodeReport, wanted: Callable[[Counter[str]], object]) -> int:
+    """Return as :func:`_only` does, 0 if there is none."""
+    return min((loop.total() for loop in code.loops if wanted(loop)), default=0)

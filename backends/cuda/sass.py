@@ -7,6 +7,7 @@ or registers spilled to memory. The disassembler that comes with triton tells, w
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import subprocess
 import tempfile
@@ -42,6 +43,8 @@ class CodeReport:
         Instructions of the largest backward branch: the main loop, prefetches included.
     loops : tuple of Counter
         Opcodes inside every backward branch, inner loops included, in the order of their ends.
+    blocks : tuple of tuple of Counter
+        For every one of ``loops``, its basic blocks in order: what runs as a whole or not at all.
     """
 
     registers: int
@@ -49,6 +52,7 @@ class CodeReport:
     opcodes: Counter[str]
     loop: int
     loops: tuple[Counter[str], ...] = ()
+    blocks: tuple[tuple[Counter[str], ...], ...] = ()
 
     def count(self, *bases: str) -> int:
         """Return how many instructions have one of these names, whatever their modifiers."""
@@ -81,15 +85,27 @@ def read_code(cubin: bytes) -> CodeReport:
     found = _INSTRUCTION.findall(listing)
     if usage is None or not found:
         raise UnsupportedTargetError(f"{tool} found no kernel in the compiled code; report this")
+    spans = [
+        (end - length + 1, end + 1)
+        for end, each in enumerate(found)
+        if 1 < (length := _jump_back(*each)) <= end + 1
+    ]
+    names = [opcode for _, opcode, _ in found]
+    borders = _borders(found)
     return CodeReport(
         registers=int(usage[1]),
         stack=int(usage[2]),
-        opcodes=Counter(opcode for _, opcode, _ in found),
+        opcodes=Counter(names),
         loop=max((_jump_back(*each) for each in found), default=0),
-        loops=tuple(
-            Counter(opcode for _, opcode, _ in found[end - length + 1 : end + 1])
-            for end, each in enumerate(found)
-            if 1 < (length := _jump_back(*each)) <= end + 1
+        loops=tuple(Counter(names[begin:end]) for begin, end in spans),
+        blocks=tuple(
+            tuple(
+                Counter(names[first:last])
+                for first, last in itertools.pairwise(
+                    [begin, *(each for each in borders if begin < each < end), end]
+                )
+            )
+            for begin, end in spans
         ),
     )
 
@@ -130,6 +146,19 @@ def check_code(
             f"{'; '.join(problems)}. Known to work: {known_good}",
             where=name,
         )
+
+
+def _borders(found: list[tuple[str, str, str]]) -> list[int]:
+    """Return where basic blocks start: at what branches name, and behind branches."""
+    index = {int(address, 16): at for at, (address, _, _) in enumerate(found)}
+    starts = {0}
+    for at, (_, opcode, rest) in enumerate(found):
+        base = opcode.split(".")[0]
+        if base in ("BRA", "BSSY", "CALL") and (target := _ADDRESS.search(rest)):
+            starts.add(index.get(int(target[1], 16), 0))
+        if base in ("BRA", "EXIT", "RET"):
+            starts.add(at + 1)
+    return sorted(starts)
 
 
 def _jump_back(address: str, opcode: str, rest: str) -> int:

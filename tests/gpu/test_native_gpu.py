@@ -72,7 +72,7 @@ def run(driver, cache, pattern, dense, x, bucket, *, clear=False, bias=None, spl
     compiled = nvcc.compile_native(variant, cache)
     kernel = Kernel(driver, compiled.cubin, compiled.launch)
     sizes = {"M": m, "N": n, "K": k, "activation": ACTIVATIONS.index("none"), "wide": 1}
-    sizes["split"] = split or split_for(m, k, driver.sm)
+    sizes["split"] = split or split_for(variant, m, k)
     with Memory(driver) as memory:
         arrays = {**formats.get(pattern).pack(dense), "x": x}
         if bias is not None:

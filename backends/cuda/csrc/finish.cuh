@@ -4,8 +4,7 @@
 #pragma once
 #include "lanes.cuh"
 
-constexpr int BLOCK_ROWS = 128;  // of W
-constexpr int THREADS = 256;     // of a block
+constexpr int THREADS = 256;  // of a block
 
 enum Activation { LINEAR = 0, RELU = 1, GELU = 2, SILU = 3, GELU_TANH = 4 };
 
@@ -18,6 +17,7 @@ LANE_FN float activate(float v, int how) {
 }
 
 struct Epilogue {
+  const float* scale;    // float32 [M] of values of 8 bits, or null
   const float* bias;     // float32 [M], or null
   const void* residual;  // as y [N, M], or null
   void* y;               // float16, bfloat16 or float32 [N, M]
@@ -26,10 +26,11 @@ struct Epilogue {
   int wide;              // y and residual are float32
 };
 
-// y = activation(sum + bias) + residual, for one element.
+// y = activation(sum * scale + bias) + residual, for one element.
 template <bool BF>
 LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
   const u64 at = (u64)col * e.m + row;
+  if (e.scale) sum *= as_float(load32(e.scale + row));
   if (e.bias) sum += as_float(load32(e.bias + row));
   sum = activate(sum, e.activation);
   if (e.wide) {
@@ -41,13 +42,14 @@ LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
   }
 }
 
-// Called by all threads of the block, which owns BLOCK_ROWS rows of W and 8 NF rows of x. acc[i][j] is the
+// Called by all threads of the block, which owns ROWS rows of W and 8 NF rows of x. acc[i][j] is the
 // fragment of rows 16 i and columns 8 j of its warp; KW warps hold parts of the sums of the same 16 RF rows,
 // those of set `set`; this one is number `kw` of them. Shared memory is free to overwrite from here on.
-//   partial    float32 [blocks, splits, 8 NF, BLOCK_ROWS]; unused without splits
+//   partial    float32 [blocks, splits, 8 NF, ROWS]; unused without splits
 //   counters   one a block of rows and columns, zero before the launch and zero after it
 template <bool BF, int KW, int RF, int NF>
 LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, int kw, float* partial, u32* counters) {
+  constexpr int ROWS = THREADS / 32 / KW * 16 * RF;  // 128 or 256
   const int lane = threadIdx.x & 31;
   const u32 mine = shared_base() + (set * RF * NF * 4 * 32 + lane) * 4;
 #pragma unroll 1
@@ -64,21 +66,21 @@ LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, i
   }
   sync_block();
 
-  constexpr int SIZE = BLOCK_ROWS * 8 * NF;
-  const int row0 = blockIdx.x * BLOCK_ROWS, col0 = blockIdx.z * 8 * NF, splits = gridDim.y;
+  constexpr int SIZE = ROWS * 8 * NF;
+  const int row0 = blockIdx.x * ROWS, col0 = blockIdx.z * 8 * NF, splits = gridDim.y;
   const u32 ticket = blockIdx.z * gridDim.x + blockIdx.x;
   float* sums = partial + (u64)ticket * splits * SIZE;
   // Threads beside each other take rows beside each other: these are the contiguous axis of y.
-  const int r = threadIdx.x % BLOCK_ROWS, i = r / 16 % RF, row = row0 + r;
+  const int r = threadIdx.x % ROWS, i = r / 16 % RF, row = row0 + r;
   const u32 from = shared_base() + ((r / (16 * RF) * RF * NF * 4 + i * NF * 4 + 2 * (r / 8 % 2)) * 32 + r % 8 * 4) * 4;
   auto local = [&](int c) { return as_float(load_shared32(from + ((c / 8 * 4 + c % 2) * 32 + c % 8 / 2) * 4)); };
-  constexpr int TOGETHER = THREADS / BLOCK_ROWS;
-  const int c0 = threadIdx.x / BLOCK_ROWS;
+  constexpr int TOGETHER = THREADS / ROWS;
+  const int c0 = threadIdx.x / ROWS;
 
   if (splits > 1) {
 #pragma unroll 1
     for (int c = c0; c < 8 * NF; c += TOGETHER)
-      store_partial(sums + (u64)blockIdx.y * SIZE + c * BLOCK_ROWS + r, local(c));
+      store_partial(sums + (u64)blockIdx.y * SIZE + c * ROWS + r, local(c));
     fence_device();
     sync_block();
     const u32 flag = shared_base() + SIZE * 4;
@@ -93,7 +95,7 @@ LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, i
   for (int c = c0; c < 8 * NF && col0 + c < e.n; c += TOGETHER) {
     float sum = 0.0f;
     if (splits > 1) {
-      for (int s = 0; s < splits; s++) sum += load_partial(sums + (u64)s * SIZE + c * BLOCK_ROWS + r);
+      for (int s = 0; s < splits; s++) sum += load_partial(sums + (u64)s * SIZE + c * ROWS + r);
     } else {
       sum = local(c);
     }

@@ -5,35 +5,109 @@
 // of shared memory, whose words stand in the order of the fragments, and multiplies from there.
 // In lists, every lane writes to a bank of its own.
 //
-// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), X_BYTES (16 if K is a multiple of 8, else 2), EVEN (K is a
-// multiple of 64), CLEAR (after a tile only the words that were written are zeroed: pays at high sparsity).
+// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), VALUES (of Values), X_BYTES (16 if K is a multiple of 8, else
+// 2), EVEN (K is a multiple of 64), CLEAR (after a tile only the halves that were written are zeroed: pays at high
+// sparsity).
 #include "finish.cuh"
+#include "values.cuh"
 
 constexpr int SETS = 2;                  // of rows, in a block
 constexpr int TEAM = 4;                  // warps of a set, over the reduction
 constexpr int ROWS = 64, STEP = 64;      // of a tile
 constexpr int STRIPS = ROWS / 16;
 constexpr int TILE_BYTES = ROWS * STEP * 2;
-constexpr int CHUNK_BYTES = 640;         // 32 lanes x 8 values, then 32 lanes x 8 gaps
+constexpr int LANE_BYTES = VALUES ? 8 : 16;      // of a lane in a chunk: 8 values
+constexpr int GAPS_AT = 32 * LANE_BYTES;         // behind those of 32 lanes
+constexpr int CHUNK_BYTES = GAPS_AT + 32 * 4;    // 8 gaps a lane
 constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that is brought to the L2 cache
-constexpr int EARLY = 5;                 // overflow entries that a lane fetches before it scatters the lists
+constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetches before it scatters the lists
 constexpr int LATE = 4;                  // and that it fetches together afterwards
+constexpr int TOGETHER = N8 <= 4 ? 2 : 1;  // halves of a tile that are multiplied in one go
+constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
+constexpr int PLACED = N8 <= 4 ? 2 : 0;    // of them with addresses, where accumulators leave room
+
+// Eight values of a lane as they are stored, and as they are multiplied.
+struct Eight {
+  u32 x, y;
+};
+#if VALUES
+using Stored = Eight;
+LANE_FN Stored load_values(const void* at) {
+  const u64 v = stream64(at);
+  return {(u32)v, (u32)(v >> 32)};
+}
+LANE_FN Quad widened(Stored v) { return widen8<VALUES, BRAIN>(v.x, v.y); }
+#else
+using Stored = Quad;
+LANE_FN Stored load_values(const void* at) { return stream128(at); }
+LANE_FN Quad widened(Stored v) { return v; }
+#endif
+// An overflow entry holds its value in the low half.
+LANE_FN u32 spilt_value(u32 entry) {
+  if constexpr (VALUES != SIXTEEN) return widen2<VALUES, BRAIN, 0>(entry & 0xff);
+  return entry;
+}
 
 // Eight entries of a lane: four go to low halves, four to high halves. A position is 128 bytes from the next.
-// OFFSET is what the positions of earlier chunks contribute besides their gaps.
+// OFFSET is what the positions of earlier chunks contribute besides their gaps. `at` gets where they went,
+// for clear().
+template <int OFFSET>
+LANE_FN void scatter(Quad v, u32 gaps, u32& low, u32& high, u32 (&at)[8]) {
+  const u32 l = gaps & 0x0f0f0f0fu, h = (gaps >> 4) & 0x0f0f0f0fu;
+  at[0] = dot4(l, 0x00000080u, low), at[1] = dot4(h, 0x00000080u, high);
+  store_shared16<OFFSET + 128>(at[0], v.x), store_shared16<OFFSET + 128>(at[1], v.x >> 16);
+  at[2] = dot4(l, 0x00008080u, low), at[3] = dot4(h, 0x00008080u, high);
+  store_shared16<OFFSET + 256>(at[2], v.y), store_shared16<OFFSET + 256>(at[3], v.y >> 16);
+  at[4] = dot4(l, 0x00808080u, low), at[5] = dot4(h, 0x00808080u, high);
+  store_shared16<OFFSET + 384>(at[4], v.z), store_shared16<OFFSET + 384>(at[5], v.z >> 16);
+  at[6] = low = dot4(l, 0x80808080u, low), at[7] = high = dot4(h, 0x80808080u, high);
+  store_shared16<OFFSET + 512>(at[6], v.w), store_shared16<OFFSET + 512>(at[7], v.w >> 16);
+}
 template <int OFFSET>
 LANE_FN void scatter(Quad v, u32 gaps, u32& low, u32& high) {
-  const u32 l = gaps & 0x0f0f0f0fu, h = (gaps >> 4) & 0x0f0f0f0fu;
-  store_shared16<OFFSET + 128>(dot4(l, 0x00000080u, low), v.x);
-  store_shared16<OFFSET + 128>(dot4(h, 0x00000080u, high), v.x >> 16);
-  store_shared16<OFFSET + 256>(dot4(l, 0x00008080u, low), v.y);
-  store_shared16<OFFSET + 256>(dot4(h, 0x00008080u, high), v.y >> 16);
-  store_shared16<OFFSET + 384>(dot4(l, 0x00808080u, low), v.z);
-  store_shared16<OFFSET + 384>(dot4(h, 0x00808080u, high), v.z >> 16);
-  low = dot4(l, 0x80808080u, low);
-  high = dot4(h, 0x80808080u, high);
-  store_shared16<OFFSET + 512>(low, v.w);
-  store_shared16<OFFSET + 512>(high, v.w >> 16);
+  u32 at[8];
+  scatter<OFFSET>(v, gaps, low, high, at);
+}
+
+// What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
+struct Kept {
+  Stored v[KEEP];
+  u32 gaps[KEEP], at[KEEP][8];
+};
+
+// Asks for the chunks of a tile; `values` and `gaps` are where its first one lies.
+LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) {
+#pragma unroll
+  for (int c = 0; c < KEEP; c++)
+    if (c < count) kept.v[c] = load_values(values + c * CHUNK_BYTES), kept.gaps[c] = load32(gaps + c * CHUNK_BYTES);
+}
+
+// Scatters chunks C, C + 1, ... of the `count` of a tile, KEEP at most.
+template <int C>
+LANE_FN void scatter_kept(Kept& kept, int count, u32& low, u32& high) {
+  if constexpr (C < KEEP) {
+    if (C >= count) return;
+    scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
+    scatter_kept<C + 1>(kept, count, low, high);
+  }
+}
+
+// Zeroes what scatter_kept wrote; `gaps` are those of then.
+template <int C>
+LANE_FN void clear(const Kept& kept, const u32 (&gaps)[KEEP], int count, u32& low, u32& high) {
+  if constexpr (C < KEEP) {
+    if (C >= count) return;
+    if constexpr (C < PLACED) {
+      low = kept.at[C][6], high = kept.at[C][7];
+      store_shared16<512 * C + 128>(kept.at[C][0], 0), store_shared16<512 * C + 128>(kept.at[C][1], 0);
+      store_shared16<512 * C + 256>(kept.at[C][2], 0), store_shared16<512 * C + 256>(kept.at[C][3], 0);
+      store_shared16<512 * C + 384>(kept.at[C][4], 0), store_shared16<512 * C + 384>(kept.at[C][5], 0);
+      store_shared16<512 * C + 512>(kept.at[C][6], 0), store_shared16<512 * C + 512>(kept.at[C][7], 0);
+    } else {
+      scatter<512 * C>({0, 0, 0, 0}, gaps[C], low, high);
+    }
+    clear<C + 1>(kept, gaps, count, low, high);
+  }
 }
 
 // Eight elements of a row of x, zeros for those past the `left` that remain of it.
@@ -49,10 +123,11 @@ LANE_FN Quad load_x(const char* at, int left) {
   return {w[0], w[1], w[2], w[3]};
 }
 
-KERNEL(THREADS, N8 <= 1 ? 3 : (N8 <= 2 ? 2 : 1))
-lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* bias,
-           const void* residual, void* y, float* partial, u32* counters, int M, int N, int K, int activation,
-           int wide) {
+// Blocks on a processor that registers must allow.
+KERNEL(THREADS, N8 <= 1 && !CLEAR ? 3 : (N8 <= 2 ? 2 : 1))
+lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* scale,
+           const float* bias, const void* residual, void* y, float* partial, u32* counters, int M, int N, int K,
+           int activation, int wide) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int set = warp % SETS, member = warp / SETS;
   const int group = blockIdx.x * SETS + set;
@@ -71,19 +146,29 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
 
     // tiles[t] = {first chunk, first overflow entry}; the chunks of consecutive tiles follow each other.
     const int* at = tiles + 2 * ((u64)group * steps + first);
-    u64 here = load64(at), next = load64(at + 2);
+    const u64 here = load64(at);
+    u64 next = load64(at + 2);
     int chunk = (int)here, over = (int)(here >> 32);
-    int stream = (int)load32(at + 2 * (last - first)) - chunk;  // chunks this warp has not fetched
+    const int end = (int)load32(at + 2 * (last - first));
     at += 4;
-    const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + 16 * lane;
-    const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + 512 + 4 * lane;
-    // 16 bytes behind what they load, these lanes meet each of the five 128-byte lines of a chunk.
-    const bool caller = lane == 0 || (lane & 7) == 7;
-    Quad v0 = zero, v1 = zero;
+    const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + LANE_BYTES * lane;
+    const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + GAPS_AT + 4 * lane;
+    // 16 bytes behind what they load, these lanes meet each of the 128-byte lines of a chunk.
+    constexpr int OTHERS = 128 / LANE_BYTES - 1;
+    [[maybe_unused]] const bool caller = lane == 0 || (lane & OTHERS) == OTHERS;
+    // With CLEAR the chunks of the next tile are under way while a tile is cleared; else two chunks always,
+    // whichever tile they belong to.
+    Kept kept = {};
+    Stored v0 = {}, v1 = {};
     u32 g0 = 0, g1 = 0;
-    if (stream > 0) v0 = stream128(values), g0 = load32(gaps);
-    if (stream > 1) v1 = stream128(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
-    values += 2 * CHUNK_BYTES, gaps += 2 * CHUNK_BYTES, stream -= 2;
+    int stream = end - chunk;  // chunks this warp has not asked for
+    if constexpr (CLEAR) {
+      fetch(kept, values, gaps, (int)next - chunk);
+    } else {
+      if (stream > 0) v0 = load_values(values), g0 = load32(gaps);
+      if (stream > 1) v1 = load_values(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
+      values += 2 * CHUNK_BYTES, gaps += 2 * CHUNK_BYTES, stream -= 2;
+    }
 
     // Rows of x past the end repeat the last one: nothing of them is stored.
     u32 x_at[N8];  // bytes into x: below 4 GiB
@@ -96,53 +181,68 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
 
 #pragma unroll 1
     for (int step = first; step < last; step++) {
-      const int begin = chunk, over_begin = over;
-      int count = (int)next - chunk, extra = (int)(next >> 32) - over - lane;
-      u32 spilt = ((u32)over + lane) * 4;
+      int count = (int)next - chunk;
+      const int extra = (int)(next >> 32) - over - lane;
+      const char* spilt = element<4>(overflow, over + lane);
       chunk = (int)next, over = (int)(next >> 32);
       if (step + 1 < last) next = load64(at);
       at += 2;
       u32 early[EARLY];
 #pragma unroll
       for (int i = 0; i < EARLY; i++)
-        if (extra > 32 * i) early[i] = load32((const char*)overflow + spilt + 128 * i);
+        if (extra > 32 * i) early[i] = load32(spilt + 128 * i);
 
       u32 low = own - 128, high = own - 126;
+      u32 written[KEEP];
+      if constexpr (CLEAR) {
+        scatter_kept<0>(kept, count, low, high);
+#pragma unroll
+        for (int c = 0; c < KEEP; c++) written[c] = kept.gaps[c];
+        low += KEEP * 512, high += KEEP * 512;
 #pragma unroll 1
-      for (; count > 1; count -= 2) {
-        scatter<0>(v0, g0, low, high);
-        if (stream > 0) v0 = stream128(values), g0 = load32(gaps);
-        scatter<512>(v1, g1, low, high);
-        if (stream > 1) v1 = stream128(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
-        if (caller && stream > AHEAD + 1) {
-          prefetch(values + AHEAD * CHUNK_BYTES + 16);
-          prefetch(values + (AHEAD + 1) * CHUNK_BYTES + 16);
+        for (int c = KEEP; c < count; c++, low += 512, high += 512)
+          scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
+      } else {
+#pragma unroll 1
+        for (; count > 1; count -= 2) {
+          scatter<0>(widened(v0), g0, low, high);
+          if (stream > 0) v0 = load_values(values), g0 = load32(gaps);
+          scatter<512>(widened(v1), g1, low, high);
+          if (stream > 1) v1 = load_values(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
+          if (caller && stream > AHEAD + 1) {
+            prefetch(values + AHEAD * CHUNK_BYTES + 16);
+            prefetch(values + (AHEAD + 1) * CHUNK_BYTES + 16);
+          }
+          values += 2 * CHUNK_BYTES, gaps += 2 * CHUNK_BYTES, stream -= 2;
+          low += 1024, high += 1024;
         }
-        values += 2 * CHUNK_BYTES, gaps += 2 * CHUNK_BYTES, stream -= 2;
-        low += 1024, high += 1024;
-      }
-      if (count) {
-        scatter<0>(v0, g0, low, high);
-        v0 = v1, g0 = g1;
-        if (stream > 0) v1 = stream128(values), g1 = load32(gaps);
-        values += CHUNK_BYTES, gaps += CHUNK_BYTES, stream -= 1;
+        if (count) {
+          scatter<0>(widened(v0), g0, low, high);
+          v0 = v1, g0 = g1;
+          if (stream > 0) v1 = load_values(values), g1 = load32(gaps);
+          values += CHUNK_BYTES, gaps += CHUNK_BYTES, stream -= 1;
+        }
       }
 #pragma unroll
       for (int i = 0; i < EARLY; i++)
-        if (extra > 32 * i) store_shared16<0>(tile + (early[i] >> 16), early[i]);
+        if (extra > 32 * i) {
+          const u32 to = tile + (early[i] >> 16);
+          store_shared16<0>(to, spilt_value(early[i]));
+          early[i] = to;
+        }
 #pragma unroll 1
       for (int from = 32 * EARLY; from < extra; from += 32 * LATE) {
         u32 late[LATE];
 #pragma unroll
         for (int i = 0; i < LATE; i++)
-          if (extra - from > 32 * i) late[i] = load32((const char*)overflow + (spilt + 4 * from) + 128 * i);
+          if (extra - from > 32 * i) late[i] = load32(spilt + 4 * from + 128 * i);
 #pragma unroll
         for (int i = 0; i < LATE; i++)
-          if (extra - from > 32 * i) store_shared16<0>(tile + (late[i] >> 16), late[i]);
+          if (extra - from > 32 * i) store_shared16<0>(tile + (late[i] >> 16), spilt_value(late[i]));
       }
       sync_warp();
 
-#pragma unroll 1
+#pragma unroll TOGETHER
       for (int b = 0; b < STEP / 32; b++) {
         Quad xs[N8];
 #pragma unroll
@@ -165,19 +265,29 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       x_left -= STEP;
       sync_warp();
       if constexpr (CLEAR) {
+        advance(values, count * CHUNK_BYTES), advance(gaps, count * CHUNK_BYTES);
+        fetch(kept, values, gaps, (int)next - chunk);
+        // A line a lane: as many bytes as this tile had, AHEAD chunks on. Past the end there is none to bring.
+        if (lane * 128 < count * CHUNK_BYTES && end - chunk > AHEAD + 4096 / CHUNK_BYTES)
+          prefetch(values + (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES);
         low = own - 128, high = own - 126;
-        u32 again = (u32)begin * CHUNK_BYTES + 512 + 4 * lane;
+        clear<0>(kept, written, count, low, high);
+#pragma unroll
+        for (int i = 0; i < EARLY; i++)
+          if (extra > 32 * i) store_shared16<0>(early[i], 0);
+        if (count > KEEP) {
+          low += KEEP * 512, high += KEEP * 512;
 #pragma unroll 1
-        for (int i = begin; i < chunk; i++, again += CHUNK_BYTES, low += 512, high += 512)
-          scatter<0>(zero, load32((const char*)chunks + again), low, high);
-        spilt = ((u32)over_begin + lane) * 4;
+          for (int c = KEEP - count; c < 0; c++, low += 512, high += 512)
+            scatter<0>(zero, load32(gaps + c * CHUNK_BYTES), low, high);
+        }
 #pragma unroll 1
-        for (int i = 0; i < extra; i += 32) store_shared16<0>(tile + (load32((const char*)overflow + (spilt + 4 * i)) >> 16), 0);
+        for (int i = 32 * EARLY; i < extra; i += 32) store_shared16<0>(tile + (load32(spilt + 4 * i) >> 16), 0);
         sync_warp();
       }
     }
   }
 
-  const Epilogue e = {bias, residual, y, M, N, activation, wide};
+  const Epilogue e = {scale, bias, residual, y, M, N, activation, wide};
   finish<BRAIN, TEAM>(acc, e, set, member, partial, counters);
 }
