@@ -45,7 +45,7 @@ const KernelTable kTable = {
     from_tile<Simd>,
     depthwise<Simd>,
     pad<Simd>,
-    patch<Simd>,
+    copy_taps<Simd>,
     copy_strided<Simd>,
 };
 
