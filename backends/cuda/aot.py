@@ -191,6 +191,7 @@ def _launch_data(
         "k_multiple": divisor,
         "dtype": variant.dtype,
         "out": variant.out,
+        "activation": variant.act,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
         "source_sha256": hashlib.sha256(source(variant).read_bytes()).hexdigest(),

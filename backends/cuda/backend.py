@@ -6,6 +6,7 @@ every reason says ``modelled``.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ import onnx_ir.passes.common as onnx_passes
 from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot, nvcc
 from sparsec.backends.cuda.densify import check_packed, densify
+from sparsec.backends.cuda.epilogue import Epilogue
 from sparsec.backends.cuda.native import NATIVE, NativeVariant, native_variants, split_for
-from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, fused_bias
+from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
@@ -66,12 +68,9 @@ class CudaBackend(Backend):
             record.entries += _entries(choice)
             kernel = DENSE_KERNEL
             if choice.packed is not None:
-                by_node = [_launches(choice, node, target) for node in site.nodes]
-                named = [[(_names(chain), shares) for chain, shares in each] for each in by_node]
-                rewriter.pack(site, choice.packed, by_node[0][0][0][-1].dtype, named)
-                for each in by_node:
-                    needed.update(dict.fromkeys(v for chain, _ in each for v in chain))
-                kernel = _family(by_node[0][-1][0])
+                launches = functools.partial(_note_launches, choice, target, needed)
+                rewriter.pack(site, choice.packed, launches)
+                kernel = _family(_launches(choice, Epilogue(), target)[-1][0])
             layers.append(_row(choice, kernel))
 
         lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
@@ -179,8 +178,17 @@ def _arch(target: Target) -> str:
     return next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
 
 
+def _note_launches(
+    choice: Choice, target: Target, needed: dict[AnyVariant, None], epilogue: Epilogue
+) -> list[tuple[str, int]]:
+    """Return what a node launches, as it is stored, and note the variants in ``needed``."""
+    by_bucket = _launches(choice, epilogue, target)
+    needed.update(dict.fromkeys(variant for chain, _ in by_bucket for variant in chain))
+    return [(_names(chain), shares) for chain, shares in by_bucket]
+
+
 def _launches(
-    choice: Choice, node: ir.Node, target: Target
+    choice: Choice, epilogue: Epilogue, target: Target
 ) -> list[tuple[tuple[AnyVariant, ...], int]]:
     """Return for every bucket of N the kernels that a node launches in turn, and its shares of K."""
     packed = choice.packed
@@ -191,10 +199,9 @@ def _launches(
         stored = packed.nbytes / (rows * columns)
         natives = native_variants(packed.format.name, columns, packed.values, sm, stored)
         return [((variant,), split_for(variant, rows, columns)) for variant in natives]
-    bias = fused_bias(node, rows)[0] is not None
     variants = variants_for(
         columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
-        bias=bias,
+        **epilogue.flags,
     )  # fmt: skip
     found: list[tuple[tuple[AnyVariant, ...], int]] = []
     for variant in variants:

@@ -122,10 +122,13 @@ def linear(
     text: str,
     x: Tensor,
     arrays: Mapping[str, Tensor],
-    bias: Tensor | None,
     y: Tensor,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
 ) -> None:
-    """Write ``x @ W.T + bias`` to ``y`` [N, M], by the chain for N.
+    """Write ``act(x @ W.T + bias) + residual`` to ``y`` [N, M], by the chain for N.
 
     Parameters
     ----------
@@ -134,26 +137,45 @@ def linear(
     x : float16 or bfloat16 [N, K], contiguous
     arrays : mapping of str to Tensor
         The packed weight.
-    bias : float32 [M], optional
     y : as the kernels were compiled for, contiguous
+    bias : float32 [M], optional
+    residual : like y, contiguous, optional
+    act : str
 
     Raises
     ------
     ArtifactError
-        If the launch data ask for something that is not there, or for another type.
+        If the kernels were compiled for something else: other operands, types or another activation.
     """
     chains = sorted(chains_of(text), key=_most_rows)
     n, m, k = len(x), y.shape[1], x.shape[1]
     chain = next((each for each in chains if _most_rows(each) >= n), chains[-1])
     kernels = [_LOADED[name] for name in chain.kernels]
+    _check_epilogue(kernels, {"bias": bias, "residual": residual}, act)
     sizes = {"M": m, "K": k, "split": chain.shares}
-    # What the CUDA C++ kernels do at the end is decided at a launch; a graph's node ends with its bias.
-    sizes |= {"activation": ACTIVATIONS.index("none"), "wide": int(y.dtype == torch.float32)}
+    # What the CUDA C++ kernels do at the end is decided at a launch.
+    sizes |= {"activation": ACTIVATIONS.index(act), "wide": int(y.dtype == torch.float32)}
     step = _step(kernels, _most_rows(chain), max(m, k))
     for first in range(0, n, step):
         part = slice(first, first + step)
         tensors = {**arrays, "x": x[part], "y": y[part], "bias": bias}
+        tensors["residual"] = None if residual is None else residual[part]
         on_tensors.launch(kernels, tensors, sizes | {"N": len(x[part])})
+
+
+def _check_epilogue(
+    kernels: Sequence[Kernel], operands: Mapping[str, Tensor | None], act: str
+) -> None:
+    """Accept only kernels that read these operands and apply this activation."""
+    names = {each["name"] for kernel in kernels for each in kernel.launch_data["arguments"]}
+    unread = [name for name, each in operands.items() if each is not None and name not in names]
+    last = kernels[-1].launch_data
+    if "activation" not in names and last.get("activation", "none") != act:
+        unread.append(f"activation {act}")
+    if unread:
+        raise ArtifactError(
+            f"kernel {last['name']}: was compiled without the {' and '.join(unread)} of the node"
+        )
 
 
 def _step(kernels: Sequence[Kernel], bucket: int, width: int) -> int:

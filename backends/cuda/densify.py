@@ -1,13 +1,15 @@
 """From ``sparsec::PackedMatMul`` back to stock operators with the same arithmetic.
 
 The weight is unpacked from the packed tensors alone, under the name of its site; the product keeps
-the name of its node. x is widened to float32, multiplied in
-float32, the bias added, and the result rounded once to the type of y, as the kernel does it; only
-the order of the sum differs.
+the name of its node. x is widened to float32, multiplied in float32, bias, activation and residual
+follow in float32, and the result is rounded once to the type of y, as the kernel does it; only the
+order of the sum differs.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], wher
     x, first = node.inputs[0], node.inputs[1]
     assert x is not None
     assert first is not None
-    bias = node.inputs[-1] if len(node.inputs) == len(packed.arrays) + 2 else None
+    bias, residual = [*node.inputs[len(packed.arrays) + 1 :], None, None][:2]
     if first not in weights:  # several nodes may share one packed weight
         dense = np.ascontiguousarray(packed.unpack().T)
         home = first.graph
@@ -83,12 +85,64 @@ def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], wher
     added = [wide, make.node("MatMul", [wide.outputs[0], weights[first]], node.name or "product")]
     if bias is not None:
         added.append(make.node("Add", [added[-1].outputs[0], bias], f"{node.name}.sum"))
+    activate = _STOCK[node.attributes.get_string("activation", "none")]
+    activate(_Tail(make, graph, added, node.name or "product"))
+    if residual is not None:
+        wide = make.node("Cast", [residual], f"{node.name}.residual", to=ir.DataType.FLOAT)
+        total = make.node("Add", [added[-1].outputs[0], wide.outputs[0]], f"{node.name}.total")
+        added += [wide, total]
     if out != "float32":
         to = data_type(out)
         added.append(make.node("Cast", added[-1].outputs, f"{node.name}.rounded", to=to))
     onnx_ir.convenience.replace_nodes_and_values(
         graph, node, [node], added, node.outputs, added[-1].outputs
     )
+
+
+class _Tail:
+    """Appends stock nodes in float32 behind the last one."""
+
+    def __init__(self, make: Maker, graph: ir.Graph, nodes: list[ir.Node], base: str) -> None:
+        self.make, self.graph, self.nodes, self.base = make, graph, nodes, base
+        self.x = nodes[-1].outputs[0]
+
+    def add(self, op: str, *inputs: ir.Value | float) -> ir.Value:
+        """Append a node; numbers become constants."""
+        name = f"{self.base}.{op.lower()}"
+        values = [
+            self.make.initializer(self.graph, f"{name}.by", np.array(each, np.float32))
+            if isinstance(each, float)
+            else each
+            for each in inputs
+        ]
+        self.nodes.append(self.make.node(op, values, name))
+        return self.nodes[-1].outputs[0]
+
+
+def _silu(tail: _Tail) -> None:
+    tail.add("Mul", tail.x, tail.add("Sigmoid", tail.x))
+
+
+def _gelu(tail: _Tail) -> None:
+    gate = tail.add("Erf", tail.add("Mul", tail.x, math.sqrt(0.5)))
+    tail.add("Mul", tail.add("Mul", tail.x, 0.5), tail.add("Add", gate, 1.0))
+
+
+def _gelu_tanh(tail: _Tail) -> None:
+    cube = tail.add("Mul", tail.add("Mul", tail.x, tail.x), tail.x)
+    inner = tail.add("Add", tail.x, tail.add("Mul", cube, 0.044715))
+    gate = tail.add("Tanh", tail.add("Mul", inner, math.sqrt(2 / math.pi)))
+    tail.add("Mul", tail.add("Mul", tail.x, 0.5), tail.add("Add", gate, 1.0))
+
+
+# Decomposed, since Gelu is an operator of the newest opsets only.
+_STOCK: dict[str | None, Callable[[_Tail], object]] = {
+    "none": lambda tail: None,
+    "relu": lambda tail: tail.add("Relu", tail.x),
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+}
 
 
 def _packed(node: ir.Node, where: str) -> tuple[Packed, str]:
@@ -105,11 +159,15 @@ def _packed(node: ir.Node, where: str) -> tuple[Packed, str]:
         raise _damaged(where, node, f"dtype is {dtype!r} and out {out!r}")
     if values not in (dtype, *SCALED):
         raise _damaged(where, node, f"values of {values!r} are multiplied as {dtype}")
+    activation = attributes.get_string("activation", "none")
+    if activation not in _STOCK:
+        raise _damaged(where, node, f"the activation {activation!r} is not known")
     try:
         packed = Packed(formats.get(form), {}, (rows, columns), values)
         names = [*packed.format.arrays, *([SCALE] if values in SCALED else [])]
-        if len(node.inputs) not in (len(names) + 1, len(names) + 2) or None in node.inputs:
-            raise _damaged(where, node, f"x, {', '.join(names)} or the bias is missing")
+        given = node.inputs[: len(names) + 1]
+        if len(given) <= len(names) or len(node.inputs) > len(names) + 3 or None in given:
+            raise _damaged(where, node, f"x or one of {', '.join(names)} is missing")
         for name, value in zip(names, node.inputs[1:], strict=False):
             assert value is not None
             packed.arrays[name] = _array(node, value, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,17 @@ def linear(
     name: str,
     x: Tensor,
     packed: Sequence[Tensor],
-    bias: Tensor | None,
     y: Tensor,
     values: str,
     kernels: str,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
 ) -> None:
-    """Write ``x @ W.T + bias`` to ``y``: by an artifact's own kernels, by CUDA C++, or by Triton.
+    """Write ``act(x @ W.T + bias) + residual`` to ``y``.
+
+    It is done by an artifact's own kernels, by CUDA C++, or by Triton.
 
     Parameters
     ----------
@@ -32,13 +38,16 @@ def linear(
         The format.
     x : float16 or bfloat16 [N, K]
     packed : sequence of Tensor
-    bias : float32 [M], optional
     y : float32 or of the type of x [N, M]
     values : str
         Type of the stored values.
     kernels : str
         Compiled kernels of an artifact, see :func:`sparsec.backends.cuda.compiled.as_text`; those that
         are not loaded, and none, mean kernels from source.
+    bias : float32 [M], optional
+    residual : like y, optional
+    act : str
+        One of ``variants.ACTIVATIONS``.
 
     Raises
     ------
@@ -46,17 +55,18 @@ def linear(
         If no kernel multiplies the format.
     """
     arrays = torch_formats.named(name, packed, values)
+    finish: dict[str, Any] = {"bias": bias, "residual": residual, "act": act}
     if compiled.loaded(kernels):
-        compiled.linear(kernels, x, arrays, bias, y)
+        compiled.linear(kernels, x, arrays, y, **finish)
     elif name in NATIVE:
-        if torch_formats.VALUES[values] != x.dtype:
+        if not is_scaled(values) and torch_formats.VALUES[values] != x.dtype:
             raise UnsupportedTargetError(
                 f"{name} of {values} is multiplied by {values}, got {x.dtype}"
             )
-        native_linear(name, x, arrays, y, bias=bias)
+        native_linear(name, x, arrays, y, values=values, **finish)
     else:
         _known(name, NATIVE + FORMATS, "multiplies")
-        launch.packed_linear(name, x, arrays, y.shape[1], values, bias=bias, out=y)
+        launch.packed_linear(name, x, arrays, y.shape[1], values, out=y, **finish)
 
 
 def unpack(

@@ -16,7 +16,7 @@ from sparsec.ir.fx.registry import op
 @op("PackedMatMul", domain=DOMAIN)
 def packed_matmul(
     x: Tensor,
-    *operands: Tensor,
+    *operands: Tensor | None,
     M: int,  # noqa: N803
     K: int,  # noqa: N803
     format: str,
@@ -26,13 +26,14 @@ def packed_matmul(
     kernels: Sequence[str] = (),
     splits: Sequence[int] = (),
     dense_from: int = operators.NEVER,
+    activation: str = "none",
 ) -> Tensor:
-    """Multiply with a packed weight; its arrays may be followed by a bias."""
+    """Multiply with a packed weight; its arrays may be followed by a bias and a residual."""
     count = len(array_names(format, values))
-    bias = operands[count] if len(operands) > count else None
+    bias, residual = [*operands[count:], None, None][:2]
     kind = getattr(torch, out)
     y = operators.linear_operator(format)(
-        x, list(operands[:count]), bias, M, K, values, kind, dense_from, None,
+        x, list(operands[:count]), bias, residual, activation, M, K, values, kind, dense_from, None,
         compiled.as_text(kernels, splits),
     )  # fmt: skip
     assert isinstance(y, Tensor)

@@ -6,6 +6,7 @@ manifest describes.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def packed_linear(
     if residual is not None:
         _check("residual", residual, (n, rows), y.dtype, x)
     variant = variant_for(
-        n, k, _name(x.dtype), bucket=bucket, form=form, values=values, out=_name(y.dtype),
+        n, k, _name(x.dtype), _arch(x.device), bucket=bucket, form=form, values=values, out=_name(y.dtype),
         bias=bias is not None, residual=residual is not None, act=act, grouped=grouped,
     )  # fmt: skip
     operands = {**arrays, "bias": bias, "residual": residual}
@@ -179,17 +180,29 @@ def kernel_function(variant: Variant) -> Any:
 
 
 def variant_for(
-    rows: int, columns: int, dtype: str, *, bucket: int | None = None, **what: Any
+    rows: int, columns: int, dtype: str, arch: str, *, bucket: int | None = None, **what: Any
 ) -> Variant:
     """Return the variant for ``rows`` rows of x: the smallest bucket that holds them all.
 
     More rows than the largest bucket are spread over several programs: correct, but each of them
     reads the whole weight again.
     """
-    # The architecture only names a variant; what the source is compiled for is the device of x.
-    found = variants_for(columns, dtype, "sm0", **what)
+    found = variants_for(columns, dtype, arch, **what)
     wanted = min(bucket or rows, MAX_N)
     return next(variant for variant in found if variant.bucket >= wanted)
+
+
+@functools.cache
+def _arch(device: torch.device) -> str:
+    """Return the architecture of a device; of the interpreter, one whose tiles exercise the most."""
+    import torch
+
+    if device.type != "cuda":
+        return "sm90"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm{properties.major}{properties.minor}"
 
 
 def unpack(
@@ -226,7 +239,7 @@ def unpack(
     kernel: Any
     grid: tuple[int, ...]
     if form in NM:
-        variant = variants_for(k, "float16", "sm0", form=form, values=values)[-1]
+        variant = variants_for(k, "float16", _arch(out.device), form=form, values=values)[-1]
         constants |= {key: variant.constants[key] for key in ("KEPT", "GROUP", "PAD")}
         constants |= {"BM": 16, "BK": _UNPACK_STEP, "ASM": asm}
         kernel, grid = kernels.nm_unpack, (-(-m // 16), -(-k // _UNPACK_STEP))

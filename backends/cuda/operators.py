@@ -2,39 +2,41 @@
 
 ::
 
-    sparsec::<format>_linear(x, packed, bias, M, K, values, out, dense_from, prefill, kernels) -> y
+    sparsec::<format>_linear(x, packed, bias, residual, activation, M, K, values, out, dense_from, prefill,
+                             kernels) -> y
     sparsec::<format>_unpack(packed, M, K, values, dtype) -> W
 
-``linear`` computes ``y[..., M] = x[..., K] @ W.T + bias``: float16 or bfloat16 operands, a float32 sum, a
-float32 bias added to it, one rounding to ``out``. From ``dense_from`` rows of x on, the weight is
-decompressed once and the product is a dense one, or cuSPARSELt's on ``prefill``, torch's own packed form
-of the weight. ``unpack`` gives W back, exactly.
+``linear`` computes ``y[..., M] = activation(x[..., K] @ W.T + bias) + residual``: float16 or bfloat16
+operands, a float32 sum, a float32 bias added to it, one rounding to ``out``, the type of the residual.
+From ``dense_from`` rows of x on, the weight is decompressed once and the product is a dense one, or
+cuSPARSELt's on ``prefill``, torch's own packed form of the weight. ``unpack`` gives W back, exactly.
 
 Both have implementations for CUDA and for the CPU, and fake ones, so they can be compiled, exported and
 captured in CUDA graphs. Those for the CPU are the reference: they unpack with the format's own code and
-multiply in float32. Gradients reach x and the bias; the packed weight is a constant.
+multiply in float32. Gradients reach x, bias and residual; the packed weight is a constant.
 ``kernels`` names compiled kernels of an artifact, by commas; without any, they come from source.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsec.backends.cuda import dispatch, formats, torch_formats
-from sparsec.ir.errors import ShapeError, UnsupportedTargetError
+from sparsec.backends.cuda.variants import ACTIVATIONS
+from sparsec.ir.errors import ShapeError, UnsupportedTargetError, UsageError, did_you_mean
 
 NAMESPACE = "sparsec"
 _BORDER = 16  # bytes
 NEVER = 2**31 - 1  # as ``dense_from``: the packed kernel for every number of rows
 
 _LINEAR = (
-    "{name}_linear(Tensor x, Tensor[] packed, Tensor? bias, int M, int K, str values, "
-    "ScalarType out, int dense_from, Tensor? prefill, str kernels) -> Tensor"
+    "{name}_linear(Tensor x, Tensor[] packed, Tensor? bias, Tensor? residual, str activation, int M, "
+    "int K, str values, ScalarType out, int dense_from, Tensor? prefill, str kernels) -> Tensor"
 )
 _UNPACK = "{name}_unpack(Tensor[] packed, int M, int K, str values, ScalarType dtype) -> Tensor"
 
@@ -57,6 +59,8 @@ def linear_on_cpu(
     x: Tensor,
     packed: Sequence[Tensor],
     bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
     M: int,  # noqa: N803
     K: int,  # noqa: N803
     values: str,
@@ -66,11 +70,10 @@ def linear_on_cpu(
     kernels: str,
 ) -> Tensor:
     """Unpack and multiply in float32: the reference."""
-    _check(name, x, K)
+    _check(name, x, K, M, residual, activation, out)
     weight = torch_formats.unpack(name, packed, (M, K), values)
     y = x.reshape(-1, K).float() @ weight.T
-    y = y if bias is None else y + bias
-    return y.to(out).reshape(*x.shape[:-1], M)
+    return _finish(y, bias, activation, residual, out).reshape(*x.shape[:-1], M)
 
 
 def linear_on_device(
@@ -78,6 +81,8 @@ def linear_on_device(
     x: Tensor,
     packed: Sequence[Tensor],
     bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
     M: int,  # noqa: N803
     K: int,  # noqa: N803
     values: str,
@@ -87,21 +92,26 @@ def linear_on_device(
     kernels: str,
 ) -> Tensor:
     """Go the way that the number of rows says; see the top of this module."""
-    _check(name, x, K)
+    _check(name, x, K, M, residual, activation, out)
     rows = x.reshape(-1, K).contiguous()
     if rows.data_ptr() % _BORDER:
         rows = rows.clone()  # kernels load x 16 bytes at a time
+    added = None if residual is None else residual.reshape(-1, M).contiguous()
     if not len(rows):
         y = rows.new_empty((0, M), dtype=out)
     elif len(rows) < dense_from:
         y = rows.new_empty((len(rows), M), dtype=out)
-        dispatch.linear(name, rows, packed, bias, y, values, kernels)
+        dispatch.linear(
+            name, rows, packed, y, values, kernels, bias=bias, residual=added, act=activation
+        )
     elif prefill is not None:
-        y = _cusparselt(rows, prefill, M).to(out)
-        y = y if bias is None else y + bias.to(out)
+        y = _finish(_cusparselt(rows, prefill, M), bias, activation, added, out)
     else:
         weight = dispatch.unpack(name, packed, (M, K), values, x.dtype)
-        y = _dense(rows, weight, bias, out)
+        if out == rows.dtype and activation == "none" and added is None:
+            y = torch.nn.functional.linear(rows, weight, None if bias is None else bias.to(out))
+        else:
+            y = _finish(_product(rows, weight), bias, activation, added, out)
     return y.reshape(*x.shape[:-1], M)
 
 
@@ -109,6 +119,8 @@ def _linear_fake(
     x: Tensor,
     packed: Sequence[Tensor],
     bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
     M: int,  # noqa: N803
     K: int,  # noqa: N803
     values: str,
@@ -153,21 +165,28 @@ def _unpack_fake(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, packed, bias, rows, columns, values, *_ = inputs
-    ctx.save_for_backward(*packed)
-    ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+    x, packed, bias, residual, activation, rows, columns, values, *_ = inputs
+    ctx.save_for_backward(x, bias, *packed)
+    ctx.residual_dtype = None if residual is None else residual.dtype
+    ctx.activation = activation
     ctx.weight = rows, columns, values
 
 
 def _backward(name: str, ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    packed = list(ctx.saved_tensors)
+    x, bias, *packed = ctx.saved_tensors
+    of_residual = None if ctx.residual_dtype is None else gradient.to(ctx.residual_dtype)
+    gradient = gradient.float()
+    if ctx.activation != "none":  # the sum was not kept: it is computed again
+        rest = (*ctx.weight, torch.float32, NEVER, None, "")
+        summed = linear_operator(name)(x, packed, bias, None, "none", *rest)
+        gradient = _DERIVATIVES[ctx.activation](gradient, summed)
     weight = unpack_operator(name)(packed, *ctx.weight, torch.float32)
-    of_x = (gradient.float() @ weight).to(ctx.x_dtype)
+    of_x = (gradient @ weight).to(x.dtype)
     of_bias = None
-    if ctx.bias_dtype is not None:
-        of_bias = gradient.float().reshape(-1, ctx.weight[0]).sum(0).to(ctx.bias_dtype)
-    constants = (None,) * 7  # M, K, values, out, dense_from, prefill, kernels
-    return of_x, [None] * len(packed), of_bias, *constants
+    if bias is not None:
+        of_bias = gradient.reshape(-1, ctx.weight[0]).sum(0).to(bias.dtype)
+    constants = (None,) * 8  # activation, M, K, values, out, dense_from, prefill, kernels
+    return of_x, [None] * len(packed), of_bias, of_residual, *constants
 
 
 def _register(name: str) -> None:
@@ -188,20 +207,63 @@ def _register(name: str) -> None:
     )
 
 
-def _check(name: str, x: Tensor, columns: int) -> None:
+def _product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return ``rows @ weight.T`` as float32, which torch has for CUDA only."""
+    return torch.mm(rows, weight.T, out_dtype=torch.float32)
+
+
+def _finish(
+    y: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None, out: torch.dtype
+) -> Tensor:
+    """Return what a kernel makes of a sum, in float32 and rounded once."""
+    y = y.float()
+    y = y if bias is None else y + bias
+    y = _ACTIVATIONS[activation](y)
+    y = y if residual is None else y + residual.reshape(y.shape)
+    return y.to(out)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": torch.relu,
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+}
+assert set(_ACTIVATIONS) == set(ACTIVATIONS)
+_aten = torch.ops.aten
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda gradient, y: _aten.threshold_backward(gradient, y, 0),
+    "silu": lambda gradient, y: _aten.silu_backward(gradient, y),
+    "gelu": lambda gradient, y: _aten.gelu_backward(gradient, y),
+    "gelu_tanh": lambda gradient, y: _aten.gelu_backward(gradient, y, approximate="tanh"),
+}
+
+
+def _check(
+    name: str,
+    x: Tensor,
+    columns: int,
+    outputs: int,
+    residual: Tensor | None,
+    activation: str,
+    out: torch.dtype,
+) -> None:
     if x.dtype not in (torch.float16, torch.bfloat16) or not x.ndim or x.shape[-1] != columns:
         raise ShapeError(
             f"{name}_linear: need x float16 or bfloat16 [..., {columns}], got {x.dtype} "
             f"{list(x.shape)}"
         )
-
-
-def _dense(rows: Tensor, weight: Tensor, bias: Tensor | None, out: torch.dtype) -> Tensor:
-    """Multiply densely; the bias is rounded to ``out`` before it is added."""
-    if out == rows.dtype:
-        return torch.nn.functional.linear(rows, weight, None if bias is None else bias.to(out))
-    y = torch.mm(rows, weight.T, out_dtype=out)
-    return y if bias is None else y + bias
+    if activation not in _ACTIVATIONS:
+        raise UsageError(f"activation: {did_you_mean(activation, ACTIVATIONS)}")
+    if residual is not None and (residual.shape, residual.dtype) != (
+        (*x.shape[:-1], outputs),
+        out,
+    ):
+        raise ShapeError(
+            f"{name}_linear: need a residual {out} {[*x.shape[:-1], outputs]}, got {residual.dtype} "
+            f"{list(residual.shape)}"
+        )
 
 
 def cusparselt_weight(dense: Tensor) -> Tensor:

@@ -2,33 +2,35 @@
 
 ::
 
-    Y = PackedMatMul(X, *arrays, bias?)      attributes: M, K, format, values, dtype, out, kernels, splits
+    Y = PackedMatMul(X, *arrays, bias?, residual?)     Y = activation(X W^T + bias) + residual
     X     dtype [..., K]        arrays    the packed weight, in the order of its format; a scale last
-    bias  float32 [M]           Y         out [..., M]
+    bias  float32 [M]           residual  out [..., M]          Y    out [..., M]
+    attributes: M, K, format, values, dtype, out, kernels, splits, activation?, dense_from?
 
-``dtype`` is float16 or bfloat16. The sum is kept in float32 and the bias added to it; ``out`` is
+``dtype`` is float16 or bfloat16. The sum is kept in float32 up to the residual; ``out`` is
 float32, or ``dtype`` for one rounding at the end. A float32 graph gets a Cast of X and keeps the
-sum as it is. ``kernels`` has one entry for each bucket of N, smallest first: the names of the
-compiled kernels to launch one after the other, separated by spaces. ``splits`` has for each the
-shares S of the reduction. From ``dense_from`` rows of x on, the weight is unpacked once and multiplied
-densely; without it, never.
+sum as it is. ``activation`` is one of ``variants.ACTIVATIONS``, none if absent. ``kernels`` has one
+entry for each bucket of N, smallest first: the names of the compiled kernels to launch one after
+the other, separated by spaces. ``splits`` has for each the shares S of the reduction. From
+``dense_from`` rows of x on, the weight is unpacked once and multiplied densely; without it, never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.convenience
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.cost import dense_from
+from sparsec.backends.cuda.epilogue import Epilogue, find_epilogue
 from sparsec.backends.cuda.formats import Packed
 from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
-from sparsec.backends.cuda.select import constant_bias, site_dtype
+from sparsec.backends.cuda.select import site_dtype
+from sparsec.ir.cleanup.facts import infer_facts
 from sparsec.ir.names import UniqueNames
 from sparsec.ir.sites import WeightSite
 
@@ -70,17 +72,17 @@ class Rewriter:
     def __init__(self, model: ir.Model) -> None:
         self._make = Maker(model)
         self._casts: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+        self._shapes = dict(infer_facts(model).shapes)
 
     def pack(
         self,
         site: WeightSite,
         packed: Packed,
-        dtype: str,
-        launches: Sequence[Sequence[tuple[str, int]]],
+        launches: Callable[[Epilogue], Sequence[tuple[str, int]]],
     ) -> None:
-        """Replace the nodes of ``site``.
+        """Replace the nodes of ``site``, each with what the kernel can do of what follows it.
 
-        ``launches`` holds for each of its nodes, by bucket, the names of its kernels and S.
+        ``launches`` returns for what follows a node, by bucket, the names of its kernels and S.
         """
         graph = site.weight.graph
         assert isinstance(graph, ir.Graph)
@@ -89,38 +91,54 @@ class Rewriter:
             self._make.initializer(graph, f"{site.weight.name}.{name}", packed.arrays[name])
             for name in names
         ]
-        for node, buckets in zip(site.nodes, launches, strict=True):
+        for node in site.nodes:
+            # One at a time: what follows one node may be another of them.
+            epilogue = find_epilogue(node, packed.shape[0], site_dtype(site), self._shapes)
+            buckets = launches(epilogue)
             attributes = {
                 "M": packed.shape[0],
                 "K": packed.shape[1],
                 "format": packed.format.name,
                 "values": packed.values,
-                "dtype": dtype,
+                "dtype": packed.values,
                 "out": site_dtype(site),
                 "kernels": [names for names, _ in buckets],
                 "splits": [shares for _, shares in buckets],
             }
+            if epilogue.activation != "none":
+                attributes["activation"] = epilogue.activation
             if rows := dense_from(packed.format.name, packed.shape, packed.nbytes):
                 attributes["dense_from"] = rows
-            self._replace(node, arrays, attributes).metadata_props[SITE] = site.name
+            replaced = self._replace(node, arrays, epilogue, attributes)
+            replaced.metadata_props[SITE] = site.name
 
     def _replace(
-        self, node: ir.Node, weight: list[ir.Value], attributes: dict[str, Any]
+        self,
+        node: ir.Node,
+        weight: list[ir.Value],
+        epilogue: Epilogue,
+        attributes: dict[str, Any],
     ) -> ir.Node:
         graph, x = node.graph, node.inputs[0]
         assert isinstance(graph, ir.Graph)
         assert x is not None
-        bias, add = fused_bias(node, attributes["M"])
         if attributes["dtype"] != attributes["out"]:
             x = self._cast(graph, x, data_type(attributes["dtype"]))
-        inputs = [x, *weight]
-        if bias is not None:
-            inputs.append(self._make.initializer(graph, f"{node.name}.bias", bias))
+        inputs: list[ir.Value | None] = [x, *weight]
+        if epilogue.bias is not None:
+            inputs.append(self._make.initializer(graph, f"{node.name}.bias", epilogue.bias))
+        if epilogue.residual is not None:
+            inputs += [None] * (epilogue.bias is None)
+            inputs.append(epilogue.residual)
         packed = ir.node(OP, inputs, attributes, domain=DOMAIN, name=node.name)
         packed.outputs[0].type = ir.TensorType(data_type(attributes["out"]))
-        replaced = [node] if add is None else [add, node]
+        replaced = [node, *epilogue.nodes]
+        # At the place of the last one, where a residual has been computed too.
+        last = replaced[-1]
+        if (shape := self._shapes.get(last.outputs[0])) is not None:
+            self._shapes[packed.outputs[0]] = shape
         onnx_ir.convenience.replace_nodes_and_values(
-            graph, replaced[0], replaced, [packed], replaced[0].outputs, packed.outputs
+            graph, last, replaced[::-1], [packed], last.outputs, packed.outputs
         )
         return packed
 
@@ -148,25 +166,3 @@ def insert_behind(x: ir.Value, graph: ir.Graph, nodes: Sequence[ir.Node]) -> Non
 def data_type(name: str) -> ir.DataType:
     """Return the ONNX type with the numpy name ``name``: that of ``float32`` is FLOAT."""
     return ir.DataType.from_numpy(numpy_dtype(name))
-
-
-def fused_bias(node: ir.Node, out: int) -> tuple[NDArray[np.float32] | None, ir.Node | None]:
-    """Return the bias that the kernel adds for ``node``: float32 [out], and the Add it replaces.
-
-    It is beta * C of a Gemm, or the constant [out] of an Add that alone reads a MatMul; None where
-    there is none.
-    """
-    if node.op_type == "Gemm":
-        return constant_bias(node, out), None
-    y = node.outputs[0]
-    uses = list(y.uses())
-    if y.is_graph_output() or len(uses) != 1:
-        return None, None
-    add, index = uses[0]
-    if add.op_type != "Add" or add.domain not in ("", "ai.onnx") or add.graph is not node.graph:
-        return None, None
-    other = add.inputs[1 - index]
-    constant = None if other is None else other.const_value
-    if constant is None or tuple(constant.shape.numpy()) != (out,):
-        return None, None
-    return constant.numpy().astype(np.float32), add

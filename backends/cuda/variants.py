@@ -37,6 +37,7 @@ _SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
 _STORED = {"float8_e4m3fn": "e4m3", "int8": "i8"}
 _FACTOR = {"float8_e4m3fn": 256.0}  # decoders leave it to the scale
 _REDUCE_ROWS = 256  # outputs that one program of the second pass owns
+_MMA_SYNC = ("sm80", "sm86", "sm89", "sm120")  # architectures whose tensor cores run mma.sync
 _TRANSPOSED = 64  # columns of x that one program transposes
 
 
@@ -73,6 +74,8 @@ class Variant:
         Scales go by 128 columns, not by row.
     split : bool
         It writes partial sums of a share of K, which ``reduce_partials`` adds.
+    local : bool
+        N:M formats: every thread decodes its own part of the operand.
     """
 
     kernel: str
@@ -91,6 +94,7 @@ class Variant:
     act: str = "none"
     grouped: bool = False
     split: bool = False
+    local: bool = False
     num_warps: int = 4
     num_stages: int = 3
 
@@ -149,6 +153,8 @@ class Variant:
             pad = 32 if self.format == "nm24" else 64
             asm = self.arch.startswith("sm")
             found |= {"KEPT": kept, "GROUP": group, "PAD": pad, "ASM": asm}
+            if self.kernel == "nm_matmul":
+                found["LOCAL"] = self.local
         return found
 
     def grid(self) -> list[dict[str, Any] | int]:
@@ -223,11 +229,15 @@ def variants_for(
 
     ``out`` is the type of y, and ``values`` that of the stored values; that of x if empty.
     """
-    buckets = BUCKETS[1:] if form in BLOCK else BUCKETS
+    narrow = bool(values) and is_scaled(values)
+    # Where decoding is cheap enough on tensor cores, one row of x does not need a kernel of its own.
+    local = not narrow and _local(form, BUCKETS[1], columns, arch)
+    buckets = BUCKETS[1:] if form in BLOCK or local else BUCKETS
     return tuple(
         Variant(
             *_kernel(form, bucket), form, values or dtype, dtype, out or dtype, arch, bucket,
-            **_tile(form, bucket, columns), bias=bias, residual=residual, act=act, grouped=grouped,
+            **_tile(form, bucket, columns, arch, narrow), bias=bias, residual=residual, act=act,
+            grouped=grouped,
         )
         for bucket in buckets
     )  # fmt: skip
@@ -238,9 +248,30 @@ def _kernel(form: str, bucket: int) -> tuple[str]:
     return (f"{family}_{'gemv' if bucket == 1 else 'matmul'}",)
 
 
-def _tile(form: str, bucket: int, columns: int) -> dict[str, Any]:
+def _local(form: str, bucket: int, columns: int, arch: str) -> bool:
+    """Whether threads decode what they need themselves: where that compiles to fewer instructions.
+
+    It is made for the operands of ``wgmma`` and, for few rows of x, ``mma.sync``. Rows of x are then
+    read 4 bytes at a time, which many of them do not pay for on the latter.
+    """
+    fits = form in ("nm1_4", "nm2_8") and columns % 128 == 0
+    return fits and (arch == "sm90" or (bucket == BUCKETS[1] and arch in _MMA_SYNC))
+
+
+def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict[str, Any]:
     """Return rows, step, even, aligned and warps: what compiled best, see docs/targets/cuda.md."""
     aligned = columns % 16 == 0
+    if not narrow and _local(form, bucket, columns, arch):
+        # A step of 256 takes fewer instructions and more registers; 1:4 does well without it.
+        step = 256 if (form, bucket) == ("nm2_8", BUCKETS[1]) and columns % 256 == 0 else 128
+        return {
+            "rows": 128,
+            "step": step,
+            "even": True,
+            "aligned": True,
+            "num_warps": 8,
+            "local": True,
+        }
     if form in BLOCK:
         rows = int(form.removeprefix("block").split("x")[0])
         warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
@@ -259,12 +290,13 @@ def _tile(form: str, bucket: int, columns: int) -> dict[str, Any]:
 def shares(rows: int, columns: int, variant: Variant, processors: int) -> int:
     """Return into how many shares K is split: until two programs wait for each processor.
 
-    A share keeps four steps at least, and there are eight at most: each adds a float32 of y to
-    write and read.
+    A share keeps four steps or 512 columns at least, and there are eight at most: each adds a
+    float32 of y to write and read.
     """
     programs = -(-rows // variant.rows)
     wanted = -(-2 * processors // programs)
-    return max(1, min(wanted, -(-columns // variant.step) // 4, 8))
+    steps = min(4, max(1, 512 // variant.step))
+    return max(1, min(wanted, -(-columns // variant.step) // steps, 8))
 
 
 def family(variants: tuple[Variant, ...]) -> str:

@@ -141,12 +141,17 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         """The type that x is brought to: that of the values, float16 for 8-bit ones."""
         return multiplied_in(self.values)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x @ W.T + bias``.
+    def forward(
+        self, x: Tensor, *, activation: str = "none", residual: Tensor | None = None
+    ) -> Tensor:
+        """Return ``activation(x @ W.T + bias) + residual``, rounded once.
 
         Parameters
         ----------
         x : float [..., in_features]
+        activation : str
+            ``"none"``, ``"relu"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``.
+        residual : float [..., out_features], optional
 
         Returns
         -------
@@ -155,7 +160,9 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         Raises
         ------
         ShapeError
-            If x has another number of features.
+            If x has another number of features, or the residual another shape.
+        UsageError
+            If there is no such activation.
         """
         if x.shape[-1] != self.in_features:
             raise ShapeError(f"x: need [..., {self.in_features}], got {list(x.shape)}")
@@ -167,6 +174,8 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
             x.to(values),
             self.packed,
             self.bias,
+            None if residual is None else residual.to(direct),
+            activation,
             self.out_features,
             self.in_features,
             self.values,

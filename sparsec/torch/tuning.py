@@ -103,8 +103,8 @@ def seconds_on_device(layer: SparseLinear, way: str, rows: int) -> float | None:
 
     def call() -> object:
         return operators.linear_operator(layer.format)(
-            x, layer.packed, layer.bias, layer.out_features, layer.in_features, layer.values,
-            values, operators.NEVER if way == PACKED else 1, prefill, "",
+            x, layer.packed, layer.bias, None, "none", layer.out_features, layer.in_features,
+            layer.values, values, operators.NEVER if way == PACKED else 1, prefill, "",
         )  # fmt: skip
 
     with torch.inference_mode():

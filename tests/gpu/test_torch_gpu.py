@@ -51,9 +51,24 @@ def test_the_packed_kernel_agrees_with_float64(name, rows):
         x, packed, bias, exact = case(name, values, rows, seed=rows)
         for out in (x.dtype, torch.float32):
             y = operators.linear_operator(name)(
-                x, packed, bias, M, K, values, out, operators.NEVER, None, ""
+                x, packed, bias, None, "none", M, K, values, out, operators.NEVER, None, ""
             )
             assert close(y, exact), (values, out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("act", ["relu", "silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("rows", [1, 17, 300])
+def test_activation_and_residual_agree_with_the_reference(name, act, rows):
+    values = torch_formats.form_of(name).values[0]
+    x, packed, bias, _ = case(name, values, rows)
+    residual = torch.randn(rows, M, device="cuda").to(x.dtype)
+    dense_from = 257 if dispatch.unpacks(name) else operators.NEVER
+    rest = (act, M, K, values, x.dtype, dense_from, None, "")
+    y = operators.linear_operator(name)(x, packed, bias, residual, *rest)
+    on_host = [each.cpu() for each in packed]
+    expected = operators.linear_on_cpu(name, x.cpu(), on_host, bias.cpu(), residual.cpu(), *rest)
+    assert close(y, expected.double())
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if dispatch.unpacks(name)])
@@ -61,7 +76,9 @@ def test_prefill_by_decompression_agrees_with_float64(name):
     for values in torch_formats.form_of(name).values:
         x, packed, bias, exact = case(name, values, 300)
         for out in (x.dtype, torch.float32):
-            y = operators.linear_operator(name)(x, packed, bias, M, K, values, out, 257, None, "")
+            y = operators.linear_operator(name)(
+                x, packed, bias, None, "none", M, K, values, out, 257, None, ""
+            )
             assert close(y, exact), (values, out)
         again = operators.unpack_operator(name)(packed, M, K, values, torch.float32).cpu()
         held = torch_formats.unpack(name, packed, (M, K), values)
@@ -81,7 +98,7 @@ def test_prefill_by_cusparselt_agrees_with_float64(rows):
     weight = operators.unpack_operator("nm24")(packed, M, K, "float16", torch.float16)
     second = operators.cusparselt_weight(weight)
     y = operators.linear_operator("nm24")(
-        x, packed, bias, M, K, "float16", torch.float16, 257, second, ""
+        x, packed, bias, None, "none", M, K, "float16", torch.float16, 257, second, ""
     )
     assert close(y, exact)
 

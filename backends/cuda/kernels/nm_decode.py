@@ -66,25 +66,25 @@ def decode_select(pair, nibble):
 
 
 @triton.jit
-def prmt_1_4(pair, field):
-    """Place the values of two 1:4 groups: field has two bits for each, the column."""
+def prmt_1_4(pair, first, second):
+    """Place the values of two 1:4 groups: first and second are eight times their columns.
+
+    A rotation takes the part of a selector that names the value from column 0 to its own. It counts
+    modulo 32: bits from 5 on may be anything.
+    """
     return tl.inline_asm_elementwise(
         """
         {
-        .reg .b32 shift, selector, half;
-        shl.b32 shift, $9, 3;
-        and.b32 shift, shift, 24;
-        shl.b32 selector, 0x54, shift;
-        xor.b32 selector, selector, 0x44444444;
+        .reg .b32 selector, start, half;
+        mov.b32 start, 0x44444410;
+        shf.l.wrap.b32 selector, start, start, $9;
         prmt.b32 half, $8, 0, selector;
         mov.b32 {$0, $1}, half;
         shr.u32 selector, selector, 16;
         prmt.b32 half, $8, 0, selector;
         mov.b32 {$2, $3}, half;
-        shl.b32 shift, $9, 1;
-        and.b32 shift, shift, 24;
-        shl.b32 selector, 0x76, shift;
-        xor.b32 selector, selector, 0x44444444;
+        mov.b32 start, 0x44444432;
+        shf.l.wrap.b32 selector, start, start, $10;
         prmt.b32 half, $8, 0, selector;
         mov.b32 {$4, $5}, half;
         shr.u32 selector, selector, 16;
@@ -92,8 +92,8 @@ def prmt_1_4(pair, field):
         mov.b32 {$6, $7}, half;
         }
         """,
-        "=h,=h,=h,=h,=h,=h,=h,=h,r,r",
-        [pair, field],
+        "=h,=h,=h,=h,=h,=h,=h,=h,r,r,r",
+        [pair, first, second],
         dtype=(
             tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16,
         ),
@@ -103,25 +103,27 @@ def prmt_1_4(pair, field):
 
 
 @triton.jit
-def prmt_2_8(pair, field):
-    """Place the two values of a 2:8 group: their columns are in bits 0 to 2 and 4 to 6 of field."""
+def prmt_2_8(pair, firsts, seconds, unit):
+    """Place the two values of a 2:8 group.
+
+    Their columns, times eight, are in the byte of firsts and of seconds that the last digit of unit
+    names, a selector for ``prmt`` that picks one byte.
+    """
     return tl.inline_asm_elementwise(
         """
         {
-        .reg .b32 shift, selector, half, low, high;
-        .reg .b64 first, second;
-        shl.b32 shift, $9, 3;
-        and.b32 shift, shift, 56;
-        mov.b64 first, 0x54;
-        shl.b64 first, first, shift;
-        shr.u32 shift, $9, 1;
-        and.b32 shift, shift, 56;
-        mov.b64 second, 0x76;
-        shl.b64 second, second, shift;
-        xor.b64 first, first, second;
-        mov.b64 {low, high}, first;
-        xor.b32 low, low, 0x44444444;
-        xor.b32 high, high, 0x44444444;
+        .reg .b32 selector, half, low, high, low_second, high_second, shift;
+        .reg .b64 start;
+        mov.b64 start, 0x54;
+        prmt.b32 shift, $9, 0, $11;
+        shl.b64 start, start, shift;
+        mov.b64 {low, high}, start;
+        mov.b64 start, 0x76;
+        prmt.b32 shift, $10, 0, $11;
+        shl.b64 start, start, shift;
+        mov.b64 {low_second, high_second}, start;
+        lop3.b32 low, low, low_second, 0x44444444, 0x96;
+        lop3.b32 high, high, high_second, 0x44444444, 0x96;
         prmt.b32 half, $8, 0, low;
         mov.b32 {$0, $1}, half;
         shr.u32 selector, low, 16;
@@ -134,8 +136,8 @@ def prmt_2_8(pair, field):
         mov.b32 {$6, $7}, half;
         }
         """,
-        "=h,=h,=h,=h,=h,=h,=h,=h,r,r",
-        [pair, field],
+        "=h,=h,=h,=h,=h,=h,=h,=h,r,r,r,r",
+        [pair, firsts, seconds, unit],
         dtype=(
             tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16,
         ),

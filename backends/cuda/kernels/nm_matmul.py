@@ -103,7 +103,7 @@ def load_tile(
         tile = tl.join(tl.join(e0, e2), tl.join(e1, e3))
     elif KEPT == 1:
         if ASM:
-            e0, e1, e2, e3, e4, e5, e6, e7 = prmt_1_4(v0, field)
+            e0, e1, e2, e3, e4, e5, e6, e7 = prmt_1_4(v0, field << 3, (field << 1) & 24)
         else:
             low, high = (v0 & 0xFFFF).to(tl.int16), (v0 >> 16).to(tl.int16)
             i0, i1 = field & 3, (field >> 2) & 3
@@ -119,7 +119,13 @@ def load_tile(
         tile = join_8(e0, e1, e2, e3, e4, e5, e6, e7)
     elif KEPT == 2:
         if ASM:
-            e0, e1, e2, e3, e4, e5, e6, e7 = prmt_2_8(v0, field)
+            firsts, seconds = (word << 3) & 0x38383838, (word >> 1) & 0x38383838
+            e0, e1, e2, e3, e4, e5, e6, e7 = prmt_2_8(
+                v0,
+                firsts[:, :, None],
+                seconds[:, :, None],
+                (0x4440 + tl.arange(0, 4))[None, None, :],
+            )
         else:
             low, high = (v0 & 0xFFFF).to(tl.int16), (v0 >> 16).to(tl.int16)
             i0, i1 = field & 7, (field >> 4) & 7
@@ -157,6 +163,38 @@ def load_tile(
 
 
 @triton.jit
+def operand_row(i, BM: tl.constexpr):
+    """Return the row that stands at place ``i`` of a tile before :func:`as_operand`."""
+    return i // 8 % (BM // 16) * 16 + i // (BM // 2) * 8 + i % 8
+
+
+@triton.jit
+def operand_column(k):
+    """Return the column that stands at place ``k`` of a tile behind :func:`as_operand`."""
+    column = k // 128 * 128 + k // 2 % 4 * 32 + k % 128 // 8 * 2 + k % 2
+    # Pairs stay beside each other, which the compiler does not see.
+    return tl.max_contiguous(tl.multiple_of(column, 2), 2)
+
+
+@triton.jit
+def as_operand(tile, BM: tl.constexpr, BK: tl.constexpr):
+    """Rename rows and columns of a decoded tile so that no element has to change its thread.
+
+    A thread loads 16 bytes of values and decodes them to 32 columns beside each other; four threads
+    hold 128 columns of a row, and a warp of ``BM / 16`` holds rows 8 i to 8 i + 7 and as many of the
+    tile's other half. An MMA wants rows 8 i to 8 i + 15 in one warp and, of 8 columns, 2 in each of
+    four threads. Which column is which does not matter to a sum as long as x is read in the same
+    order. Rows are sorted by this, since they were loaded in the order of :func:`operand_row`;
+    columns come into that of :func:`operand_column`. Nothing passes through shared memory then.
+
+    This holds for the layout that the compiler gives the load. With another one the result is the
+    same and the elements do move; tests count the instructions.
+    """
+    tile = tl.reshape(tile, (2, BM // 16, 8, BK // 128, 4, 16, 2))
+    return tl.reshape(tl.permute(tile, (1, 0, 2, 3, 5, 4, 6)), (BM, BK))
+
+
+@triton.jit
 def nm_matmul(
     x,  # dtype [N, K]
     vals,  # int32 [M, ...], see the formats
@@ -179,6 +217,7 @@ def nm_matmul(
     EVEN_K: tl.constexpr,  # K is a multiple of BK
     ACT: tl.constexpr,
     SPLIT: tl.constexpr,  # y is partial sums: program_id(2) is the share
+    LOCAL: tl.constexpr,  # every thread decodes its own part of the operand, see ``as_operand``
     ASM: tl.constexpr,  # decode by PRMT, else by selects (interpreter, other vendors)
 ):
     """Compute one tile [BN, BM] of y; the grid is (ceil(M / BM), ceil(N / BN), S).
@@ -188,9 +227,11 @@ def nm_matmul(
     """
     FACTOR: tl.constexpr = 256.0 if VALUES == "float8_e4m3fn" else 1.0
     # Rows past the end repeat the last one: loads need no mask, and only the store is guarded.
-    row = tl.minimum(tl.program_id(0) * BM + tl.arange(0, BM), M - 1)
+    row, k = tl.arange(0, BM), tl.arange(0, BK)
+    if LOCAL:
+        row, k = operand_row(row, BM), operand_column(k)
+    row = tl.minimum(tl.program_id(0) * BM + row, M - 1)
     col = tl.minimum(tl.program_id(1) * BN + tl.arange(0, BN), N - 1)
-    k = tl.arange(0, BK)
     steps = tl.cdiv(K, BK)
     first, last = 0, steps
     if SPLIT:
@@ -201,6 +242,8 @@ def nm_matmul(
     acc = tl.zeros((BM, BN), tl.float32)
     for step in range(first, last):
         tile = load_tile(vals, meta, row, step, K, BM, BK, KEPT, GROUP, VALUES, PAD, EVEN_K, ASM)
+        if LOCAL:
+            tile = as_operand(tile, BM, BK)
         x_at = x + col[None, :].to(tl.int64) * K + (step * BK + k)[:, None]
         if EVEN_K:
             b = tl.load(x_at)

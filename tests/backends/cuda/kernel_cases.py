@@ -108,5 +108,13 @@ def cases() -> list[Case]:
                     Case(form, 20, 1, 300, values, group=128, bias=True, split=2),
                     Case(form, 17, 6, 192, values, group=128, residual=True),
                 ]
+    for form in ("nm1_4", "nm2_8"):  # whose threads decode their own operands for such K
+        found += [
+            Case(form, 150, 17, 256, bias=True, act="gelu"),
+            Case(form, 129, 1, 384, residual=True, out="float32"),
+            Case(form, 260, 3, 1280, split=3, bias=True, residual=True, act="silu"),
+            Case(form, 64, 33, 128, dense="tile", out="float32"),
+            Case(form, 40, 66, 512, dense="rows", split=2),
+        ]
     found += [Case("nm24", 70, 130, 64), Case("block16x1", 20, 70, 64, residual=True)]
     return found

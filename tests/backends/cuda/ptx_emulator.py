@@ -30,6 +30,16 @@ def prmt(a: int, b: int, selector: int) -> int:
     return picked
 
 
+def lop3(a: int, b: int, c: int, table: int) -> int:
+    """PTX ``lop3.b32``: bit by bit, the entry of the table that the bits of a, b and c number."""
+    result = 0
+    for entry in range(8):
+        if table >> entry & 1:
+            x, y, z = (v if entry >> at & 1 else ~v for v, at in ((a, 2), (b, 1), (c, 0)))
+            result |= x & y & z
+    return result & MASK[32]
+
+
 def subtract_halves(a: int, b: int) -> int:
     """PTX ``sub.rn.f16x2``."""
     x, y = (np.array([v & 0xFFFF, v >> 16], np.uint16).view(np.float16) for v in (a, b))
@@ -83,6 +93,10 @@ def _step(opcode: list[str], operands: list[str], registers: dict[str, int]) -> 
             result = sources[0] >> sources[1]
         case ["shf", "r", "clamp", "b32"]:
             result = (sources[0] | sources[1] << 32) >> min(sources[2], 32)
+        case ["shf", "l", "wrap", "b32"]:
+            result = (sources[0] | sources[1] << 32) << (sources[2] & 31) >> 32
+        case ["lop3", "b32"]:
+            result = lop3(*sources)
         case ["prmt", "b32"]:
             result = prmt(*sources)
         case _:

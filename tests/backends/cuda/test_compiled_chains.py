@@ -109,7 +109,7 @@ def test_a_chain_transposes_splits_and_sums(kernels, n):
     x, w, bias, y = operands(n)
     text = compiled.as_text(["transpose split sum"], [3])
     assert compiled.loaded(text)
-    compiled.linear(text, x, {"w": w}, bias, y)
+    compiled.linear(text, x, {"w": w}, y, bias=bias)
     torch.testing.assert_close(y, x.float() @ w.float().T + bias, rtol=1e-5, atol=1e-5)
     rows = [sizes["N"] for sizes in kernels["split"].launched]  # a bucket at a time
     assert rows == [4] * (n // 4) + ([n % 4] if n % 4 else [])
@@ -119,9 +119,9 @@ def test_a_chain_transposes_splits_and_sums(kernels, n):
 @pytest.mark.parametrize(("n", "entry"), [(1, "whole"), (2, "whole"), (3, "split"), (9, "split")])
 def test_the_smallest_bucket_that_holds_all_rows_is_taken(kernels, n, entry):
     x, w, _, y = operands(n)
-    zero = torch.zeros(w.shape[0])
+    zero = torch.zeros(w.shape[0]) if entry == "split" else None  # the other one takes none
     text = compiled.as_text(["transpose split sum", "whole"], [2, 1])
-    compiled.linear(text, x, {"w": w}, zero, y)
+    compiled.linear(text, x, {"w": w}, y, bias=zero)
     torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
     assert [
         name for name, each in kernels.items() if each.launched and name in ("whole", "split")
@@ -130,7 +130,7 @@ def test_the_smallest_bucket_that_holds_all_rows_is_taken(kernels, n, entry):
 
 def test_many_rows_of_a_kernel_that_spreads_them_are_one_launch(kernels):
     x, w, _, y = operands(9)
-    compiled.linear("whole:1", x, {"w": w}, None, y)
+    compiled.linear("whole:1", x, {"w": w}, y)
     assert [sizes["N"] for sizes in kernels["whole"].launched] == [9]
     torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
 
@@ -138,9 +138,20 @@ def test_many_rows_of_a_kernel_that_spreads_them_are_one_launch(kernels):
 def test_what_the_node_has_not_is_an_error_that_names_it(kernels):
     x, w, _, y = operands(3)
     with pytest.raises(ArtifactError, match="'bias'"):
-        compiled.linear(compiled.as_text(["transpose split sum"], [1]), x, {"w": w}, None, y)
+        compiled.linear(compiled.as_text(["transpose split sum"], [1]), x, {"w": w}, y)
     with pytest.raises(ArtifactError, match="compiled for float16"):
-        compiled.linear("whole:1", x, {"w": w.float()}, None, y)
+        compiled.linear("whole:1", x, {"w": w.float()}, y)
+
+
+def test_what_the_kernels_leave_out_is_an_error_that_names_it(kernels):
+    x, w, bias, y = operands(3)
+    with pytest.raises(ArtifactError, match="without the bias and residual of the node"):
+        compiled.linear("whole:1", x, {"w": w}, y, bias=bias, residual=y)
+    with pytest.raises(ArtifactError, match="without the activation relu of the node"):
+        compiled.linear("whole:1", x, {"w": w}, y, act="relu")
+    kernels["whole"].launch_data["activation"] = "relu"
+    with pytest.raises(ArtifactError, match="without the activation none of the node"):
+        compiled.linear("whole:1", x, {"w": w}, y)
 
 
 def test_kernels_that_are_not_there_are_not_loaded(kernels):
@@ -178,7 +189,7 @@ def test_launch_data_of_triton_chains_is_complete(monkeypatch, form, launches):
     arrays = {name: torch.from_numpy(array) for name, array in packed.items()}
     x, bias, y = torch.ones(n, k).half(), torch.ones(m), torch.zeros(n, m)
     text = compiled.as_text([" ".join(each.name for each in chain)], [shares])
-    compiled.linear(text, x, arrays, bias, y)
+    compiled.linear(text, x, arrays, y, bias=bias)
     assert len(driver.grids) == launches
     assert driver.grids[-2][2] == shares
 

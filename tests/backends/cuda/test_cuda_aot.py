@@ -18,6 +18,7 @@ TENSOR_OP = {"sm80": "HMMA", "sm89": "HMMA", "sm90": "HGMMA", "sm100": "UTCHMMA"
 # Instructions a dense weight in the main loop. An H200 at 1.755 GHz issues 29.7e12 of them a second
 # and reads 4.3e12 / 1.125 packed weights: with more than 7.8 the kernel waits for itself.
 H200_BUDGET = 7.8
+H200_BUDGET_75 = 3.9  # the same for the 0.5625 bytes an element of 1:4
 
 
 @functools.cache  # a second or so each, and several tests look at the same one
@@ -57,6 +58,27 @@ def test_kernels_keep_to_the_instructions_that_the_cost_model_assumes(form, valu
     assumed = INSTRUCTIONS[form][values != "float16"]
     assert 0.7 * assumed < per_element(kernel) <= assumed
     assert kernel.code.registers <= 128
+
+
+@pytest.mark.parametrize("form", ["nm1_4", "nm2_8"])
+@pytest.mark.parametrize("arch", ["sm80", "sm90"])
+def test_three_quarters_of_zeros_decode_in_the_registers_of_the_operand(form, arch):
+    kernel = compiled(4096, arch, 16, form, bias=True)
+    assert kernel.variant.local
+    assert per_element(kernel) < H200_BUDGET_75
+    loop = max(kernel.code.loops, key=lambda each: each.total())
+    assert not any(opcode.startswith("ST") for opcode in loop), "decoded tiles pass through memory"
+    assert kernel.code.tensor_op == TENSOR_OP[arch]
+
+
+def test_reductions_of_other_lengths_take_the_general_tiles():
+    for columns, local in ((4096, True), (384, True), (576, False), (100, False)):
+        found = variants_for(columns, "float16", "sm90", form="nm2_8")
+        assert [variant.local for variant in found] == [local] * len(found)
+    assert not any(v.local for v in variants_for(4096, "float16", "sm100", form="nm2_8"))
+    assert not any(
+        v.local for v in variants_for(4096, "float16", "sm90", form="nm2_8", values="int8")
+    )
 
 
 @pytest.mark.parametrize("arch", ["sm80", "sm90"])
@@ -180,7 +202,9 @@ def test_k_is_split_until_programs_fill_the_processors():
     assert shares(28672, 4096, variant, 132) == 1  # 448 programs
     assert shares(4096, 4096, variant, 132) == 5  # 64 programs become 320
     assert shares(64, 4096, variant, 132) == 8  # and no more
-    assert shares(64, 256, variant, 132) == 1  # a share keeps four steps
+    assert shares(64, 512, variant, 132) == 1  # a share keeps four steps
+    (long,) = (v for v in variants_for(4096, "float16", "sm90", form="nm2_8") if v.bucket == 16)
+    assert shares(64, 1024, long, 132) == 2  # or 512 columns
 
 
 def test_the_grid_covers_every_output():

@@ -42,18 +42,23 @@ def test_2_4_places_every_pair(dirt):
 def test_1_4_places_both_values(dirt):
     text = assembly(SOURCE, "prmt_1_4")
     for first, second in itertools.product(range(4), repeat=2):
-        got = run(text, 8, words(VALUES[:2])[0], first | second << 2 | dirt << 4)
+        shifts = [8 * column | dirt << 5 for column in (first, second)]
+        got = run(text, 8, words(VALUES[:2])[0], *shifts)
         assert got == placed([first, 4 + second], VALUES, 8)
 
 
-@pytest.mark.parametrize("dirt", DIRT)
-def test_2_8_places_every_pair(dirt):
+@pytest.mark.parametrize("unit", range(4))
+def test_2_8_places_every_pair(unit):
     text = assembly(SOURCE, "prmt_2_8")
     for first, second in itertools.combinations(range(8), 2):
-        got = run(text, 8, words(VALUES[:2])[0], first | second << 4 | dirt << 8)
+        fields = [0x00, 0x75, 0x31, 0x42]  # of the other groups of the word
+        fields[unit] = first | second << 4
+        word = sum(field << 8 * at for at, field in enumerate(fields))
+        firsts, seconds = word << 3 & 0x38383838, word >> 1 & 0x38383838
+        got = run(text, 8, words(VALUES[:2])[0], firsts, seconds, 0x4440 + unit)
         assert got == placed([first, second], VALUES, 8)
     # What a kernel loads past the end of a row: nothing, from nothing.
-    assert run(text, 8, 0, 0) == [0] * 8
+    assert run(text, 8, 0, 0, 0, 0x4440 + unit) == [0] * 8
 
 
 def test_4_8_places_every_four():

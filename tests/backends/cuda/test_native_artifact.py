@@ -55,10 +55,20 @@ def layer(form):
 
 def write(path, form):
     weight, bias = layer(form)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "fc"),
+        helper.make_node("Add", ["h", "b"], ["s"]),
+        helper.make_node("Sigmoid", ["s"], ["gate"]),
+        helper.make_node("Mul", ["gate", "s"], ["a"]),
+        helper.make_node("Add", ["r", "a"], ["y"]),
+    ]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["h"], "fc"), helper.make_node("Add", ["h", "b"], ["y"])],
+        nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", K])],
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", K]),
+            helper.make_tensor_value_info("r", TensorProto.FLOAT, ["batch", M]),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", M])],
         [numpy_helper.from_array(np.ascontiguousarray(weight.T), "w"), numpy_helper.from_array(bias, "b")],
     )  # fmt: skip
@@ -130,13 +140,18 @@ def _on_host(torch_runner, root, device):
     return torch_runner(root, "cpu")
 
 
-def x_of(rows):
-    return np.random.default_rng(rows).standard_normal((rows, K)).astype(np.float32)
+def feeds_of(rows):
+    rng = np.random.default_rng(rows)
+    return {
+        name: rng.standard_normal((rows, width)).astype(np.float32)
+        for name, width in (("x", K), ("r", M))
+    }
 
 
-def exact(form, x):
+def exact(form, x, r):
     weight, bias = layer(form)
-    return x.astype(np.float16).astype(np.float64) @ weight.astype(np.float64).T + bias
+    y = x.astype(np.float16).astype(np.float64) @ weight.astype(np.float64).T + bias
+    return y / (1 + np.exp(-y)) + r
 
 
 @pytest.mark.parametrize(("sm", "kind"), [(90, "cubin"), (80, "ptx")])
@@ -147,9 +162,9 @@ def test_a_session_runs_the_code_that_the_artifact_carries(artifact, device, sm,
     session = sparsec.load(path)
     assert device()[0] == f"load {kind}"
     for rows in (1, 16, 21, 21, 21):  # 21 rows: call by call, then as a traced program
-        x = x_of(rows)
-        y = session.run({"x": x})["y"]
-        assert np.abs(y - exact(form, x)).max() <= 2e-5
+        feeds = feeds_of(rows)
+        y = session.run(feeds)["y"]
+        assert np.abs(y - exact(form, **feeds)).max() <= 2e-5
     assert [each.how for each in session._runner.programs.values()] == ["traced"], [
         each.reason for each in session._runner.programs.values()
     ]
@@ -191,7 +206,9 @@ def test_launch_data_of_every_kernel_replayed(form, tmp_path):
     path = compile_by_cli(tmp_path, form)
     manifest = json.loads((path / "manifest.json").read_text())
     (node,) = (each for each in load_graph(path).graph if each.op_type == "PackedMatMul")
-    operands = [each.const_value.numpy() for each in node.inputs[1:]]
+    operands = [each.const_value.numpy() for each in node.inputs[1:-1]]
+    assert node.attributes["activation"].as_string() == "silu"
+    assert [each.op_type for each in load_graph(path).graph] == ["Cast", "PackedMatMul"]
     splits = node.attributes["splits"].as_ints()
     names = node.attributes["kernels"].as_strings()
     assert [each["n_max"] for each in manifest["kernels"]] == list(native.BUCKETS)
@@ -202,11 +219,14 @@ def test_launch_data_of_every_kernel_replayed(form, tmp_path):
         driver = Driver(library=str(library_of(variant)))
         (kernel,) = load_kernels(driver, path, {"kernels": [data]}).values()
         for rows in (1, data["n_max"], data["n_max"] + 3):
-            x = x_of(rows).astype(np.float16)
-            sizes = {"M": M, "N": rows, "K": K, "split": split, "activation": 0, "wide": 1}
+            x, r = feeds_of(rows).values()
+            x = x.astype(np.float16)
+            sizes = {"M": M, "N": rows, "K": K, "split": split, "wide": 1}
+            sizes["activation"] = native.ACTIVATIONS.index("silu")
             order = [e["name"] for e in data["arguments"] if e["kind"] == "pointer"]
             stored = [each for each in order if each not in ("x", "residual", "y")]
             pointers = {"x": upload(driver, x), "y": driver.allocate(4 * rows * M)}
+            pointers["residual"] = upload(driver, r)
             for name, array in zip(stored, operands, strict=True):
                 pointers[name] = upload(driver, array)
             for name, (nbytes, zero) in kernel.scratch(sizes).items():
@@ -215,7 +235,7 @@ def test_launch_data_of_every_kernel_replayed(form, tmp_path):
                     driver.fill(pointers[name], 0, nbytes)
             kernel.launch(pointers, sizes)
             y = np.frombuffer(driver.copy_out(pointers["y"], 4 * rows * M), np.float32)
-            assert np.abs(y.reshape(rows, M) - exact(form, x.astype(np.float32))).max() <= 2e-5
+            assert np.abs(y.reshape(rows, M) - exact(form, x, r)).max() <= 2e-5
             for address in pointers.values():
                 driver.free(address)
 

@@ -75,7 +75,7 @@ def test_the_operators_reach_it(asked):
     x = torch.randn(3, 640).half()
     y = torch.full((3, 130), torch.nan, dtype=torch.float16)
     packed = [arrays[name] for name in formats.get("lps").arrays]
-    dispatch.linear("lps", x, packed, None, y, "float16", "")
+    dispatch.linear("lps", x, packed, y, "float16", "")
     assert (y.double() - x.double() @ dense.double().T).abs().max() < 0.05
     assert dispatch.multiplies("nm24_sp")
 
@@ -87,8 +87,10 @@ def test_the_operator_of_the_device_computes_what_the_reference_does(asked):
     x = buffer[1:].view(4, 4, 640).copy_(torch.randn(4, 4, 640))  # off a border: it is moved
     for dense in (layer()[0], torch.zeros(130, 640)):
         packed = torch_formats.pack("lps", dense, "float16")
-        for out in (torch.float32, torch.float16):
-            args = (x, packed, torch.ones(130), 130, 640, "float16", out, operators.NEVER, None, "")
+        for out, act in ((torch.float32, "none"), (torch.float16, "gelu")):
+            residual = None if act == "none" else torch.randn(4, 4, 130).to(out)
+            bias, rest = torch.ones(130), (130, 640, "float16", out, operators.NEVER, None, "")
+            args = (x, packed, bias, residual, act, *rest)
             y = operators.linear_on_device("lps", *args)
             torch.testing.assert_close(
                 y, operators.linear_on_cpu("lps", *args), rtol=2e-3, atol=2e-3

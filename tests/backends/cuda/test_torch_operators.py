@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the operators are torch's")
 from sparsec.backends.cuda import dispatch, operators, torch_formats  # noqa: E402
-from sparsec.ir.errors import ShapeError  # noqa: E402
+from sparsec.ir.errors import ShapeError, UsageError  # noqa: E402
 from sparsec.ir.patterns import parse_pattern  # noqa: E402
 from sparsec.passes.masks.nm import nm_mask  # noqa: E402
 
@@ -40,7 +40,7 @@ def arguments(name, values=None, out=None, rows=(2, 3), bias=True, seed=0):
     x = torch.from_numpy(np.random.default_rng(seed + 1).standard_normal((*rows, K))).to(dtype)
     packed = torch_formats.pack(name, torch.from_numpy(weight_for(name, seed)), values)
     added = torch.randn(M, generator=torch.Generator().manual_seed(seed)) if bias else None
-    return x, packed, added, M, K, values, out or dtype, operators.NEVER, None, ""
+    return x, packed, added, None, "none", M, K, values, out or dtype, operators.NEVER, None, ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,7 +76,7 @@ def test_torch_accepts_the_operators(name, bias):
     args[0].requires_grad_()
     args[-1] = "a,b"
     torch.library.opcheck(operators.linear_operator(name), tuple(args))
-    packed, values = args[1], args[5]
+    packed, values = args[1], args[7]
     torch.library.opcheck(operators.unpack_operator(name), (packed, M, K, values, torch.float16))
 
 
@@ -110,6 +110,67 @@ def test_gradients_are_those_of_the_dense_product():
     weight = torch_formats.unpack("nm24", packed, (M, K), "float16")
     torch.testing.assert_close(x.grad, (g @ weight).half())
     torch.testing.assert_close(bias.grad, g.sum((0, 1)))
+
+
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda y: torch.nn.functional.gelu(y, approximate="tanh"),
+}
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("values", ["float16", "bfloat16"])
+def test_activation_and_residual_agree_with_float64_and_so_do_gradients(act, values):
+    x, packed, bias, _, _, *rest = arguments("nm24", values, out=torch.float32)
+    residual = torch.randn(2, 3, M, generator=torch.Generator().manual_seed(5))
+    leaves = [x, bias, residual]
+    exact = [each.detach().double().requires_grad_() for each in leaves]
+    for each in leaves:
+        each.requires_grad_()
+    y = operators.linear_operator("nm24")(x, packed, bias, residual, act, *rest)
+    weight = torch_formats.unpack("nm24", packed, (M, K), values).double()
+    expected = ACTIVATIONS[act](exact[0] @ weight.T + exact[1]) + exact[2]
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(6))
+    y.backward(g)
+    expected.backward(g.double())
+    for got, wanted in zip(leaves, exact, strict=True):
+        unit = 2.0**-20 if got.dtype == torch.float32 else torch.finfo(got.dtype).eps
+        error = (got.grad.double() - wanted.grad).abs().max()
+        assert error <= 4 * unit * wanted.grad.abs().max()
+
+
+def test_torch_accepts_activation_and_residual():
+    x, packed, bias, *_, out, dense_from, prefill, kernels = arguments("nm1_4", out=torch.float32)
+    residual = torch.randn(2, 3, M)
+    for each in (x, bias, residual):
+        each.requires_grad_()
+    rest = (M, K, "float16", out, dense_from, prefill, kernels)
+    args = (x, packed, bias, residual, "gelu", *rest)
+    torch.library.opcheck(operators.linear_operator("nm1_4"), args)
+
+
+def test_other_residuals_and_activations_are_refused():
+    x, packed, bias, _, _, *rest = arguments("nm24")
+    operator = operators.linear_operator("nm24")
+    for residual in (torch.zeros(2, 3, M), torch.zeros(6, M).half()):  # its type, its shape
+        with pytest.raises(ShapeError, match="need a residual"):
+            operator(x, packed, bias, residual, "none", *rest)
+    with pytest.raises(UsageError, match="did you mean"):
+        operator(x, packed, bias, None, "gelutanh", *rest)
+
+
+def test_a_sparse_layer_takes_activation_and_residual():
+    import sparsec.torch as st
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 96)).eval()
+    st.sparsify_(model)
+    x, residual = torch.randn(5, 64), torch.randn(5, 96)
+    y = model[0](x, activation="silu", residual=residual)
+    torch.testing.assert_close(y, torch.nn.functional.silu(model[0](x)) + residual)
 
 
 def test_no_rows_give_no_rows():
@@ -153,6 +214,6 @@ def test_fake_tensors_know_the_result_without_the_weights():
                   torch.empty(M, K // 32, dtype=torch.int32, device="cuda")]  # fmt: skip
         x = torch.empty(7, K, dtype=torch.float16, device="cuda")
         y = operators.linear_operator("nm24")(
-            x, packed, None, M, K, "float16", torch.float32, 257, None, ""
+            x, packed, None, None, "none", M, K, "float16", torch.float32, 257, None, ""
         )
     assert (y.shape, y.dtype, y.device.type) == ((7, M), torch.float32, "cuda")

@@ -1,5 +1,7 @@
 """An artifact for a GPU, run on the CPU by the same graph and the same operators' own references."""
 
+import json
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -56,6 +58,44 @@ def test_emulation_computes_what_stock_operators_do(artifact, rows):
         y, expected = session.run(feeds)["y"], stock(artifact).run(feeds)["y"]
         assert y.dtype == expected.dtype
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_transformer_s_layers_end_in_their_kernels(tmp_path):
+    """GELU as exporters decompose it, and the residual stream: two nodes are left, and casts."""
+    rng = np.random.default_rng(0)
+    up, down = (rng.standard_normal(s).astype(np.float32) / 8 for s in ((32, 64), (64, 32)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["h"], "up"),
+        helper.make_node("Add", ["h", "b"], ["s"]),
+        helper.make_node("Div", ["s", "root"], ["t"]),
+        helper.make_node("Erf", ["t"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["p"]),
+        helper.make_node("Mul", ["s", "p"], ["q"]),
+        helper.make_node("Mul", ["q", "half"], ["g"]),
+        helper.make_node("MatMul", ["g", "down"], ["d"], "down"),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    ]
+    constants = {"up": up, "down": down, "b": rng.standard_normal(64).astype(np.float32)}
+    constants |= {k: np.float32(v) for k, v in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
+    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 32]) for n in "xy"]
+    stored = [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()]
+    graph = helper.make_graph(nodes, "ffn", made[:1], made[1:], stored)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "ffn.onnx")
+    out = tmp_path / "ffn.sparsec"
+    sparsec.compile(tmp_path / "ffn.onnx", passes=["nm24"], target="a100", output=out)
+    lowered = load_graph(out)
+    assert [n.op_type for n in lowered.graph] == ["Cast", "PackedMatMul", "Cast", "PackedMatMul"]
+    kernels = {
+        each["name"]: each["activation"]
+        for each in json.loads((out / "manifest.json").read_text())["kernels"]
+    }
+    assert set(kernels.values()) == {"gelu", "none"}
+    session = sparsec.load(out, emulate=True)
+    for rows in (1, 5, 5, 300):
+        x = rng.standard_normal((rows, 32)).astype(np.float32)
+        expected = stock(out).run({"x": x})["y"]
+        np.testing.assert_allclose(session.run({"x": x})["y"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_program_is_made_once_for_shapes_that_come_again(artifact):
