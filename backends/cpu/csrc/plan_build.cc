@@ -309,7 +309,8 @@ class Builder {
     const int64_t taps = conv ? static_cast<int64_t>(q.taps.size()) : 1;
     int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
     if (conv && b.window.shared)
-      for (const TapCopy& copy : b.window.copies) floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
+      for (const TapCopy& copy : b.window.copies)
+        floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
