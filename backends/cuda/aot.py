@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsec.backends.cuda.amdgcn import read_amdgcn
 from sparsec.backends.cuda.launch import kernel_function
-from sparsec.backends.cuda.native import NativeVariant
+from sparsec.backends.cuda.native import NativeUnpack, NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
 from sparsec.backends.cuda.variants import Variant
 from sparsec.ir.errors import UnsupportedTargetError
@@ -48,7 +48,7 @@ class CompiledKernel:
         What was found in ``cubin``, already checked.
     """
 
-    variant: Variant | NativeVariant
+    variant: Variant | NativeVariant | NativeUnpack
     cubin: bytes
     ptx: str
     launch: dict[str, Any]

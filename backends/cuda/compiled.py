@@ -163,6 +163,17 @@ def linear(
         on_tensors.launch(kernels, tensors, sizes | {"N": len(x[part])})
 
 
+def unpacker(form: str, values: str, dtype: str, columns: int) -> Kernel | None:
+    """Return a loaded kernel that unpacks weights of K = ``columns`` to ``dtype``, if there is one."""
+    wanted = {"unpacks": form, "values": values, "dtype": dtype}
+    for kernel in _LOADED.values():
+        data = kernel.launch_data
+        fits = all(data.get(key) == each for key, each in wanted.items())
+        if fits and columns % data["k_multiple"] == 0:
+            return kernel
+    return None
+
+
 def _check_epilogue(
     kernels: Sequence[Kernel], operands: Mapping[str, Tensor | None], act: str
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.values import value_bytes
+from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.variants import BLOCK, FORMATS, MAX_N
 
 # Launch, ramp and one trip to memory. Smaller layers are bound by it whatever they read; a rule of
@@ -132,7 +133,7 @@ def dense_from(form: str, shape: tuple[int, int], packed_bytes: float) -> int | 
     >>> dense_from("nm24", (4096, 4096), 4096 * 4096 * 9 / 8)
     257
     """
-    if form not in FORMATS:
+    if form not in FORMATS + NATIVE:
         return None
     dense_bytes = _HALF * shape[0] * shape[1]
     return MAX_N * int((packed_bytes + 2 * dense_bytes) // packed_bytes) + 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsec.backends.cuda import compiled, launch, torch_formats
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.native import NATIVE
-from sparsec.backends.cuda.native_launch import native_linear
+from sparsec.backends.cuda.native_launch import native_linear, native_unpack
 from sparsec.backends.cuda.variants import FORMATS
 from sparsec.ir.errors import UnsupportedTargetError
 
@@ -79,11 +79,16 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    _known(name, FORMATS, "unpacks")
+    _known(name, NATIVE + FORMATS, "unpacks")
     narrow = dtype.itemsize == 2 and is_scaled(values)  # bits of 16-bit values only move
     made = dtype if narrow else torch_formats.multiplied_in(values)
     weight = torch.empty(shape, dtype=made, device=packed[0].device)
-    launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
+    arrays = torch_formats.named(name, packed, values)
+    if name in NATIVE:
+        kernel = compiled.unpacker(name, values, str(made).removeprefix("torch."), shape[1])
+        native_unpack(name, arrays, weight, values, kernel)
+    else:
+        launch.unpack(name, arrays, weight, values)
     return weight.to(dtype)
 
 
@@ -94,7 +99,7 @@ def multiplies(name: str) -> bool:
 
 def unpacks(name: str) -> bool:
     """Whether some kernel unpacks the format."""
-    return name in FORMATS
+    return name in NATIVE + FORMATS
 
 
 def _known(name: str, there_are: tuple[str, ...], does: str) -> None:
