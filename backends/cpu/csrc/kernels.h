@@ -80,14 +80,13 @@ struct DenseArgs {
   float alpha;
 };
 
-// Taps of a window over the planes of a feature map whose columns are numbered row by row. Column p of
-// tap t is x[p + offsets[t]]: the same distance for all p, so that windows are plain vector loads. What
-// lies outside the map is masked: bit l of masks[vector * taps + t] says that lane l is inside.
-struct Taps {
-  const int32_t* offsets;  // floats
-  const uint16_t* masks;   // null: everything is inside
-  const uint8_t* full;     // [vectors]: all bits of all taps are set; null with masks
-  int32_t count;
+// A shifted copy of part of a plane whose columns are numbered row by row: column p is x[p + from]. The taps of a
+// window that lie whole vectors apart read the same copy. What lies outside the map is masked: bit l of
+// masks[vector] says that lane l is inside; without masks everything is.
+struct TapCopy {
+  ptrdiff_t from;         // floats
+  ptrdiff_t more;         // vectors that the last of its taps reads beyond those of the first
+  const uint32_t* masks;  // may be null
 };
 
 // Which loads of a vector of a depthwise window may reach outside of the row: none, those of the taps left of the
@@ -110,8 +109,8 @@ struct DepthwiseArgs {
   const float* bias;  // [channels]
   float low, high;
   ptrdiff_t channels, x_step, y_step;  // x, y and weight are those of the first channel
-  // Without a padded copy (direct_depthwise): x is row 0 of the input itself, `height` rows of `line` floats;
-  // row 0 of the window lies at input row `top`, its column 0 at -left, rows outside are `zeros`. Bit l of
+  // Without a padded copy (direct_depthwise): x is the input itself, its row r of the window lies at
+  // x + row_at[r] - left, or is `zeros` where row_at[r] is -1. Bit l of
   // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
   // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; edges[vector] is its Edge. The last
   // vector ends with the row. Nothing is written beyond the last row: where a row is shorter than a vector, bit l
@@ -119,11 +118,25 @@ struct DepthwiseArgs {
   const uint32_t* masks;
   const uint8_t* edges;
   const float* zeros;
-  ptrdiff_t top, left, height;
+  const int32_t* row_at;
+  ptrdiff_t left;
   uint16_t cut;
-  // Short rows: so many output rows share a vector, 0 if each has its own. Bit l of masks[r * kernel[1] + k] then
+  // Short rows, `line` floats apart and without gaps: so many output rows share a vector, 0 if each has its own;
+  // row 0 of the window lies at input row `top`. Bit l of masks[r * kernel[1] + k] then
   // says that lane l of tap k is inside if its vector begins at row r of the window.
-  ptrdiff_t packed;
+  ptrdiff_t packed, top;
+};
+
+using DepthwiseFn = void (*)(const DepthwiseArgs&);
+
+// How a depthwise kernel finds its input: in place, a vector for each row or for several, or in a padded copy.
+enum class DepthwiseForm : uint8_t { kDirect, kPacked, kPadded };
+
+struct DepthwiseKernel {
+  const char* name;
+  DepthwiseForm form;
+  int size, stride;  // of a square window without dilation; 0: any
+  DepthwiseFn run;
 };
 
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
@@ -141,14 +154,14 @@ struct PadArgs {
   const uint32_t* masks;
 };
 
-// rows[t][0..vectors) = x[p + offsets[t]] for taps [begin, end) and the vectors of one panel; rows are `width`
-// floats apart.
-struct PatchArgs {
-  Taps taps;
-  int32_t begin, end;
+// The copies of some channels, one behind the other, for `vectors` vectors of outputs from first_vector. Each has
+// room for `room` vectors and its `more`.
+struct TapCopiesArgs {
+  const TapCopy* copies;
+  ptrdiff_t count, channels, channel_stride;
   const float* x;
-  ptrdiff_t first_vector, vectors, width;
-  float* rows;
+  ptrdiff_t first_vector, vectors, room;
+  float* y;
 };
 
 // y[i] = clip(a[i] op b[i]), i < n.
@@ -157,11 +170,12 @@ using BinaryFn = void (*)(const float* a, const float* b, float* y, ptrdiff_t n,
 struct KernelTable {
   const char* isa;
   int lanes;  // floats of a vector
-  bool direct_depthwise;  // masked loads cost nothing: depthwise may read the input itself
   const SpmmKernel* spmm;
   int spmm_count;
   const GemvKernel* gemv;
   int gemv_count;
+  const DepthwiseKernel* depthwise;  // the first that fits is taken
+  int depthwise_count;
   FinishFn finish[kLastActivation + 1];  // null for kNone and kClip
   void (*clip)(float* y, ptrdiff_t n, float low, float high);
   BinaryFn add, multiply;
@@ -181,9 +195,8 @@ struct KernelTable {
                   ptrdiff_t width);
   void (*from_tile)(const float* src, ptrdiff_t width, ptrdiff_t channels, float* dst,
                     ptrdiff_t ld, ptrdiff_t n);
-  void (*depthwise)(const DepthwiseArgs&);
   void (*pad)(const PadArgs&);
-  void (*patch)(const PatchArgs&);
+  void (*copy_taps)(const TapCopiesArgs&);
   // dst[i] = src[i * stride], i < n.
   void (*copy_strided)(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n);
 };

@@ -2,6 +2,7 @@
 #ifndef SPARSEC_PLAN_H
 #define SPARSEC_PLAN_H
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -78,7 +79,9 @@ struct PackRequest {
   uint32_t tensor;
   int block_rows, rows_at_once, chunks;
   int64_t depth, row_bytes;
-  bool local;  // offsets count from the start of the K block (patches), not from row 0
+  // Windows: where the taps of a channel lie (bytes), row_bytes from one channel to the next; offsets then
+  // count from the start of the K block, not from row 0.
+  std::vector<int32_t> taps;
 };
 
 std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest& request);
@@ -87,20 +90,28 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
 struct Layout {
   int64_t columns = 0;  // pixels or tokens
   int64_t height = 0, width = 0;  // of images
-  int64_t tile = 0, tiles = 0;    // columns of a tile
+  int64_t held = 0, tiles = 0;    // columns of a tile; the last one holds the rest
+  int64_t tile = 0;               // floats of a row of a tile: `held` and what fills its last vector
   int64_t tile_stride = 0, row_stride = 0;  // floats
   int64_t size = 0;                         // floats
+
+  int64_t held_by(int64_t tile_index) const { return std::min(held, columns - tile_index * held); }
+  int64_t row_at(int64_t row) const { return row * width / held * tile_stride + row * width % held; }  // tiles hold whole rows
   size_t offset = 0;                        // bytes into the arena
   int external = -1;  // index of the input that is used in place
   bool local = false;  // lives within one tile of a step: the offset is into memory of the thread
 };
 
-// Window geometry: how the taps of an operator find their columns.
+// How the taps of a convolution find their columns: from shifted copies of the input, made for each block of the
+// reduction so that a tap is a distance in the memory of the thread. Where a step of a row is whole vectors, the rows
+// of the window share a copy for each of its columns, made for a tile; else each tap has its own, made for a panel.
 struct Window {
-  std::vector<int32_t> offsets;
-  std::vector<uint16_t> masks;
-  std::vector<uint8_t> full;
-  int taps = 0;
+  std::vector<TapCopy> copies;
+  std::vector<std::vector<uint32_t>> masks;  // of each copy
+  std::vector<int32_t> copy_of, offsets;     // of each tap: its copy, and where in it (floats)
+  bool shared = false;
+  int64_t room = 0;            // vectors of a copy, without its `more`
+  int64_t channel_floats = 0;  // of all copies of a channel
   // Strided windows read planes split off the input: plane i holds rows `remainder + stride * y` for
   // y from `first`, columns `stride * x + shift`, zero outside.
   struct Plane {
@@ -122,6 +133,7 @@ struct Padded {
   std::vector<uint32_t> direct;        // masks to read the input itself; empty: it is copied
   std::vector<uint8_t> edges;          // see DepthwiseArgs
   int64_t packed = 0;
+  std::vector<int32_t> rows;           // of direct: where input row r - pad lies, -1 outside
   std::vector<float> zeros;            // a row outside of the input
 };
 
@@ -136,13 +148,13 @@ struct BuiltOp {
   const KernelTable* table = nullptr;
   std::vector<Panel> panels, last_panels;  // of a full tile and of the last one
   const GemvKernel* gemv = nullptr;
+  const DepthwiseKernel* depthwise = nullptr;
   std::shared_ptr<const Pack> pack;
   std::vector<float> bias;  // rounded up to 8 rows
   Window window;
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
   size_t planes_at = 0;     // bytes into the arena
-  int64_t patch_width = 0;  // columns of the rows of patches
   int64_t channel_stride = 0;  // of the planes or the input, floats
   float low = 0, high = 0;
 };
@@ -198,7 +210,15 @@ void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTen
 int64_t first_cache();
 int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
 const KernelTable* table_for(const Plan& plan, int64_t tile);
-int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+// The kernel of this form, null if the table has none that fits.
+const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op);
+struct Cut {
+  int64_t held, tile;  // see Layout
+  int64_t apart;       // tile_stride where tiles lie beside each other in planes
+};
+Cut choose_cut(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+// How much longer the busiest of the threads works than all of them would on an even cut: 1 and more.
+double unevenness(int64_t columns, int64_t held, int threads);
 std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns);
 int64_t choose_depth(const TensorRecord& t, int64_t panel);
 // plan_steps.cc

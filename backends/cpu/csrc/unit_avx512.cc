@@ -9,7 +9,6 @@ namespace {
 struct Avx512 {
   typedef __m512 Vec;
   static constexpr int lanes = 16, square = 8;
-  static constexpr bool direct_depthwise = true;
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
   // The compiler would fold a shared load into each of its uses: a load for every multiply-add.
   static void keep(Vec& v) { asm("" : "+v"(v)); }
@@ -33,7 +32,7 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
   }
   static void store_masked(float* p, uint16_t mask, Vec v) { _mm512_mask_storeu_ps(p, mask, v); }
-  static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  static Vec load_masked(const float* p, uint32_t mask) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p); }
   // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
   static Vec even_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
   static Vec odd_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
@@ -104,6 +103,15 @@ using Simd = Avx512;
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_abreast<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_abreast<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_abreast<Simd, 8, int8_t>))
+// Masked loads cost nothing: depthwise windows read their input in place.
+#define DEPTHWISE_LIST(X) \
+  X(kPacked, "packed_k3s1", 3, 1, (depthwise_packed<Simd, 3>)) \
+  X(kPacked, "packed_k5s1", 5, 1, (depthwise_packed<Simd, 5>)) \
+  X(kDirect, "direct_k3s1", 3, 1, (depthwise_direct<Simd, 3, 1>)) \
+  X(kDirect, "direct_k3s2", 3, 2, (depthwise_direct<Simd, 3, 2>)) \
+  X(kDirect, "direct_k5s1", 5, 1, (depthwise_direct<Simd, 5, 1>)) \
+  X(kDirect, "direct_k5s2", 5, 2, (depthwise_direct<Simd, 5, 2>)) \
+  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
 #define DENSE_VECTORS 4
 #include "unit.h"
 
