@@ -17,7 +17,7 @@ from sparsec.backends.cuda.amdgcn import read_amdgcn
 from sparsec.backends.cuda.launch import kernel_function
 from sparsec.backends.cuda.native import NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
-from sparsec.backends.cuda.variants import Variant
+from sparsec.backends.cuda.variants import SPARSE_MMA, Variant
 from sparsec.ir.errors import UnsupportedTargetError
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -88,12 +88,15 @@ def compile_variant(variant: Variant, cache: Path | None = None) -> CompiledKern
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     nvidia = variant.arch.startswith("sm")
     function = kernel_function(variant)
     with _knobs(cache):
         compiled = triton.compile(
-            ASTSource(function, **_specialise(variant, function.arg_names)),
+            (GluonASTSource if variant.format in SPARSE_MMA else ASTSource)(
+                function, **_specialise(variant, function.arg_names)
+            ),
             target=GPUTarget("cuda", int(variant.arch[2:]), 32)
             if nvidia
             else GPUTarget("hip", variant.arch, _AMD_WARP),
@@ -124,8 +127,8 @@ def tensor_op(variant: Variant) -> str | None:
         return ""
     if variant.arch.startswith("gfx"):
         return "MFMA"
-    # A strip of blocks is lower than what newer instructions multiply.
-    return "HMMA" if variant.kernel == "block_matmul" else None
+    # A strip of blocks is lower than what newer instructions multiply; mma.sp is one of the older.
+    return "HMMA" if variant.kernel in ("block_matmul", "sp_matmul") else None
 
 
 def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
@@ -140,7 +143,8 @@ def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
             constants.setdefault(name, None)  # an optional pointer that is not there
             continue
         pointer = arguments[name]["kind"] != "value"
-        signature[name] = _POINTERS[arguments[name]["dtype"]] if pointer else "i32"
+        dtype = arguments[name].get("read_as", arguments[name]["dtype"])
+        signature[name] = _POINTERS[dtype] if pointer else "i32"
         if pointer or (name == "K" and variant.aligned and variant.step > 1):
             divisible_by_16[(index,)] = [["tt.divisibility", 16]]
     return {"signature": signature, "constexprs": constants, "attrs": divisible_by_16}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import compiled, launch, torch_formats
+from sparsec.backends.cuda import compiled, launch, nvcc, torch_formats
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.native import NATIVE
-from sparsec.backends.cuda.native_launch import native_linear
-from sparsec.backends.cuda.variants import FORMATS
+from sparsec.backends.cuda.native_launch import device_sm, native_linear
+from sparsec.backends.cuda.variants import FORMATS, SPARSE_MMA
 from sparsec.ir.errors import UnsupportedTargetError
 
 
@@ -58,7 +58,7 @@ def linear(
     finish: dict[str, Any] = {"bias": bias, "residual": residual, "act": act}
     if compiled.loaded(kernels):
         compiled.linear(kernels, x, arrays, y, **finish)
-    elif name in NATIVE:
+    elif name in NATIVE and not (name in SPARSE_MMA and nvcc.why_not(device_sm(x.device.index))):
         if torch_formats.VALUES[values] != x.dtype:
             raise UnsupportedTargetError(
                 f"{name} of {values} is multiplied by {values}, got {x.dtype}"

@@ -64,7 +64,7 @@ def native_linear(
         _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
     if 2 * n * max(k, m) >= 2**32:
         raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
-    sm = _sm(x.device.index)
+    sm = device_sm(x.device.index)
     stored = sum(each.nbytes for each in arrays.values()) / (m * k)
     variant = NativeVariant(
         form,
@@ -97,7 +97,8 @@ def _driver(device: int) -> Driver:
 
 
 @functools.cache
-def _sm(device: int) -> int:
+def device_sm(device: int) -> int:
+    """Return the compute capability of a device: 90 for 9.0."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * int(major) + int(minor)
 

@@ -42,6 +42,12 @@ class NM24Sp(Format):
         strips, steps, words = block_shape(*shape)
         return 4.0 * strips * steps * words
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of the array."""
+        return {"packed": ("int32", block_shape(*shape))}
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 [M, K] that follows the pattern; see the top of this module."""
         flat = NM24().pack_bits(bits)
