@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import os
@@ -198,13 +199,20 @@ def _launch_data(
         "activation": variant.act,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
-        "source_sha256": hashlib.sha256(source(variant).read_bytes()).hexdigest(),
+        "source_sha256": sources_hash(),
     }
 
 
 def source(variant: Variant) -> Path:
     """Return the file that a variant is compiled from; it imports others of its folder."""
     return SOURCES / f"{variant.module}.py"
+
+
+@functools.cache
+def sources_hash() -> str:
+    """Return the hash of all Triton kernels of this package: they import one another."""
+    files = sorted(SOURCES.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _parameter_count(assembly: str, variant: Variant) -> int:
