@@ -32,10 +32,10 @@ INSTRUCTIONS = {
     "bm32": (14.0, 21.0),
     "block8x1": (11.0, 17.0),
     "block16x1": (6.5, 12.0),
-    "nm24_sp": (0.65, 0.65),
+    "nm24_sp": (0.65, 1.3),
 }
-# Of the format lps, for a stored element and for any element.
-_SCATTER = (5.0, 1.65)
+# Of the format lps, for a stored element and for any element: 16-bit values, 8-bit values.
+_SCATTER = ((5.0, 1.65), (7.0, 1.85))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,9 +114,11 @@ def estimate(
 
 
 def _instructions(form: str, sparsity: float, values: str) -> float:
+    narrow = value_bytes(values) == 1
     if form == "lps":
-        return _SCATTER[0] * (1 - sparsity) + _SCATTER[1]
-    return INSTRUCTIONS[form][value_bytes(values) == 1]
+        stored, any_element = _SCATTER[narrow]
+        return stored * (1 - sparsity) + any_element
+    return INSTRUCTIONS[form][narrow]
 
 
 def dense_from(form: str, shape: tuple[int, int], packed_bytes: float) -> int | None:

@@ -58,15 +58,21 @@ def linear(
     finish: dict[str, Any] = {"bias": bias, "residual": residual, "act": act}
     if compiled.loaded(kernels):
         compiled.linear(kernels, x, arrays, y, **finish)
-    elif name in NATIVE and not (name in SPARSE_MMA and nvcc.why_not(device_sm(x.device.index))):
-        if torch_formats.VALUES[values] != x.dtype:
+    elif name in NATIVE and not _by_gluon(name, values, x):
+        if not is_scaled(values) and torch_formats.VALUES[values] != x.dtype:
             raise UnsupportedTargetError(
                 f"{name} of {values} is multiplied by {values}, got {x.dtype}"
             )
-        native_linear(name, x, arrays, y, **finish)
+        native_linear(name, x, arrays, y, values=values, **finish)
     else:
         _known(name, NATIVE + FORMATS, "multiplies")
         launch.packed_linear(name, x, arrays, y.shape[1], values, out=y, **finish)
+
+
+def _by_gluon(name: str, values: str, x: Tensor) -> bool:
+    """Whether a format of the CUDA C++ kernels is multiplied by Gluon: if nothing compiles those here."""
+    fits = name in SPARSE_MMA and not is_scaled(values)
+    return fits and nvcc.why_not(device_sm(x.device.index)) is not None
 
 
 def unpack(

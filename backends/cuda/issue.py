@@ -53,7 +53,7 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
     total = float(code.loops[at].total())
     # Where it is a loop, the multiplication runs twice a tile.
     total += _at_most_one(code, _multiplies)
-    length, over = expected_lists(sparsity)
+    length, over = expected_lists(sparsity, 1 if variant.values else 2)
     chunks, spilt = length // (WORDS // 16), over * 2  # of a lane: two lists
     early = _EARLY_CLEAR if variant.clear else _EARLY
     late = _only(code, lambda c: _scatters(c, _LATE))

@@ -97,6 +97,10 @@ def packed_linear(
         raise ShapeError(
             f"x: need float16 or bfloat16 [N, K], not empty, got {x.dtype} {list(x.shape)}"
         )
+    if form in SPARSE_MMA and is_scaled(values):
+        raise UnsupportedTargetError(
+            f"the Gluon kernel of {form} reads 16-bit values, got {values}"
+        )
     n, k = x.shape
     y = torch.empty((n, rows), dtype=x.dtype, device=x.device) if out is None else out
     values = values or _name(x.dtype)

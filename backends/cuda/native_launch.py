@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from sparsec.backends.cuda import formats, nvcc, on_tensors
+from sparsec.backends.cuda.formats.base import SCALE
+from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.loader import Driver, Kernel
 from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, clears, split_for
 from sparsec.ir.errors import ShapeError
@@ -25,6 +27,7 @@ def native_linear(
     act: str = "none",
     split: int | None = None,
     bucket: int | None = None,
+    values: str = "",
 ) -> Tensor:
     """Write ``act(x @ W.T + bias) + residual`` to ``y`` and return it.
 
@@ -44,6 +47,8 @@ def native_linear(
         Blocks that share the reduction; chosen for the device if absent.
     bucket : int, optional
         Rows of x of a block; the smallest that holds all if absent.
+    values : str
+        Type of the stored values; that of x if empty.
 
     Raises
     ------
@@ -62,6 +67,9 @@ def native_linear(
         _check("residual", residual, (n, m), y.dtype)
     for name in formats.get(form).arrays:
         _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
+    scaled = values if is_scaled(values) else ""
+    if scaled:
+        _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
     if 2 * n * max(k, m) >= 2**32:
         raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
     sm = device_sm(x.device.index)
@@ -73,7 +81,8 @@ def native_linear(
         bucket or next((b for b in BUCKETS if b >= n), BUCKETS[-1]),
         k % 8 == 0,
         k % 64 == 0,
-        clears(form, stored),
+        clears(form, stored, scaled),
+        scaled,
     )
     kernel = _kernel(variant, x.device.index)
     sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}

@@ -31,9 +31,9 @@ void attention_head(const Context& c, const BuiltOp& b, int64_t task) {
   float* scores = vs + size * padded;
   float* part = scores + padded * wide;
   for (int64_t d = 0; d < size; ++d) {
-    copy_columns(q, l.tile, head * size + d, start, length, qs + d * padded, false);
-    copy_columns(k, l.tile, head * size + d, start, length, ks + d * padded, false);
-    copy_columns(v, l.tile, head * size + d, start, length, vs + d * padded, false);
+    copy_columns(q, l.held, head * size + d, start, length, qs + d * padded, false);
+    copy_columns(k, l.held, head * size + d, start, length, ks + d * padded, false);
+    copy_columns(v, l.held, head * size + d, start, length, vs + d * padded, false);
     std::fill(qs + d * padded + length, qs + (d + 1) * padded, 0.0f);
   }
   const float* mask = nullptr;
@@ -45,7 +45,7 @@ void attention_head(const Context& c, const BuiltOp& b, int64_t task) {
     b.table->softmax_columns(scores, n, length, n, mask ? mask + i * mask_ld : nullptr, mask_ld, length - i);
     b.table->dense({vs, padded, 1, scores, n, part, n, size, length, n, 1.0f});
     const int64_t real = std::min(n, length - i);
-    for (int64_t d = 0; d < size; ++d) copy_columns(y, l.tile, head * size + d, start + i, real, part + d * n, true);
+    for (int64_t d = 0; d < size; ++d) copy_columns(y, l.held, head * size + d, start + i, real, part + d * n, true);
   }
 }
 

@@ -110,8 +110,8 @@ struct DepthwiseArgs {
   const float* bias;  // [channels]
   float low, high;
   ptrdiff_t channels, x_step, y_step;  // x, y and weight are those of the first channel
-  // Without a padded copy (direct_depthwise): x is row 0 of the input itself, `height` rows of `line` floats;
-  // row 0 of the window lies at input row `top`, its column 0 at -left, rows outside are `zeros`. Bit l of
+  // Without a padded copy (direct_depthwise): x is the input itself, its row r of the window lies at
+  // x + row_at[r] - left, or is `zeros` where row_at[r] is -1. Bit l of
   // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
   // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; edges[vector] is its Edge. The last
   // vector ends with the row. Nothing is written beyond the last row: where a row is shorter than a vector, bit l
@@ -119,11 +119,13 @@ struct DepthwiseArgs {
   const uint32_t* masks;
   const uint8_t* edges;
   const float* zeros;
-  ptrdiff_t top, left, height;
+  const int32_t* row_at;
+  ptrdiff_t left;
   uint16_t cut;
-  // Short rows: so many output rows share a vector, 0 if each has its own. Bit l of masks[r * kernel[1] + k] then
+  // Short rows, `line` floats apart and without gaps: so many output rows share a vector, 0 if each has its own;
+  // row 0 of the window lies at input row `top`. Bit l of masks[r * kernel[1] + k] then
   // says that lane l of tap k is inside if its vector begins at row r of the window.
-  ptrdiff_t packed;
+  ptrdiff_t packed, top;
 };
 
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).

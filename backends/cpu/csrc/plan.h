@@ -2,6 +2,7 @@
 #ifndef SPARSEC_PLAN_H
 #define SPARSEC_PLAN_H
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -87,9 +88,13 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
 struct Layout {
   int64_t columns = 0;  // pixels or tokens
   int64_t height = 0, width = 0;  // of images
-  int64_t tile = 0, tiles = 0;    // columns of a tile
+  int64_t held = 0, tiles = 0;    // columns of a tile; the last one holds the rest
+  int64_t tile = 0;               // floats of a row of a tile: `held` and what fills its last vector
   int64_t tile_stride = 0, row_stride = 0;  // floats
   int64_t size = 0;                         // floats
+
+  int64_t held_by(int64_t tile_index) const { return std::min(held, columns - tile_index * held); }
+  int64_t row_at(int64_t row) const { return row * width / held * tile_stride + row * width % held; }  // tiles hold whole rows
   size_t offset = 0;                        // bytes into the arena
   int external = -1;  // index of the input that is used in place
   bool local = false;  // lives within one tile of a step: the offset is into memory of the thread
@@ -122,6 +127,7 @@ struct Padded {
   std::vector<uint32_t> direct;        // masks to read the input itself; empty: it is copied
   std::vector<uint8_t> edges;          // see DepthwiseArgs
   int64_t packed = 0;
+  std::vector<int32_t> rows;           // of direct: where input row r - pad lies, -1 outside
   std::vector<float> zeros;            // a row outside of the input
 };
 
@@ -198,7 +204,14 @@ void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTen
 int64_t first_cache();
 int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
 const KernelTable* table_for(const Plan& plan, int64_t tile);
-int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+bool is_direct(const OpRecord& depthwise);  // can read its input without a padded copy
+struct Cut {
+  int64_t held, tile;  // see Layout
+  int64_t apart;       // tile_stride where tiles lie beside each other in planes
+};
+Cut choose_cut(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+// How much longer the busiest of the threads works than all of them would on an even cut: 1 and more.
+double unevenness(int64_t columns, int64_t held, int threads);
 std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns);
 int64_t choose_depth(const TensorRecord& t, int64_t panel);
 // plan_steps.cc

@@ -72,12 +72,14 @@ class Builder {
       auto& l = out_->values[i];
       if (v_.values[i].kind == ValueKind::kRaw) continue;
       const int64_t channels = v_.values[i].channels;
-      l.tile = choose_tile(plan_, shapes_, threads_, l.columns);
-      l.tiles = divide_up(l.columns, l.tile);
+      const Cut cut = choose_cut(plan_, shapes_, threads_, l.columns);
+      l.held = cut.held;
+      l.tile = cut.tile;
+      l.tiles = divide_up(l.columns, l.held);
       if (plane[i]) {  // windows read whole planes, row by row
-        l.row_stride = l.tiles * l.tile;
+        l.row_stride = l.tiles * cut.apart;
         if (l.row_stride % 1024 == 0) l.row_stride += 16;  // rows 4 KiB apart share cache sets
-        l.tile_stride = l.tile;
+        l.tile_stride = cut.apart;
         l.size = l.row_stride * channels;
       } else {
         l.row_stride = l.tile;
@@ -112,14 +114,8 @@ class Builder {
       for (const KernelTable* t : plan_.tables)
         if (t == plan_.tables[0] || (t->direct_depthwise && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
       prepare_padded(b, x, y);
-      b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.tile % y.width == 0);
+      b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.held % y.width == 0);
     }
-  }
-
-  static bool reads_itself(const BuiltOp& b) {
-    const OpRecord& op = *b.record;
-    const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
-    return b.table->direct_depthwise && square && op.stride[0] == op.stride[1] && op.stride[0] <= 2 && op.dilation[0] == 1 && op.dilation[1] == 1;
   }
 
   void direct_masks(BuiltOp& b, const Layout& x, const Layout& y) {
@@ -154,6 +150,8 @@ class Builder {
       }
       p.edges.push_back(any || (left && right) ? kAllMasked : left ? kLeftEdge : right ? kRightEdge : kInside);
     }
+    for (int64_t r = -op.pads[0]; r < stride * (y.height - 1) + op.kernel[0] - op.pads[0]; ++r)
+      p.rows.push_back(r >= 0 && r < x.height ? static_cast<int32_t>(x.external < 0 ? x.row_at(r) : r * x.width) : -1);
     p.zeros.assign(stride * (round_up(y.width, lanes) + lanes) + op.kernel[1], 0.0f);
     p.band = std::max<int64_t>(4, first_cache() / 2 / (y.width * 4) / 4 * 4);
   }
@@ -172,7 +170,7 @@ class Builder {
       first = std::min(first, phase_of(kx).second);
       last = std::max(last, phase_of(kx).second);
     }
-    if (reads_itself(b)) return direct_masks(b, x, y);
+    if (b.table->direct_depthwise && is_direct(op)) return direct_masks(b, x, y);
     // Lanes beyond the last column read into the next row and are not used.
     p.phase_line = round_up(y.width + last - first, lanes);
     std::vector<int64_t> used;
@@ -277,8 +275,8 @@ class Builder {
     const int64_t groups = divide_up(t.rows, q.block_rows);
     const bool pairs = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0;
     q.rows_at_once = pairs ? 2 : 1;
-    b.panels = cut_panels(b.table, q.block_rows, q.rows_at_once, y.tile);
-    b.last_panels = cut_panels(b.table, q.block_rows, q.rows_at_once, std::max<int64_t>(y.columns - (y.tiles - 1) * y.tile, 1));
+    b.panels = cut_panels(b.table, q.block_rows, q.rows_at_once, y.held);
+    b.last_panels = cut_panels(b.table, q.block_rows, q.rows_at_once, std::max<int64_t>(y.held_by(y.tiles - 1), 1));
     int64_t widest = 0;
     for (const auto* panels : {&b.panels, &b.last_panels})
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);

@@ -97,7 +97,7 @@ class Run {
     const View x = c_.view(id);
     const float* source = c_.inputs[i].data + (c_.v.values[id].kind == ValueKind::kRows ? 0 : c_.image * l.columns * channels);
     each(l.tiles, [&](int64_t tile) {
-      const int64_t begin = tile * l.tile, n = std::min(l.tile, l.columns - begin);
+      const int64_t begin = tile * l.held, n = l.held_by(tile);
       if (c_.v.values[id].kind == ValueKind::kRows) {
         table_of(l).to_tile(source + begin * channels, channels, n, channels, x.at(tile, 0), l.tile);
         return;
@@ -117,7 +117,7 @@ class Run {
     const View y = c_.view(id);
     float* target = outputs_[i].data + (c_.v.values[id].kind == ValueKind::kRows ? 0 : c_.image * l.columns * channels);
     each(l.tiles, [&](int64_t tile) {
-      const int64_t begin = tile * l.tile, n = std::min(l.tile, l.columns - begin);
+      const int64_t begin = tile * l.held, n = l.held_by(tile);
       if (c_.v.values[id].kind == ValueKind::kRows) {
         table_of(l).from_tile(y.at(tile, 0), l.tile, channels, target + begin * channels, channels, n);
         return;

@@ -60,12 +60,11 @@ void group_steps(const PlanView& v, int threads, Instance& out) {
   for (uint32_t i = 0; i < v.header->op_count; ++i) {
     const OpRecord& op = v.ops[i];
     const Layout& l = out.values[op.output];
-    const double uneven = static_cast<double>(divide_up(l.tiles, threads) * threads) / static_cast<double>(std::max<int64_t>(1, l.tiles));
-    const bool tiles = tile_wise(out.ops[i]) && (threads == 1 || uneven <= kMostUneven);
+    const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kMostUneven;
     bool joins = tiles && !out.steps.empty() && out.steps.back().tiles && out.ops[i].window.planes.empty();
     if (joins) {
       const Layout& current = out.values[v.ops[out.steps.back().begin].output];
-      joins = current.columns == l.columns && current.tile == l.tile;
+      joins = current.columns == l.columns && current.held == l.held;
       const auto here = static_cast<int64_t>(out.steps.size()) - 1;
       if (reads_planes(op.code) && made_in[op.inputs[0]] == here) joins = false;
     }

@@ -9,7 +9,10 @@
 namespace sparsec {
 namespace {
 
-constexpr int64_t kWidestTile = 448;
+// Columns of a tile; more where all channels of them still fit the second cache, so that windows share more rows.
+constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
+// Time of operators that all threads work on one by one, in terms of an even cut.
+constexpr double kSplitByRows = 1.12;
 
 // Time per multiply-add of a panel of v vectors, relative to the roof, as measured: one row at a time pays for
 // the load of its weight, and a wide panel fills the first cache with fewer channels; blocks need chains
@@ -57,17 +60,35 @@ bool crowds_sets(const KernelTable* table, int64_t tile) {
   return 64 / apart * std::max<int64_t>(panel, 1) < 64;
 }
 
+// What the system says, KiB; some say nothing, some say 0, and a virtual machine may say anything.
+[[maybe_unused]] int64_t cache_size(int name, int64_t unknown, int64_t least, int64_t most) {
+  const long said = sysconf(name);
+  return said > 0 ? std::clamp<int64_t>(said, least << 10, most << 10) : unknown << 10;
+}
+
 }  // namespace
 
 int64_t first_cache() {
-  static const int64_t size = [] {
 #ifdef _SC_LEVEL1_DCACHE_SIZE
-    if (const long said = sysconf(_SC_LEVEL1_DCACHE_SIZE); said > 0) return std::clamp<int64_t>(said, 16 * 1024, 128 * 1024);
-#endif
-    return int64_t{32 * 1024};
-  }();
+  static const int64_t size = cache_size(_SC_LEVEL1_DCACHE_SIZE, 32, 16, 128);
   return size;
+#else
+  return 32 << 10;
+#endif
 }
+
+namespace {
+
+int64_t second_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t size = cache_size(_SC_LEVEL2_CACHE_SIZE, 512, 256, 4096);
+  return size;
+#else
+  return 512 << 10;
+#endif
+}
+
+}  // namespace
 
 int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
 
@@ -89,31 +110,69 @@ std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows
   return panels;
 }
 
-// The width that costs the operators whose outputs have so many columns least.
-int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t columns) {
+bool is_direct(const OpRecord& op) {
+  const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
+  return square && op.stride[0] == op.stride[1] && op.stride[0] <= 2 && op.dilation[0] == 1 && op.dilation[1] == 1;
+}
+
+double unevenness(int64_t columns, int64_t held, int threads) {
+  if (columns == 0) return 1.0;
+  const int64_t tiles = divide_up(columns, held);
+  int64_t most = 0;
+  for (int t = 0; t < threads; ++t)  // as a team shares them
+    most = std::max(most, std::min(columns, tiles * (t + 1) / threads * held) - std::min(columns, tiles * t / threads * held));
+  return static_cast<double>(most * threads) / static_cast<double>(columns);
+}
+
+namespace {
+
+// Rows of an image whose row length is no multiple of a vector can be kept in tiles with a gap behind each, if
+// whoever reads windows of them asks where a row lies.
+bool gaps_allowed(const Plan& plan, const Shapes& shapes, int64_t columns, int64_t row) {
+  if (!row || 2 * row <= plan.tables[0]->lanes) return false;  // several rows in a vector: no gaps
+  for (const KernelTable* t : plan.tables)
+    if (!t->direct_depthwise) return false;
+  for (uint32_t i = 0; i < plan.view.header->op_count; ++i) {
+    const OpRecord& op = plan.view.ops[i];
+    const bool reads = shapes.values[op.inputs[0]].columns == columns, makes = shapes.values[op.output].columns == columns;
+    if (op.code == OpCode::kDepthwise && reads && !is_direct(op)) return false;
+    if (op.code == OpCode::kMaxPool && reads) return false;
+    if (op.code == OpCode::kConv && (reads || makes)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// The cut that costs the operators whose outputs have so many columns least.
+Cut choose_cut(const Plan& plan, const Shapes& shapes, int threads, int64_t columns) {
   const PlanView& view = plan.view;
   const int64_t step = plan.tables.back()->lanes;
   std::deque<std::pair<std::pair<const KernelTable*, int>, Cover>> covers;
-  int64_t row = 0;  // width of the images that a depthwise window makes
+  int64_t row = 0, channels = 1;  // of the images that a depthwise window makes
   for (uint32_t i = 0; i < view.header->value_count; ++i) {
     const int64_t hint = view.values[i].tile_hint;
-    if (shapes.values[i].columns == columns && hint && hint % step == 0) return hint;
+    if (shapes.values[i].columns == columns && hint && hint % step == 0) return {hint, hint, hint};
   }
   for (uint32_t i = 0; i < view.header->op_count; ++i) {
     const Shape& y = shapes.values[view.ops[i].output];
-    if (view.ops[i].code == OpCode::kDepthwise && y.columns == columns) row = y.width;
+    if (view.ops[i].code != OpCode::kDepthwise || y.columns != columns) continue;
+    row = y.width;
+    channels = std::max<int64_t>(channels, view.values[view.ops[i].output].channels);
   }
   const auto cover = [&](const KernelTable* table, int block_rows) -> const Cover& {
     for (const auto& [key, value] : covers)
       if (key == std::pair(table, block_rows)) return value;
     return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, 1, kWidestTile)).second;
   };
-  int64_t best = step;
+  const bool gaps = gaps_allowed(plan, shapes, columns, row);
+  Cut best{step, step, step};
   double best_cost = 1e300;
-  for (int64_t width = step; width <= kWidestTile; width += step) {
-    const int64_t tiles = std::max<int64_t>(1, divide_up(columns, width)), rest = columns - (tiles - 1) * width;
+  const auto consider = [&](int64_t held) {
+    const int64_t width = round_up(held, step);
+    const int64_t tiles = std::max<int64_t>(1, divide_up(columns, held)), rest = columns - (tiles - 1) * held;
     const KernelTable* table = table_for(plan, width);
-    const bool rows = row && (tiles == 1 || width % row == 0);
+    const bool rows = row && (tiles == 1 || held % row == 0);
     double cost = 1e-3 * static_cast<double>(tiles * width);  // decides where there are no products at all
     for (uint32_t i = 0; i < view.header->op_count; ++i) {
       const auto& op = view.ops[i];
@@ -121,23 +180,27 @@ int64_t choose_tile(const Plan& plan, const Shapes& shapes, int threads, int64_t
       const auto& t = view.tensors[op.weight];
       if (op.code == OpCode::kDepthwise) {
         // Input rows are loaded once for all rows of a tile; what has no whole rows is copied once more.
-        const double reach = op.kernel[0] - 1, held = rows ? std::min<double>(width / row, shapes.values[op.output].height) : 1.0;
-        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + 0.5 * reach / held : 5.0);
+        const double reach = op.kernel[0] - 1, kept = rows ? std::min<double>(held / row, shapes.values[op.output].height) : 1.0;
+        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + 0.5 * reach / kept : 5.0);
         continue;
       }
       const Cover& costs = cover(table, block_rows_of(t));
-      const double one = costs.cost[divide_up(width, table->lanes)], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
+      const double one = costs.cost[divide_up(held, table->lanes)], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
       cost += static_cast<double>(t.count) * t.block_rows * (one * static_cast<double>(tiles - 1) + last);
     }
     if (table != plan.tables[0]) cost *= 1.3;  // shorter vectors
     if (crowds_sets(table, width)) cost *= 1.1;
-    // Too few tiles for the threads, and they wait for each other after every operator.
-    if (threads > 1) cost *= tiles < threads ? 1.5 : static_cast<double>(divide_up(tiles, threads) * threads) / static_cast<double>(tiles);
+    // On a cut too uneven operators are split by rows, and the threads wait for each other after every one.
+    cost *= std::min(unevenness(columns, held, threads), kSplitByRows);
     if (cost < best_cost * 0.999) {
       best_cost = cost;
-      best = width;
+      // No cache line belongs to two tiles: they are written by different threads.
+      best = {held, width, gaps ? round_up(width, 16) : width};
     }
-  }
+  };
+  const int64_t fits = row ? second_cache() / 4 / (4 * channels) : 0, widest = std::clamp(fits, kWideTile, kWidestTile);
+  for (int64_t width = step; width <= widest; width += step) consider(width);
+  for (int64_t held = row; gaps && held <= widest && held < columns; held += row) consider(held);
   return best;
 }
 

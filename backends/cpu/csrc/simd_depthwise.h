@@ -49,18 +49,19 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
   const Vec bias = S::set1(*d.bias), low_bound = S::set1(d.low), high_bound = S::set1(d.high);
 #pragma GCC unroll 5
   for (int j = 0; j < kUnderWay; ++j) sums[j] = bias;
-  const ptrdiff_t line = d.line, width = d.width, height = d.height, rows = d.rows;
-  const float* x = d.x + d.top * line - d.left + c * Stride;
+  const ptrdiff_t width = d.width, rows = d.rows;
+  const float* const x = d.x - d.left + c * Stride;
   const float* const zeros = d.zeros;
+  const int32_t* from = d.row_at;
   float* y = d.y + c;
   const bool spills = width < S::lanes;  // into the next row, whose own store comes later
-  ptrdiff_t from = d.top, r = 1 - kUnderWay;
+  ptrdiff_t r = 1 - kUnderWay;
   // Adds what input rows give to output rows r + low .. r + high - 1, and stores row r when that is there.
   const auto advance = [&](int low, int high) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-    for (int phase = 0; phase < Stride; ++phase, ++from, x += line) {
+    for (int phase = 0; phase < Stride; ++phase, ++from) {
       if (phase == 1 && r + 1 == rows) break;
-      const float* const in = static_cast<size_t>(from) < static_cast<size_t>(height) ? x : zeros;
+      const float* const in = *from < 0 ? zeros : x + *from;
       __builtin_prefetch(in + 32);  // planes lie in the third cache
       Vec taps[K];
 #pragma GCC unroll 5
@@ -243,7 +244,16 @@ template <class S>
 void depthwise(const DepthwiseArgs& all) {
   DepthwiseArgs d = all;
   const DepthwiseChannel run = depthwise_of<S>(d);
+  // The first and the last rows of a tile were made by other threads and lie in their caches.
+  constexpr ptrdiff_t kAhead = 8;
+  const int32_t* const ends[2] = {d.row_at, d.row_at + (d.rows - 1) * d.stride + d.kernel[0] - 1};
   for (ptrdiff_t c = 0; c < all.channels; ++c) {
+    if (d.row_at && c + kAhead < all.channels)
+      for (const int32_t* end : ends)
+        if (*end >= 0) {
+          __builtin_prefetch(d.x + kAhead * d.x_step + *end);
+          __builtin_prefetch(d.x + kAhead * d.x_step + *end + 15);
+        }
     run(d);
     d.x += d.x_step;
     d.y += d.y_step;

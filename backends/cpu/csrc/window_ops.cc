@@ -81,7 +81,6 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
   const Layout& in = c.in.values[op.inputs[0]];
   d.x = c.view(op.inputs[0]).at(0, channel);
   d.line = in.width;
-  d.height = in.height;
   d.left = op.pads[1];
   d.masks = b.padded.direct.data();
   d.edges = b.padded.edges.data();
@@ -95,6 +94,7 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
 void rows_in_place(const BuiltOp& b, DepthwiseArgs& d, float* y, int64_t begin, int64_t end) {
   d.y = y;
   d.top = begin * b.record->stride[0] - b.record->pads[0];
+  d.row_at = b.padded.rows.data() + begin * b.record->stride[0];
   d.rows = end - begin;
   d.masks = b.padded.direct.data() + (d.packed ? begin * d.kernel[1] : 0);
   b.table->depthwise(d);
@@ -119,6 +119,7 @@ void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
   for (int64_t r = 0; r < l.height; r += band) {
     d.rows = std::min(band, l.height - r);
     d.top = r * op.stride[0] - op.pads[0];
+    if (!copied) d.row_at = b.padded.rows.data() + r * op.stride[0];
     if (d.packed) d.masks = b.padded.direct.data() + r * d.kernel[1];
     if (copied) {
       pad_rows(c, b, x, d.top, (d.rows - 1) * op.stride[0] + reach, padded);
@@ -126,7 +127,7 @@ void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
     }
     b.table->depthwise(d);
     if (finish) finish(d.y, d.rows * l.width);
-    copy_columns(y, l.tile, channel, r * l.width, d.rows * l.width, d.y, true);
+    copy_columns(y, l.held, channel, r * l.width, d.rows * l.width, d.y, true);
   }
 }
 
@@ -135,7 +136,7 @@ void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
 void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
   const Layout& l = c.out(b);
   const View y = c.view(b.record->output);
-  const int64_t band = l.tile / l.width, begin = tile * band, end = std::min(l.height, begin + band);
+  const int64_t band = l.held / l.width, begin = tile * band, end = std::min(l.height, begin + band);
   DepthwiseArgs d = depthwise_args(c, b, 0);
   d.channels = c.channels(b);
   d.x_step = c.view(b.record->inputs[0]).row_stride;
@@ -151,8 +152,8 @@ void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int
     for (; channel < stop; ++channel) depthwise_copied(c, b, channel);
     return;
   }
-  const bool one_piece = l.tile_stride == l.tile;
-  const int64_t band = one_piece ? l.height : l.tile / l.width;
+  const bool one_piece = l.tile_stride == l.held;
+  const int64_t band = one_piece ? l.height : l.held / l.width;
   for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) {
     DepthwiseArgs d = depthwise_args(c, b, channel);
     d.channels = stop - channel;
@@ -189,7 +190,7 @@ void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel) {
       for (int64_t i = 0; i < out.width; ++i) best[i] = strided[i] > best[i] ? strided[i] : best[i];
     }
   }
-  copy_columns(c.view(op.output), out.tile, channel, 0, out.columns, flat, true);
+  copy_columns(c.view(op.output), out.held, channel, 0, out.columns, flat, true);
 }
 
 void average_channel(const Context& c, const BuiltOp& b, int64_t channel) {
@@ -197,9 +198,9 @@ void average_channel(const Context& c, const BuiltOp& b, int64_t channel) {
   const View x = c.view(b.record->inputs[0]);
   // Every column adds to the sum of its number modulo 8: the result does not depend on how they are cut in tiles.
   double part[8] = {};
-  for (int64_t tile = 0, begin = 0; tile < in.tiles; ++tile, begin += in.tile) {
+  for (int64_t tile = 0, begin = 0; tile < in.tiles; ++tile, begin += in.held) {
     const float* row = x.at(tile, channel);
-    const int64_t n = std::min(in.tile, in.columns - begin);
+    const int64_t n = in.held_by(tile);
     int64_t i = 0;
     for (; begin % 8 == 0 && i + 8 <= n; i += 8)
       for (int l = 0; l < 8; ++l) part[l] += row[i + l];

@@ -17,6 +17,7 @@ LANE_FN float activate(float v, int how) {
 }
 
 struct Epilogue {
+  const float* scale;    // float32 [M] of values of 8 bits, or null
   const float* bias;     // float32 [M], or null
   const void* residual;  // as y [N, M], or null
   void* y;               // float16, bfloat16 or float32 [N, M]
@@ -25,10 +26,11 @@ struct Epilogue {
   int wide;              // y and residual are float32
 };
 
-// y = activation(sum + bias) + residual, for one element.
+// y = activation(sum * scale + bias) + residual, for one element.
 template <bool BF>
 LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
   const u64 at = (u64)col * e.m + row;
+  if (e.scale) sum *= as_float(load32(e.scale + row));
   if (e.bias) sum += as_float(load32(e.bias + row));
   sum = activate(sum, e.activation);
   if (e.wide) {

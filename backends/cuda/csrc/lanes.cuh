@@ -79,6 +79,11 @@ LANE_FN Quad stream128(const void* at) {
                : "l"(at));
   return v;
 }
+LANE_FN u64 stream64(const void* at) {
+  u64 v;
+  asm volatile("ld.global.nc.L1::no_allocate.u64 %0, [%1];" : "=l"(v) : "l"(at));
+  return v;
+}
 LANE_FN u32 load32(const void* at) {
   u32 v;
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(at));
@@ -157,6 +162,30 @@ LANE_FN u32 dot4(u32 a, u32 b, u32 c) {
   asm("dp4a.u32.u32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+// Byte i of the result is byte (selector >> 4 i & 7) of the eight of b and a, those of a first.
+LANE_FN u32 permute(u32 a, u32 b, u32 selector) {
+  u32 d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+// a * b + c of two 16-bit floats each, rounded once; subnormal numbers count.
+template <bool BF>
+LANE_FN u32 fma2(u32 a, u32 b, u32 c) {
+  u32 d;
+  if constexpr (BF)
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  else
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+#if __CUDA_ARCH__ >= 890
+// Two float16 of the two e4m3 in the low half of a word.
+LANE_FN u32 widen_e4m3(u32 pair) {
+  u32 d;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"((u16)pair));
+  return d;
+}
+#endif
 // c[16x8] += a[16x16] b[16x8]; fragments as the PTX manual lays out m16n8k16.
 template <bool BF>
 LANE_FN void multiply(float (&c)[4], Quad a, u32 b0, u32 b1) {

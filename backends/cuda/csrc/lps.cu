@@ -5,22 +5,48 @@
 // of shared memory, whose words stand in the order of the fragments, and multiplies from there.
 // In lists, every lane writes to a bank of its own.
 //
-// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), X_BYTES (16 if K is a multiple of 8, else 2), EVEN (K is a
-// multiple of 64), CLEAR (after a tile only the halves that were written are zeroed: pays at high sparsity).
+// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), VALUES (of Values), X_BYTES (16 if K is a multiple of 8, else
+// 2), EVEN (K is a multiple of 64), CLEAR (after a tile only the halves that were written are zeroed: pays at high
+// sparsity).
 #include "finish.cuh"
+#include "values.cuh"
 
 constexpr int SETS = 2;                  // of rows, in a block
 constexpr int TEAM = 4;                  // warps of a set, over the reduction
 constexpr int ROWS = 64, STEP = 64;      // of a tile
 constexpr int STRIPS = ROWS / 16;
 constexpr int TILE_BYTES = ROWS * STEP * 2;
-constexpr int CHUNK_BYTES = 640;         // 32 lanes x 8 values, then 32 lanes x 8 gaps
+constexpr int LANE_BYTES = VALUES ? 8 : 16;      // of a lane in a chunk: 8 values
+constexpr int GAPS_AT = 32 * LANE_BYTES;         // behind those of 32 lanes
+constexpr int CHUNK_BYTES = GAPS_AT + 32 * 4;    // 8 gaps a lane
 constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that is brought to the L2 cache
 constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetches before it scatters the lists
 constexpr int LATE = 4;                  // and that it fetches together afterwards
 constexpr int TOGETHER = N8 <= 4 ? 2 : 1;  // halves of a tile that are multiplied in one go
 constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
 constexpr int PLACED = N8 <= 4 ? 2 : 0;    // of them with addresses, where accumulators leave room
+
+// Eight values of a lane as they are stored, and as they are multiplied.
+struct Eight {
+  u32 x, y;
+};
+#if VALUES
+using Stored = Eight;
+LANE_FN Stored load_values(const void* at) {
+  const u64 v = stream64(at);
+  return {(u32)v, (u32)(v >> 32)};
+}
+LANE_FN Quad widened(Stored v) { return widen8<VALUES, BRAIN>(v.x, v.y); }
+#else
+using Stored = Quad;
+LANE_FN Stored load_values(const void* at) { return stream128(at); }
+LANE_FN Quad widened(Stored v) { return v; }
+#endif
+// An overflow entry holds its value in the low half.
+LANE_FN u32 spilt_value(u32 entry) {
+  if constexpr (VALUES != SIXTEEN) return widen2<VALUES, BRAIN, 0>(entry & 0xff);
+  return entry;
+}
 
 // Eight entries of a lane: four go to low halves, four to high halves. A position is 128 bytes from the next.
 // OFFSET is what the positions of earlier chunks contribute besides their gaps. `at` gets where they went,
@@ -45,7 +71,7 @@ LANE_FN void scatter(Quad v, u32 gaps, u32& low, u32& high) {
 
 // What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
 struct Kept {
-  Quad v[KEEP];
+  Stored v[KEEP];
   u32 gaps[KEEP], at[KEEP][8];
 };
 
@@ -53,7 +79,7 @@ struct Kept {
 LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) {
 #pragma unroll
   for (int c = 0; c < KEEP; c++)
-    if (c < count) kept.v[c] = stream128(values + c * CHUNK_BYTES), kept.gaps[c] = load32(gaps + c * CHUNK_BYTES);
+    if (c < count) kept.v[c] = load_values(values + c * CHUNK_BYTES), kept.gaps[c] = load32(gaps + c * CHUNK_BYTES);
 }
 
 // Scatters chunks C, C + 1, ... of the `count` of a tile, KEEP at most.
@@ -61,7 +87,7 @@ template <int C>
 LANE_FN void scatter_kept(Kept& kept, int count, u32& low, u32& high) {
   if constexpr (C < KEEP) {
     if (C >= count) return;
-    scatter<512 * C>(kept.v[C], kept.gaps[C], low, high, kept.at[C]);
+    scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
     scatter_kept<C + 1>(kept, count, low, high);
   }
 }
@@ -99,9 +125,9 @@ LANE_FN Quad load_x(const char* at, int left) {
 
 // Blocks on a processor that registers must allow.
 KERNEL(THREADS, N8 <= 1 && !CLEAR ? 3 : (N8 <= 2 ? 2 : 1))
-lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* bias,
-           const void* residual, void* y, float* partial, u32* counters, int M, int N, int K, int activation,
-           int wide) {
+lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* scale,
+           const float* bias, const void* residual, void* y, float* partial, u32* counters, int M, int N, int K,
+           int activation, int wide) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int set = warp % SETS, member = warp / SETS;
   const int group = blockIdx.x * SETS + set;
@@ -125,21 +151,22 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     int chunk = (int)here, over = (int)(here >> 32);
     const int end = (int)load32(at + 2 * (last - first));
     at += 4;
-    const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + 16 * lane;
-    const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + 512 + 4 * lane;
-    // 16 bytes behind what they load, these lanes meet each of the five 128-byte lines of a chunk.
-    [[maybe_unused]] const bool caller = lane == 0 || (lane & 7) == 7;
+    const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + LANE_BYTES * lane;
+    const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + GAPS_AT + 4 * lane;
+    // 16 bytes behind what they load, these lanes meet each of the 128-byte lines of a chunk.
+    constexpr int OTHERS = 128 / LANE_BYTES - 1;
+    [[maybe_unused]] const bool caller = lane == 0 || (lane & OTHERS) == OTHERS;
     // With CLEAR the chunks of the next tile are under way while a tile is cleared; else two chunks always,
     // whichever tile they belong to.
     Kept kept = {};
-    Quad v0 = zero, v1 = zero;
+    Stored v0 = {}, v1 = {};
     u32 g0 = 0, g1 = 0;
     int stream = end - chunk;  // chunks this warp has not asked for
     if constexpr (CLEAR) {
       fetch(kept, values, gaps, (int)next - chunk);
     } else {
-      if (stream > 0) v0 = stream128(values), g0 = load32(gaps);
-      if (stream > 1) v1 = stream128(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
+      if (stream > 0) v0 = load_values(values), g0 = load32(gaps);
+      if (stream > 1) v1 = load_values(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
       values += 2 * CHUNK_BYTES, gaps += 2 * CHUNK_BYTES, stream -= 2;
     }
 
@@ -174,14 +201,14 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         low += KEEP * 512, high += KEEP * 512;
 #pragma unroll 1
         for (int c = KEEP; c < count; c++, low += 512, high += 512)
-          scatter<0>(stream128(values + c * CHUNK_BYTES), load32(gaps + c * CHUNK_BYTES), low, high);
+          scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
       } else {
 #pragma unroll 1
         for (; count > 1; count -= 2) {
-          scatter<0>(v0, g0, low, high);
-          if (stream > 0) v0 = stream128(values), g0 = load32(gaps);
-          scatter<512>(v1, g1, low, high);
-          if (stream > 1) v1 = stream128(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
+          scatter<0>(widened(v0), g0, low, high);
+          if (stream > 0) v0 = load_values(values), g0 = load32(gaps);
+          scatter<512>(widened(v1), g1, low, high);
+          if (stream > 1) v1 = load_values(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
           if (caller && stream > AHEAD + 1) {
             prefetch(values + AHEAD * CHUNK_BYTES + 16);
             prefetch(values + (AHEAD + 1) * CHUNK_BYTES + 16);
@@ -190,9 +217,9 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
           low += 1024, high += 1024;
         }
         if (count) {
-          scatter<0>(v0, g0, low, high);
+          scatter<0>(widened(v0), g0, low, high);
           v0 = v1, g0 = g1;
-          if (stream > 0) v1 = stream128(values), g1 = load32(gaps);
+          if (stream > 0) v1 = load_values(values), g1 = load32(gaps);
           values += CHUNK_BYTES, gaps += CHUNK_BYTES, stream -= 1;
         }
       }
@@ -200,7 +227,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       for (int i = 0; i < EARLY; i++)
         if (extra > 32 * i) {
           const u32 to = tile + (early[i] >> 16);
-          store_shared16<0>(to, early[i]);
+          store_shared16<0>(to, spilt_value(early[i]));
           early[i] = to;
         }
 #pragma unroll 1
@@ -211,7 +238,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
           if (extra - from > 32 * i) late[i] = load32(spilt + 4 * from + 128 * i);
 #pragma unroll
         for (int i = 0; i < LATE; i++)
-          if (extra - from > 32 * i) store_shared16<0>(tile + (late[i] >> 16), late[i]);
+          if (extra - from > 32 * i) store_shared16<0>(tile + (late[i] >> 16), spilt_value(late[i]));
       }
       sync_warp();
 
@@ -241,8 +268,8 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         advance(values, count * CHUNK_BYTES), advance(gaps, count * CHUNK_BYTES);
         fetch(kept, values, gaps, (int)next - chunk);
         // A line a lane: as many bytes as this tile had, AHEAD chunks on. Past the end there is none to bring.
-        if (lane * 128 < count * CHUNK_BYTES && end - chunk > AHEAD + 7)
-          prefetch(values + 112 * lane + AHEAD * CHUNK_BYTES);
+        if (lane * 128 < count * CHUNK_BYTES && end - chunk > AHEAD + 4096 / CHUNK_BYTES)
+          prefetch(values + (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES);
         low = own - 128, high = own - 126;
         clear<0>(kept, written, count, low, high);
 #pragma unroll
@@ -261,6 +288,6 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     }
   }
 
-  const Epilogue e = {bias, residual, y, M, N, activation, wide};
+  const Epilogue e = {scale, bias, residual, y, M, N, activation, wide};
   finish<BRAIN, TEAM>(acc, e, set, member, partial, counters);
 }

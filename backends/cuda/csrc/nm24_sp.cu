@@ -5,15 +5,17 @@
 // of them. A team runs through its columns 64 at a time, in a ring of STAGES buffers filled by asynchronous
 // copies: every warp brings its own weights, the team together its rows of x.
 //
-// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), STRIPS (2 or 4), STAGES, X_BYTES (16 if K is a multiple of
-// 8, else 8), EVEN (K is a multiple of 64).
+// Compiled with: N8 (rows of x / 8), BRAIN (bfloat16), VALUES (of Values), STRIPS (2 or 4), STAGES, X_BYTES (16 if
+// K is a multiple of 8, else 8), EVEN (K is a multiple of 64).
 #include "finish.cuh"
+#include "values.cuh"
 
 constexpr int PACKS = STRIPS / 2;                  // of 32 rows, as they are stored
 constexpr int TEAM = 4;                            // warps that share x
 constexpr int TEAMS = 2;                           // of warps, over the reduction
 constexpr int STEP = 64;                           // columns in a buffer
-constexpr int PACK_BYTES = 4 * 512 + 256;          // of a step: 32 rows of kept values, then metadata
+constexpr int VALUE_BYTES = VALUES ? 1024 : 2048;  // of a step: 32 rows of kept values
+constexpr int PACK_BYTES = VALUE_BYTES + 256;      // and their metadata
 constexpr int X_AT = PACK_BYTES * PACKS * TEAM;
 constexpr int STAGE_BYTES = X_AT + 8 * N8 * STEP * 2;
 constexpr int PIECES = STEP * 2 / X_BYTES;         // of a row of x in a buffer
@@ -21,8 +23,8 @@ constexpr int COPIES = (8 * N8 * PIECES + 32 * TEAM - 1) / (32 * TEAM);
 
 // Blocks on a processor that registers must allow; shared memory allows no more.
 KERNEL(THREADS, STRIPS == 2 && N8 <= 4 ? 2 : 1)
-nm24_sp_linear(const u16* x, const u32* packed, const float* bias, const void* residual, void* y, float* partial,
-               u32* counters, int M, int N, int K, int activation, int wide) {
+nm24_sp_linear(const u16* x, const u32* packed, const float* scale, const float* bias, const void* residual, void* y,
+               float* partial, u32* counters, int M, int N, int K, int activation, int wide) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int team = warp / TEAM, member = warp % TEAM, thread = threadIdx.x % (32 * TEAM);
   const int packs = (M + 31) / 32, steps = (K + STEP - 1) / STEP;
@@ -36,10 +38,10 @@ nm24_sp_linear(const u16* x, const u32* packed, const float* bias, const void* r
 #pragma unroll
   for (int p = 0; p < PACKS; p++) {
     const int pack = (blockIdx.x * TEAM + member) * PACKS + p;
-    from[p] = (const char*)packed + ((u64)(pack < packs ? pack : packs - 1) * steps + first) * PACK_BYTES + 16 * lane + 1024;
+    from[p] = (const char*)packed + ((u64)(pack < packs ? pack : packs - 1) * steps + first) * PACK_BYTES + 16 * lane + VALUE_BYTES / 2;
   }
   const u32 values_at = pin(ring + member * PACKS * PACK_BYTES + 16 * lane);
-  const u32 metadata_at = pin(values_at + 2048 - 8 * lane), barrier = pin(1 + team);
+  const u32 metadata_at = pin(values_at + VALUE_BYTES - 8 * lane), barrier = pin(1 + team);
 
   // Rows of x past the end repeat the last one. A row of a buffer is 8 pieces of 16 bytes, swizzled over the banks.
   const char* x_from[COPIES];
@@ -60,8 +62,8 @@ nm24_sp_linear(const u16* x, const u32* packed, const float* bias, const void* r
     for (int p = 0; p < PACKS; p++) {
       const u32 to = values_at + stage + p * PACK_BYTES;
 #pragma unroll
-      for (int v = 0; v < 4; v++) copy_async<16>(to + 512 * v, from[p] + (512 * v - 1024), go);
-      copy_async<16>(to + 2048, from[p] + 1024, go && lane < 16);
+      for (int v = 0; v < VALUE_BYTES; v += 512) copy_async<16>(to + v, from[p] + (v - VALUE_BYTES / 2), go);
+      copy_async<16>(to + VALUE_BYTES, from[p] + VALUE_BYTES / 2, go && lane < 16);
       advance(from[p], PACK_BYTES);
     }
 #pragma unroll
@@ -93,8 +95,18 @@ nm24_sp_linear(const u16* x, const u32* packed, const float* bias, const void* r
 #pragma unroll
       for (int p = 0; p < PACKS; p++) {
 #pragma unroll
-        for (int v = 0; v < 4; v++)
-          a[2 * p + v / 2][v % 2] = load_shared128(values_at + stage + p * PACK_BYTES + 512 * v);
+        for (int i = 0; i < 2; i++) {
+          const u32 at = values_at + stage + p * PACK_BYTES + i * (VALUE_BYTES / 2);
+          Quad& low = a[2 * p + i][0];
+          Quad& high = a[2 * p + i][1];
+          low = load_shared128(at);
+          if constexpr (VALUES == SIXTEEN) {
+            high = load_shared128(at + 512);
+          } else {
+            high = widen8<VALUES, BRAIN>(low.z, low.w);
+            low = widen8<VALUES, BRAIN>(low.x, low.y);
+          }
+        }
         const u64 both = load_shared64(metadata_at + stage + p * PACK_BYTES);
         meta[2 * p] = (u32)both, meta[2 * p + 1] = (u32)(both >> 32);
       }
@@ -116,6 +128,6 @@ nm24_sp_linear(const u16* x, const u32* packed, const float* bias, const void* r
   }
   copy_wait<0>();
 
-  const Epilogue e = {bias, residual, y, M, N, activation, wide};
+  const Epilogue e = {scale, bias, residual, y, M, N, activation, wide};
   finish<BRAIN, TEAMS>(acc, e, member, team, partial, counters);
 }

@@ -40,6 +40,7 @@ class Format(abc.ABC):
     pattern: str
     arrays: ClassVar[tuple[str, ...]]
     values: tuple[str, ...] = ("float16", "bfloat16", "float8_e4m3fn", "int8")
+    scales_by_group = True  # 8-bit values may have a scale every 128 columns, not only one a row
 
     def pack(
         self, dense: NDArray[Any], values: str = "float16", group: int | None = None
@@ -70,6 +71,8 @@ class Format(abc.ABC):
                 f"{list(dense.shape)}"
             )
         self._supports(values)
+        if group and is_scaled(values) and not self.scales_by_group:
+            raise ShapeError(f"{self.name} has a scale for each row, not for groups of {group}")
         bits, scale = encode(dense, values, group)
         packed = self.pack_bits(bits)
         if scale is not None:
@@ -117,6 +120,8 @@ class Format(abc.ABC):
         if len(shape) != 2 or min(shape) < 1:
             raise ShapeError(f"{prefix}{self.name} needs a shape [M, K], got {shape}", where=where)
         check_scale(arrays.get(SCALE), values, shape, where)
+        if not self.scales_by_group and is_scaled(values):
+            self.require(arrays, SCALE, np.float32, (shape[0], 1), where)
         self.check_bits(arrays, shape, values, where)
 
     def nbytes(self, arrays: Arrays) -> int:

@@ -1,4 +1,4 @@
-"""The packed format ``lps`` (lane-private scatter): any sparsity, 16-bit values.
+"""The packed format ``lps`` (lane-private scatter): any sparsity.
 
 A tile is 64 rows x 64 columns. Its dense image in shared memory is 64 words of each of 32 lanes, word w of
 lane l at byte ``(32 w + l) * 4``: the order in which ``ldmatrix`` hands out fragments of ``mma.m16n8k16``,
@@ -9,6 +9,7 @@ halves of its words and one for the high halves, ascending, each entry a value a
 
     chunks    int32 [C, 160]   4 entries of both lists of every lane: 32 x 4 words (low half: low list),
                                then 32 words of nibbles: byte j is gap - 1 of low entry j, and of high entry j
+              int32 [C, 96]    of 8-bit values: 32 x 2 words, low and high entries by turns
     tiles     int32 [R * T + 1, 2]   first chunk and first overflow entry of each tile, row of tiles by row
     overflow  int32 [V]        value | byte << 16, byte = (32 w + l) * 4 + 2 * half: entries of full lists
 
@@ -26,17 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.backends.cuda.formats.base import Arrays, Format
+from sparsec.backends.cuda.formats.values import bits_dtype, is_scaled, value_bytes
 from sparsec.ir.errors import ShapeError
 
 ROWS, STEP = 64, 64
 WORDS = 64  # of a lane in a tile
-CHUNK_WORDS = 160
 _LANES = 32
-_VALUE_WORDS = 128  # of a chunk
 _LONGEST_GAP = 16
 _HALVES = ROWS * STEP  # in a tile
 _CHUNK_ENTRIES = 4  # of one list
-_OVERFLOW_BYTES, _ENTRY_BYTES = 4, 2.5
+_OVERFLOW_BYTES = 4
+_GAP_BYTES = 0.5
 _OVERFLOW_COST = 5  # in bytes of list entries: an overflow entry also takes more instructions
 _SAMPLE = 8192  # lists
 _BATCH = 512  # tiles packed at a time: bounds the memory in use
@@ -48,18 +49,20 @@ class Lps(Format):
     name = "lps"
     pattern = "unstructured"
     arrays = ("chunks", "tiles", "overflow")
-    values = ("float16", "bfloat16")
+    scales_by_group = False
 
     def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
         """Return the bytes at uniformly random zeros."""
-        length, over = expected_lists(sparsity)
+        size = value_bytes(values)
+        length, over = expected_lists(sparsity, size)
         tiles = math.prod(tile_grid(*shape))
         filled = shape[0] * shape[1] / (tiles * ROWS * STEP)
-        each = _ENTRY_BYTES * length + _OVERFLOW_BYTES * over
-        return tiles * (2 * _LANES * each * filled + 8) + 8
+        each = (size + _GAP_BYTES) * length + _OVERFLOW_BYTES * over
+        scale = 4 * shape[0] if is_scaled(values) else 0
+        return tiles * (2 * _LANES * each * filled + 8) + 8 + scale
 
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Pack uint16 [M, K], any zeros.
+        """Pack uint16 or uint8 [M, K], any zeros.
 
         Raises
         ------
@@ -73,7 +76,7 @@ class Lps(Format):
         bounds = np.zeros((tiles_down * tiles_across + 1, 2), dtype=np.int64)
         at = 1
         for down in range(tiles_down):
-            strip = np.zeros((ROWS, tiles_across * STEP), dtype=np.uint16)
+            strip = np.zeros((ROWS, tiles_across * STEP), dtype=bits.dtype)
             part = bits[down * ROWS : (down + 1) * ROWS]
             strip[: part.shape[0], :columns] = part
             for start in range(0, tiles_across, _BATCH):
@@ -84,7 +87,7 @@ class Lps(Format):
                 bounds[at : at + len(sizes)] = sizes
                 at += len(sizes)
         bounds = bounds.cumsum(axis=0)
-        if max(int(bounds[-1, 0]) * CHUNK_WORDS, int(bounds[-1, 1])) * 4 >= 2**32:
+        if max(int(bounds[-1, 0]) * chunk_words(bits.itemsize), int(bounds[-1, 1])) * 4 >= 2**32:
             raise ShapeError(
                 f"lps: {rows}x{columns} takes more than the 4 GiB that kernels address"
             )
@@ -95,9 +98,9 @@ class Lps(Format):
         }
 
     def unpack_bits(self, arrays: Arrays, shape: tuple[int, int], values: str) -> NDArray[Any]:
-        """Return uint16 [M, K]."""
+        """Return uint16 or uint8 [M, K]."""
         down, across = tile_grid(*shape)
-        tiles = _from_image(self._images(arrays, "")).reshape(down, across, ROWS, STEP)
+        tiles = _from_image(self._images(arrays, values, "")).reshape(down, across, ROWS, STEP)
         dense = tiles.transpose(0, 2, 1, 3).reshape(down * ROWS, across * STEP)
         return np.ascontiguousarray(dense[: shape[0], : shape[1]])
 
@@ -106,26 +109,29 @@ class Lps(Format):
         down, across = tile_grid(*shape)
         bounds = self.require(arrays, "tiles", np.int32, (down * across + 1, 2), where)
         chunks, overflow = arrays["chunks"], arrays["overflow"]
-        self.require(arrays, "chunks", np.int32, (len(chunks), CHUNK_WORDS), where)
+        self.require(
+            arrays, "chunks", np.int32, (len(chunks), chunk_words(value_bytes(values))), where
+        )
         self.require(arrays, "overflow", np.int32, (len(overflow),), where)
         steps = np.diff(bounds.astype(np.int64), axis=0)
         ends = [len(chunks), len(overflow)]
         if (steps < 0).any() or bounds[0].any() or bounds[-1].tolist() != ends:
             raise self.refuse(f"the tiles do not partition {ends[0]} chunks", where)
-        image = self._images(arrays, where).reshape(down, across, _HALVES)
+        image = self._images(arrays, values, where).reshape(down, across, _HALVES)
         below = _from_image(image[-1])[:, shape[0] - (down - 1) * ROWS :]
         beside = _from_image(image[:, -1])[:, :, shape[1] - (across - 1) * STEP :]
         if below.any() or beside.any():
             raise self.refuse("padding holds values", where)
 
-    def _images(self, arrays: Arrays, where: str) -> NDArray[np.uint16]:
-        """Return what a scatter writes: [tiles, 4096] halves in the order of shared memory."""
+    def _images(self, arrays: Arrays, values: str, where: str) -> NDArray[Any]:
+        """Return what a scatter writes: [tiles, 4096] values in the order of shared memory."""
+        dtype = bits_dtype(values)
         bounds, words = arrays["tiles"], arrays["chunks"].view(np.uint32)
         counts = np.diff(bounds, axis=0)
         tile_of = np.repeat(np.arange(len(counts)), counts[:, 0])
-        joined = words[:, :_VALUE_WORDS].reshape(-1, _LANES, 4)
-        values = np.stack([joined & 0xFFFF, joined >> np.uint32(16)], axis=2)  # [C, lane, half, j]
-        nibbles = np.ascontiguousarray(words[:, _VALUE_WORDS:]).view(np.uint8)
+        stored = np.ascontiguousarray(words[:, :-_LANES]).view(dtype)
+        kept = stored.reshape(-1, _LANES, _CHUNK_ENTRIES, 2).swapaxes(2, 3)  # [C, lane, half, j]
+        nibbles = np.ascontiguousarray(words[:, -_LANES:]).view(np.uint8)
         nibbles = nibbles.reshape(-1, _LANES, 4)
         gaps = np.stack([nibbles & 15, nibbles >> 4], axis=2).astype(np.int64) + 1
         within = gaps.cumsum(axis=3)
@@ -143,16 +149,23 @@ class Lps(Format):
         byte = (over >> np.uint32(16)).astype(np.int64)
         if (byte >= 2 * _HALVES).any() or (byte % 2).any():
             raise self.refuse("an overflow entry leaves its tile", where)
+        if (over & 0xFFFF > np.iinfo(dtype).max).any():
+            raise self.refuse(f"an overflow entry holds more than {values}", where)
         over_place = np.repeat(np.arange(len(counts)), counts[:, 1]) * _HALVES + byte // 2
         everything = np.concatenate([place.reshape(-1), over_place])
         taken = np.bincount(everything, minlength=len(counts) * _HALVES)
         if taken.max(initial=0) > 1:
             tile = int(taken.argmax()) // _HALVES
             raise self.refuse(f"tile {tile}: two entries for one place", where)
-        image = np.zeros(len(counts) * _HALVES, dtype=np.uint16)
-        image[place.reshape(-1)] = values.reshape(-1)
+        image = np.zeros(len(counts) * _HALVES, dtype=dtype)
+        image[place.reshape(-1)] = kept.reshape(-1)
         image[over_place] = over & 0xFFFF
         return image.reshape(len(counts), _HALVES)
+
+
+def chunk_words(size: int) -> int:
+    """Return the words of a chunk of values of ``size`` bytes."""
+    return _LANES * (2 * _CHUNK_ENTRIES * size // 4 + 1)
 
 
 def tile_grid(rows: int, columns: int) -> tuple[int, int]:
@@ -168,7 +181,7 @@ _AS_IMAGE = (2, 2, 4, 2, 2, 8, 4, 2)
 _FROM_IMAGE = tuple(int(i) for i in np.argsort(_TO_IMAGE))
 
 
-def _to_lists(strip: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _to_lists(strip: NDArray[Any]) -> NDArray[Any]:
     """Return [tiles, lane, half, word] of 64 rows."""
     count = strip.shape[1] // STEP
     tiles = strip.reshape(ROWS, count, STEP).swapaxes(0, 1).reshape(count, *_AS_ROWS)
@@ -176,20 +189,20 @@ def _to_lists(strip: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
 
 
-def _from_image(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _from_image(image: NDArray[Any]) -> NDArray[Any]:
     """Return tiles [n, 64, 64] of images [n, 4096]."""
     tiles = image.reshape(-1, *_AS_IMAGE).transpose(0, *(1 + axis for axis in _FROM_IMAGE))
     return tiles.reshape(-1, ROWS, STEP)
 
 
 def _pack_lists(
-    lists: NDArray[np.uint16],
+    lists: NDArray[Any],
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
     """Return chunks, overflow and, for each tile, how many of either; lists [tiles, 32, 2, 64]."""
     count = len(lists)
     kept = lists != 0
     entries = _with_fillers(kept.reshape(-1, WORDS)).reshape(kept.shape)
-    lengths = _lengths(entries.sum(axis=-1).reshape(count, -1))
+    lengths = _lengths(entries.sum(axis=-1).reshape(count, -1), lists.itemsize)
     rank = entries.cumsum(axis=-1)
     length = lengths[:, None, None, None]
     listed = entries & (rank <= length)
@@ -202,22 +215,25 @@ def _pack_lists(
     missing = length - listed.sum(axis=-1, keepdims=True)
     listed |= ~listed & ((~listed).cumsum(axis=-1) <= missing)
     sizes = np.stack([lengths // _CHUNK_ENTRIES, np.bincount(over_tile, minlength=count)], axis=1)
-    chunks = np.empty((int(sizes[:, 0].sum()), CHUNK_WORDS), dtype=np.uint32)
+    words_each = chunk_words(lists.itemsize)
+    chunks = np.empty((int(sizes[:, 0].sum()), words_each), dtype=np.uint32)
     ends = sizes[:, 0].cumsum()
     for size in np.unique(lengths):
         which = np.flatnonzero(lengths == size)
         if not size:
             continue
         words = np.nonzero(listed[which])[-1].reshape(len(which), _LANES, 2, size)
-        halves = np.take_along_axis(lists[which], words, axis=-1).astype(np.uint32)
+        halves = np.take_along_axis(lists[which], words, axis=-1)
         gaps = np.diff(words, axis=-1, prepend=-1) - 1
         per_chunk = (len(which), _LANES, 2, size // _CHUNK_ENTRIES, _CHUNK_ENTRIES)
         halves, gaps = halves.reshape(per_chunk), gaps.astype(np.uint8).reshape(per_chunk)
-        joined = halves[:, :, 0] | halves[:, :, 1] << np.uint32(16)
+        joined = np.stack([halves[:, :, 0], halves[:, :, 1]], axis=-1)
         nibbles = np.ascontiguousarray(gaps[:, :, 0] | gaps[:, :, 1] << np.uint8(4)).view("<u4")
         block = np.concatenate(
             [
-                joined.transpose(0, 2, 1, 3).reshape(len(which), -1, _VALUE_WORDS),
+                np.ascontiguousarray(joined.transpose(0, 2, 1, 3, 4))
+                .reshape(len(which), per_chunk[3], -1)
+                .view("<u4"),
                 nibbles[..., 0].transpose(0, 2, 1),
             ],
             axis=-1,
@@ -239,10 +255,11 @@ def _with_fillers(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 @functools.cache
-def expected_lists(sparsity: float) -> tuple[int, float]:
+def expected_lists(sparsity: float, size: int = 2) -> tuple[int, float]:
     """Return the length of a list, and how many entries overflow it, at uniformly random zeros.
 
-    The answer comes from lists drawn at random: fillers and kept values depend on each other.
+    Values take ``size`` bytes. The answer comes from lists drawn at random: fillers and kept values
+    depend on each other.
 
     Examples
     --------
@@ -254,15 +271,16 @@ def expected_lists(sparsity: float) -> tuple[int, float]:
     counts = _with_fillers(kept).sum(axis=1)
     options = range(0, WORDS + 1, _CHUNK_ENTRIES)
     over = [float(np.maximum(counts - each, 0).mean()) for each in options]
-    sizes = [_ENTRY_BYTES * n + _OVERFLOW_COST * o for n, o in zip(options, over, strict=True)]
+    entry = size + _GAP_BYTES
+    sizes = [entry * n + _OVERFLOW_COST * o for n, o in zip(options, over, strict=True)]
     best = int(np.argmin(sizes))
     return options[best], over[best]
 
 
-def _lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lengths(counts: NDArray[np.int64], value: int) -> NDArray[np.int64]:
     """Return the length of each tile's lists that costs least; counts [tiles, 64]."""
     options = np.arange(0, WORDS + 1, _CHUNK_ENTRIES)
     over = np.stack([np.maximum(counts - each, 0).sum(axis=1) for each in options])
-    size = _ENTRY_BYTES * counts.shape[1] * options[:, None] + _OVERFLOW_COST * over
+    size = (value + _GAP_BYTES) * counts.shape[1] * options[:, None] + _OVERFLOW_COST * over
     best: NDArray[np.int64] = options[size.argmin(axis=0)]
     return best

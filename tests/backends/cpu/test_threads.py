@@ -18,7 +18,7 @@ pytestmark = NEEDS_LIBRARY
 
 
 def separable(rng: np.random.Generator, block: int) -> bytes:
-    """Stem, two depthwise and pointwise pairs with a residual, pool: windows, products, glue."""
+    """Stem, depthwise and pointwise pairs with a residual, pool: windows of planes with gaps too."""
     window = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
     clip = {"activation": Activation.CLIP, "low": 0.0, "high": 6.0}
     ops = (
@@ -28,19 +28,22 @@ def separable(rng: np.random.Generator, block: int) -> bytes:
         Op(OpCode.DEPTHWISE, (3,), 4, weight=1, stride=(2, 2), **window),
         Op(OpCode.LINEAR, (4,), 5, weight=2, **clip),
         Op(OpCode.LINEAR, (5, 4), 6, weight=2),
-        Op(OpCode.GLOBAL_AVERAGE_POOL, (6,), 7),
+        Op(OpCode.DEPTHWISE, (6,), 7, weight=3, kernel=(5, 5), pads=(2, 2, 2, 2)),
+        Op(OpCode.LINEAR, (7,), 8, weight=2),
+        Op(OpCode.GLOBAL_AVERAGE_POOL, (8,), 9),
     )
     tensors = (
         Dense(rng.standard_normal((24, 27)).astype(np.float32)),
         Dense(rng.standard_normal((24, 9)).astype(np.float32)),
         pack_blocks(sparse_matrix(rng, 24, 24, 0.7, block), block),
+        Dense(rng.standard_normal((24, 25)).astype(np.float32)),
     )
-    values = (Value(Kind.IMAGE, 3, 4), *(Value(Kind.IMAGE, 24, 4),) * 7)
-    return Plan((0,), (6, 7), values, ops, tensors).to_bytes()
+    values = (Value(Kind.IMAGE, 3, 4), *(Value(Kind.IMAGE, 24, 4),) * 9)
+    return Plan((0,), (6, 9), values, ops, tensors).to_bytes()
 
 
 @pytest.mark.parametrize("block", [1, 4])
-@pytest.mark.parametrize("size", [(14, 14), (28, 28), (37, 21), (112, 112)])
+@pytest.mark.parametrize("size", [(14, 14), (28, 28), (37, 21), (56, 44), (112, 112)])
 def test_results_do_not_depend_on_threads(block: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     plan = separable(rng, block)

@@ -46,6 +46,14 @@ def test_scales_by_group(form, values):
         with pytest.raises(ShapeError, match="by row or 128"):
             form.pack(dense, values, SCALE_GROUP)
         return
+    if not form.scales_by_group:
+        with pytest.raises(ShapeError, match="a scale for each row"):
+            form.pack(dense, values, SCALE_GROUP)
+        arrays = form.pack(dense, values)
+        arrays["scale"] = np.repeat(arrays["scale"], 3, axis=1)
+        with pytest.raises(ShapeError, match="scale float32"):
+            form.check(arrays, dense.shape, values)
+        return
     packed = Packed.of(form, dense, values, SCALE_GROUP)
     assert packed.arrays["scale"].shape == (20, 3)
     np.testing.assert_array_equal(packed.unpack(), rounded(dense, values, SCALE_GROUP))

@@ -96,6 +96,37 @@ def test_every_variant_compiles_without_spills(compiled, sm, bucket, dtype):
             assert instructions_per_element(kernel.code, kernel.variant, 0.9) > 1
 
 
+# Of 8-bit values, at 16 rows and 50 %, widened by the conversion of sm_89 and up, or by arithmetic.
+NARROW = {"nm24_sp": {True: 1.0, False: 1.9}, "lps": {True: 4.8, False: 5.8}}
+
+
+@pytest.mark.parametrize("sm", [80, 90])
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+def test_8_bit_values_are_widened_in_registers_within_a_budget(compiled, pattern, sm):
+    for values in ("float8_e4m3fn", "int8"):
+        kernel = compiled(NativeVariant(pattern, "float16", sm, 16, values=values))
+        code = kernel.code
+        assert (code.stack, code.count("LDL", "STL")) == (0, 0)
+        by_hardware = any(opcode.startswith("F2FP.F16.E4M3") for opcode in code.opcodes)
+        assert by_hardware == (sm == 90 and values == "float8_e4m3fn")
+        assert code.count("PRMT") > 4 or by_hardware
+        spent = instructions_per_element(code, kernel.variant, 0.5)
+        assert spent <= NARROW[pattern][by_hardware]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sm", [80, 89, 90, 100, 120])
+@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("values", ["float8_e4m3fn", "int8"])
+def test_every_variant_of_8_bit_values_compiles_without_spills(compiled, sm, bucket, dtype, values):
+    for even in (True, False):
+        for pattern, clear in (("nm24_sp", False), ("lps", False), ("lps", True)):
+            variant = NativeVariant(pattern, dtype, sm, bucket, even, even, clear, values)
+            code = compiled(variant).code
+            assert (code.stack, code.count("LDL", "STL")) == (0, 0)
+
+
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize(("sm", "limit"), [(80, 163), (89, 99), (90, 227), (100, 227), (120, 99)])
 @pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])

@@ -10,6 +10,8 @@ import pytest
 from nm24_cases import nm24_matrix
 
 from sparsec.backends.cuda import formats
+from sparsec.backends.cuda.formats.nm24 import numpy_dtype
+from sparsec.backends.cuda.formats.values import decode
 from sparsec.backends.cuda.native import ACTIVATIONS, NativeVariant
 from sparsec.backends.cuda.nvcc import source_text
 
@@ -38,14 +40,14 @@ def aligned(array):
 
 
 def run(pattern, dense, x, bucket, *, clear=False, split=1, y=None, bias=None, residual=None,
-        activation="none", order=0, eager=False):  # fmt: skip
+        activation="none", order=0, eager=False, values=""):  # fmt: skip
     """Return y of the emulated kernel; NaN where it writes nothing."""
     (m, k), n = dense.shape, len(x)
-    dtype = dense.dtype.name
-    variant = NativeVariant(pattern, dtype, 90, bucket, k % 8 == 0, k % 64 == 0, clear)
+    even = k % 64 == 0
+    variant = NativeVariant(pattern, x.dtype.name, 90, bucket, k % 8 == 0, even, clear, values)
     y = aligned(np.full((n, m), np.nan, np.float32) if y is None else y)
     arrays = {"x": aligned(x), "y": y}
-    packed = formats.get(pattern).pack(dense, dtype)
+    packed = formats.get(pattern).pack(dense, values or dense.dtype.name)
     arrays |= {name: aligned(array) for name, array in packed.items()}
     if bias is not None:
         arrays["bias"] = aligned(bias)
@@ -119,6 +121,59 @@ def test_values_of_a_tile_do_not_leak_into_the_next_one(bucket, clear, k):
     assert np.isposinf(run("lps", dense, x, bucket, clear=clear)).all()
 
 
+def restored(pattern, dense, values):
+    """Return W as it is stored, float64."""
+    form = formats.get(pattern)
+    return form.unpack(form.pack(dense, values), dense.shape, values).astype(np.float64)
+
+
+# (format, values, type of x, M, K, N, bucket, selective zeroing, split)
+NARROW = [
+    ("nm24_sp", "float8_e4m3fn", "float16", 33, 204, 5, 8, False, 2),
+    ("nm24_sp", "int8", "float16", 290, 256, 17, 32, False, 1),
+    ("nm24_sp", "int8", "bfloat16", 33, 204, 5, 8, False, 1),
+    ("nm24_sp", "float8_e4m3fn", "bfloat16", 130, 64, 3, 8, False, 1),
+    ("lps", "float8_e4m3fn", "float16", 130, 201, 5, 8, False, 2),
+    ("lps", "int8", "float16", 65, 256, 9, 16, True, 1),
+    ("lps", "int8", "bfloat16", 65, 101, 9, 16, False, 1),
+    ("lps", "float8_e4m3fn", "bfloat16", 130, 192, 2, 8, True, 1),
+]
+
+
+@pytest.mark.parametrize("case", NARROW, ids=str)
+def test_8_bit_values_are_multiplied_as_they_are_stored(case):
+    pattern, values, dtype, m, k, n, bucket, clear, split = case
+    dense = weight(pattern, m, k, sparsity=0.85 if clear else 0.6, seed=m)
+    if pattern == "lps":
+        dense[:64, :64] = np.random.default_rng(8).standard_normal((64, 64))
+    dense[m // 2] = 0
+    x = np.random.default_rng(k).standard_normal((n, k)).astype(numpy_dtype(dtype))
+    bias = np.random.default_rng(n).standard_normal(m).astype(np.float32)
+    y = run(pattern, dense, x, bucket, clear=clear, split=split, bias=bias, values=values)
+    exact = x.astype(np.float64) @ restored(pattern, dense, values).T + bias
+    assert close(y, exact)
+
+
+def test_every_byte_is_widened_exactly():
+    run_widen = build("widen", Path(__file__).parent / "emulator" / "widen.cu", "widen", {})
+    words = np.random.default_rng(0).permuted(
+        np.tile(np.arange(256, dtype=np.uint8), (8, 1)), axis=1
+    )
+    words[words == 0x7F], words[words == 0xFF] = 1, 2  # not a number in e4m3
+    words = aligned(words.reshape(-1).view(np.uint32))
+    out = aligned(np.zeros((2, 2, 2, len(words)), np.uint32))
+    regions = [Region(words.ctypes.data, words.nbytes, 0), Region(out.ctypes.data, out.nbytes, 1)]
+    values = [ctypes.c_void_p(words.ctypes.data), ctypes.c_void_p(out.ctypes.data)]
+    call(run_widen, (1, 1, 1), 32, 64, [*values, ctypes.c_int32(len(words))], regions)
+    stored = words.view(np.uint8).reshape(-1, 2, 2)  # [word, part, byte]
+    for kind, name in enumerate(("float8_e4m3fn", "int8")):
+        exact = decode(stored, name)
+        for brain, dtype in enumerate(("float16", "bfloat16")):
+            for part in range(2):
+                got = out[kind, brain, part].view(numpy_dtype(dtype)).astype(np.float32)
+                assert np.array_equal(got.reshape(-1, 2), exact[:, part])
+
+
 @pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
 def test_epilogue(pattern):
     dense = weight(pattern, 48, 64)
@@ -160,6 +215,9 @@ def test_every_variant(pattern, bucket, dtype):
                     pattern, dense, x, bucket, clear=clear, split=1 + n % 2, order=n, eager=n % 2
                 )
                 assert close(y, product(x, dense))
+            for values in ("float8_e4m3fn", "int8"):
+                y = run(pattern, dense, x, bucket, clear=clear, values=values)
+                assert close(y, x.astype(np.float64) @ restored(pattern, dense, values).T)
 
 
 FAULTS = {

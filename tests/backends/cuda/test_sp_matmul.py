@@ -15,6 +15,7 @@ from nm24_cases import nm24_matrix
 
 from sparsec.backends.cuda import aot, formats
 from sparsec.backends.cuda.variants import variants_for
+from sparsec.ir.errors import UnsupportedTargetError
 
 pytest.importorskip("triton", reason="the kernel is written in Gluon: pip install sparsec[cuda]")
 from sparsec.backends.cuda.kernels import sp_matmul as source
@@ -222,3 +223,5 @@ def test_a_launch_hands_pairs_of_columns_and_partial_sums_on(monkeypatch):
     assert (given["x"].shape, given["x"].dtype) == ((5, 64), torch.int32)
     assert given["y"].shape == (2, 5, 100)
     assert summed["partial"] is given["y"]
+    with pytest.raises(UnsupportedTargetError, match="16-bit values"):
+        launch.packed_linear("nm24_sp", x, {"packed": packed}, 100, "int8")

@@ -363,6 +363,7 @@ LANE_FN Quad load_matrices(u32 at) {
 LANE_FN Quad stream128(const void* at) { return emulated::load_global<Quad>(at); }
 LANE_FN Quad load128(const void* at) { return emulated::load_global<Quad>(at); }
 LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
+LANE_FN u64 stream64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
 LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
@@ -451,6 +452,25 @@ LANE_FN u16 narrow(float v) {
 }
 template <bool BF>
 LANE_FN float widen(u16 h) { return emulated::half_value(h, BF); }
+
+LANE_FN u32 permute(u32 a, u32 b, u32 selector) {
+  const u64 bytes = (u64)b << 32 | a;
+  u32 d = 0;
+  for (int i = 0; i < 4; i++) {
+    if (selector >> 4 * i & 8) emulated::fail("prmt: copies of a sign are not emulated");
+    d |= (u32)(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  }
+  return d;
+}
+template <bool BF>
+LANE_FN u32 fma2(u32 a, u32 b, u32 c) {
+  u32 d = 0;
+  for (int i = 0; i < 32; i += 16) {
+    auto value = [&](u32 v) { return (double)emulated::half_value((u16)(v >> i), BF); };
+    d |= (u32)narrow<BF>((float)(value(a) * value(b) + value(c))) << i;  // exact before it is narrowed
+  }
+  return d;
+}
 
 // Makes `kernel` callable from outside, its arguments by address as the driver takes them.
 #define EMULATE(kernel)                                                                                        \
