@@ -2,7 +2,7 @@
 
 Of every kernel the cubin is taken, on a device that does not run it the PTX. Where that does not run
 either, the same source is compiled there: that of the installed package, never the file in the artifact,
-which would be to run what somebody wrote into it. Both have to be the same (ADR 31).
+which would be to run what somebody wrote into it. Both have to be the same (ADR 29).
 
 A lowered node names, for every bucket of N, a *chain*: kernels to launch one after the other, and into
 how many shares the reduction is split. What lies between two kernels of a chain (x transposed, partial
