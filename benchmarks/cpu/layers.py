@@ -37,7 +37,7 @@ from sparsec.backends.cpu.library import LoadedPlan, features, microkernels
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import pack_blocks
-from sparsec.backends.cpu.plan import Kind, Op, OpCode, Plan, Value
+from sparsec.backends.cpu.plan import Dense, Kind, Op, OpCode, Plan, Value
 from sparsec.backends.targets import CPU
 from sparsec.passes.rounding import ROUNDINGS
 
@@ -238,35 +238,60 @@ def onnxruntime_seconds(layer: Layer) -> float:
 NAME = re.compile(
     r"(f32|f16|i8)_(spmm|gemv)_(unstructured|block(\d)x1)(?:_v(\d+))?(?:r(\d))?__(\w+)"
 )
+DEPTHWISE = re.compile(r"f32_depthwise_(\w+?)_(?:any|k(\d)s(\d))__\w+")
 _VALUES = {"f16": "float16", "i8": "int8"}
 
 
 def kernel_rows(peaks: dict[str, Peak]) -> Iterator[dict[str, Any]]:
-    """Yield every row of the table of microkernels: 128 -> 128 on 4 tiles, or one column of 1024."""
+    """Yield every row of the table of microkernels with its GFLOP/s."""
     for isa in features():
         lanes = {"avx512": 16, "avx2": 8}.get(isa, 4)
         for name in microkernels(isa):
-            match = NAME.fullmatch(name)
-            assert match is not None, name
-            kind, what, _, rows, vectors, at_once, _ = match.groups()
-            block_rows, gemv = int(rows or 1), what == "gemv"
-            size = 1024 if gemv else 128
-            matrix = weight_of(Layer(size, size, 0, {}, block_rows), 0.9)
-            if kind != "f32":
-                matrix = ROUNDINGS[_VALUES[kind]](matrix).astype(np.float32)
-            tile = 0 if gemv else int(vectors) * lanes
-            columns = 1 if gemv else 4 * tile
-            values = (Value(Kind.ROWS, size, 2, tile), Value(Kind.ROWS, size, 2, tile))
-            op = Op(OpCode.LINEAR, (0,), 1, weight=0, row_hint=int(at_once or 0))
-            weight = narrow(pack_blocks(matrix, block_rows))
-            plan = Plan((0,), (1,), values, (op,), (weight,)).to_bytes()
-            x = np.random.default_rng(1).standard_normal((columns, size)).astype(np.float32)
-            seconds = gemv_seconds(plan, x, isa) if gemv else op_seconds(plan, x, isa)
-            rate = 2e-9 * int(np.count_nonzero(matrix)) * columns / seconds
+            if match := DEPTHWISE.fullmatch(name):
+                rate = depthwise_rate(match, isa, lanes)
+            else:
+                match = NAME.fullmatch(name)
+                assert match is not None, name
+                rate = product_rate(match, isa, lanes)
             row: dict[str, Any] = {"kernel": name, "gf": round(rate, 1)}
             if isa in peaks:
                 row["peak"] = round(rate / peaks[isa].registers, 2)
             yield row
+
+
+def product_rate(name: re.Match[str], isa: str, lanes: int) -> float:
+    """Return the GFLOP/s of 128 -> 128 on 4 tiles, or of one column of 1024, on 10 % non-zeros."""
+    kind, what, _, rows, vectors, at_once, _ = name.groups()
+    block_rows, gemv = int(rows or 1), what == "gemv"
+    size = 1024 if gemv else 128
+    matrix = weight_of(Layer(size, size, 0, {}, block_rows), 0.9)
+    if kind != "f32":
+        matrix = ROUNDINGS[_VALUES[kind]](matrix).astype(np.float32)
+    tile = 0 if gemv else int(vectors) * lanes
+    columns = 1 if gemv else 4 * tile
+    values = (Value(Kind.ROWS, size, 2, tile), Value(Kind.ROWS, size, 2, tile))
+    op = Op(OpCode.LINEAR, (0,), 1, weight=0, row_hint=int(at_once or 0))
+    weight = narrow(pack_blocks(matrix, block_rows))
+    plan = Plan((0,), (1,), values, (op,), (weight,)).to_bytes()
+    x = np.random.default_rng(1).standard_normal((columns, size)).astype(np.float32)
+    seconds = gemv_seconds(plan, x, isa) if gemv else op_seconds(plan, x, isa)
+    return 2e-9 * int(np.count_nonzero(matrix)) * columns / seconds
+
+
+def depthwise_rate(name: re.Match[str], isa: str, lanes: int) -> float:
+    """Return the GFLOP/s on 64 images of 28 x 28, or of rows that share a vector."""
+    form, channels = name[1], 64
+    size, stride = int(name[2] or 7), int(name[3] or 1)
+    side = lanes // 2 if form == "packed" else 28
+    rng = np.random.default_rng(1)
+    weight = Dense(rng.standard_normal((channels, size * size)).astype(np.float32))
+    window = {"kernel": (size,) * 2, "stride": (stride,) * 2, "pads": (size // 2,) * 4}
+    values = (Value(Kind.IMAGE, channels, 4),) * 2
+    op = Op(OpCode.DEPTHWISE, (0,), 1, weight=0, **window)
+    plan = Plan((0,), (1,), values, (op,), (weight,)).to_bytes()
+    x = rng.standard_normal((1, channels, side, side)).astype(np.float32)
+    outputs = channels * (-(-side // stride)) ** 2
+    return 2e-9 * outputs * size * size / op_seconds(plan, x, isa)
 
 
 def gemv_seconds(plan: bytes, x: NDArray[np.float32], isa: str) -> float:

@@ -69,6 +69,7 @@ const char* sparsec_microkernels(const char* isa) {
     const auto* table = sparsec::kernel_tables(isa)[0];
     for (int i = 0; i < table->spmm_count; ++i) names += std::string(i ? "," : "") + table->spmm[i].name;
     for (int i = 0; i < table->gemv_count; ++i) names += std::string(",") + table->gemv[i].name;
+    for (int i = 0; i < table->depthwise_count; ++i) names += std::string(",") + table->depthwise[i].name;
   } catch (const sparsec::Error&) {
     return "";
   }

@@ -128,6 +128,18 @@ struct DepthwiseArgs {
   ptrdiff_t packed, top;
 };
 
+using DepthwiseFn = void (*)(const DepthwiseArgs&);
+
+// How a depthwise kernel finds its input: in place, a vector for each row or for several, or in a padded copy.
+enum class DepthwiseForm : uint8_t { kDirect, kPacked, kPadded };
+
+struct DepthwiseKernel {
+  const char* name;
+  DepthwiseForm form;
+  int size, stride;  // of a square window without dilation; 0: any
+  DepthwiseFn run;
+};
+
 // Copies input rows into planes with zero borders, one plane for each column phase of the stride (1 or 2).
 // Lane l of vector v of phase k comes from x[columns[k] + stride * (v * lanes + l)] if bit l * stride of
 // masks[k * vectors + v] is set, else it is zero.
@@ -159,11 +171,12 @@ using BinaryFn = void (*)(const float* a, const float* b, float* y, ptrdiff_t n,
 struct KernelTable {
   const char* isa;
   int lanes;  // floats of a vector
-  bool direct_depthwise;  // masked loads cost nothing: depthwise may read the input itself
   const SpmmKernel* spmm;
   int spmm_count;
   const GemvKernel* gemv;
   int gemv_count;
+  const DepthwiseKernel* depthwise;  // the first that fits is taken
+  int depthwise_count;
   FinishFn finish[kLastActivation + 1];  // null for kNone and kClip
   void (*clip)(float* y, ptrdiff_t n, float low, float high);
   BinaryFn add, multiply;
@@ -183,7 +196,6 @@ struct KernelTable {
                   ptrdiff_t width);
   void (*from_tile)(const float* src, ptrdiff_t width, ptrdiff_t channels, float* dst,
                     ptrdiff_t ld, ptrdiff_t n);
-  void (*depthwise)(const DepthwiseArgs&);
   void (*pad)(const PadArgs&);
   void (*patch)(const PatchArgs&);
   // dst[i] = src[i * stride], i < n.

@@ -142,6 +142,7 @@ struct BuiltOp {
   const KernelTable* table = nullptr;
   std::vector<Panel> panels, last_panels;  // of a full tile and of the last one
   const GemvKernel* gemv = nullptr;
+  const DepthwiseKernel* depthwise = nullptr;
   std::shared_ptr<const Pack> pack;
   std::vector<float> bias;  // rounded up to 8 rows
   Window window;
@@ -204,7 +205,8 @@ void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTen
 int64_t first_cache();
 int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
 const KernelTable* table_for(const Plan& plan, int64_t tile);
-bool is_direct(const OpRecord& depthwise);  // can read its input without a padded copy
+// The kernel of this form, null if the table has none that fits.
+const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op);
 struct Cut {
   int64_t held, tile;  // see Layout
   int64_t apart;       // tile_stride where tiles lie beside each other in planes

@@ -112,7 +112,7 @@ class Builder {
     if (op.code == OpCode::kDepthwise) {
       // It works on rows of its own, not on tiles: short rows want short vectors.
       for (const KernelTable* t : plan_.tables)
-        if (t == plan_.tables[0] || (t->direct_depthwise && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
+        if (t == plan_.tables[0] || (find_depthwise(*t, DepthwiseForm::kDirect, op) && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
       prepare_padded(b, x, y);
       b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.held % y.width == 0);
     }
@@ -123,6 +123,7 @@ class Builder {
     Padded& p = b.padded;
     const int64_t stride = op.stride[1], lanes = b.table->lanes;
     p.packed = stride == 1 && 2 * y.width <= lanes && y.width == x.width ? lanes / y.width : 0;
+    b.depthwise = find_depthwise(*b.table, p.packed ? DepthwiseForm::kPacked : DepthwiseForm::kDirect, op);
     for (int64_t r = -op.pads[0]; p.packed && r < y.height + p.packed + op.kernel[0]; ++r)
       for (int k = 0; k < op.kernel[1]; ++k) {
         uint32_t mask = 0;
@@ -170,7 +171,8 @@ class Builder {
       first = std::min(first, phase_of(kx).second);
       last = std::max(last, phase_of(kx).second);
     }
-    if (b.table->direct_depthwise && is_direct(op)) return direct_masks(b, x, y);
+    if (find_depthwise(*b.table, DepthwiseForm::kDirect, op)) return direct_masks(b, x, y);
+    b.depthwise = find_depthwise(*b.table, DepthwiseForm::kPadded, op);
     // Lanes beyond the last column read into the next row and are not used.
     p.phase_line = round_up(y.width + last - first, lanes);
     std::vector<int64_t> used;

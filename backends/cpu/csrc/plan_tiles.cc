@@ -110,9 +110,13 @@ std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows
   return panels;
 }
 
-bool is_direct(const OpRecord& op) {
-  const bool square = op.kernel[0] == op.kernel[1] && (op.kernel[0] == 3 || op.kernel[0] == 5);
-  return square && op.stride[0] == op.stride[1] && op.stride[0] <= 2 && op.dilation[0] == 1 && op.dilation[1] == 1;
+const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op) {
+  const bool plain = op.kernel[0] == op.kernel[1] && op.stride[0] == op.stride[1] && op.dilation[0] == 1 && op.dilation[1] == 1;
+  for (int i = 0; i < table.depthwise_count; ++i) {
+    const DepthwiseKernel& k = table.depthwise[i];
+    if (k.form == form && (k.size == 0 || (plain && k.size == op.kernel[0] && k.stride == op.stride[0]))) return &k;
+  }
+  return nullptr;
 }
 
 double unevenness(int64_t columns, int64_t held, int threads) {
@@ -130,12 +134,10 @@ namespace {
 // whoever reads windows of them asks where a row lies.
 bool gaps_allowed(const Plan& plan, const Shapes& shapes, int64_t columns, int64_t row) {
   if (!row || 2 * row <= plan.tables[0]->lanes) return false;  // several rows in a vector: no gaps
-  for (const KernelTable* t : plan.tables)
-    if (!t->direct_depthwise) return false;
   for (uint32_t i = 0; i < plan.view.header->op_count; ++i) {
     const OpRecord& op = plan.view.ops[i];
     const bool reads = shapes.values[op.inputs[0]].columns == columns, makes = shapes.values[op.output].columns == columns;
-    if (op.code == OpCode::kDepthwise && reads && !is_direct(op)) return false;
+    if (op.code == OpCode::kDepthwise && reads && !find_depthwise(*plan.tables[0], DepthwiseForm::kDirect, op)) return false;
     if (op.code == OpCode::kMaxPool && reads) return false;
     if (op.code == OpCode::kConv && (reads || makes)) return false;
   }

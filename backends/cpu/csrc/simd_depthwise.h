@@ -187,7 +187,7 @@ inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& 
 
 // Strips from right to left: a store that spills into the next row comes before that row's own.
 template <class S, int K, int Stride>
-void depthwise_square(const DepthwiseArgs& d) {
+void depthwise_padded(const DepthwiseArgs& d) {
   constexpr int kRows = 4;
   typename S::Vec w[K * K];
 #pragma GCC unroll 25
@@ -221,29 +221,10 @@ void depthwise_any(const DepthwiseArgs& d) {
     }
 }
 
-using DepthwiseChannel = void (*)(const DepthwiseArgs&);
-
-template <class S>
-DepthwiseChannel depthwise_of(const DepthwiseArgs& d) {
-  const bool square = d.kernel[0] == d.kernel[1] && d.dilation == 1;
-  const int k = square ? d.kernel[0] : 0;
-  if constexpr (S::direct_depthwise) {
-    if (d.packed && k == 3) return depthwise_packed<S, 3>;
-    if (d.packed && k == 5) return depthwise_packed<S, 5>;
-    if (d.masks && k == 3) return d.stride == 1 ? depthwise_direct<S, 3, 1> : depthwise_direct<S, 3, 2>;
-    if (d.masks && k == 5) return d.stride == 1 ? depthwise_direct<S, 5, 1> : depthwise_direct<S, 5, 2>;
-  }
-  if (k == 3 && d.stride == 1) return depthwise_square<S, 3, 1>;
-  if (k == 3 && d.stride == 2) return depthwise_square<S, 3, 2>;
-  if (k == 5 && d.stride == 1) return depthwise_square<S, 5, 1>;
-  if (k == 5 && d.stride == 2) return depthwise_square<S, 5, 2>;
-  return depthwise_any<S>;
-}
-
-template <class S>
+// A microkernel: all channels of d, each by the function for one.
+template <void (*Channel)(const DepthwiseArgs&)>
 void depthwise(const DepthwiseArgs& all) {
   DepthwiseArgs d = all;
-  const DepthwiseChannel run = depthwise_of<S>(d);
   // The first and the last rows of a tile were made by other threads and lie in their caches.
   constexpr ptrdiff_t kAhead = 8;
   const int32_t* const ends[2] = {d.row_at, d.row_at + (d.rows - 1) * d.stride + d.kernel[0] - 1};
@@ -254,7 +235,7 @@ void depthwise(const DepthwiseArgs& all) {
           __builtin_prefetch(d.x + kAhead * d.x_step + *end);
           __builtin_prefetch(d.x + kAhead * d.x_step + *end + 15);
         }
-    run(d);
+    Channel(d);
     d.x += d.x_step;
     d.y += d.y_step;
     d.weight += d.kernel[0] * d.kernel[1];

@@ -1,5 +1,5 @@
-// The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the
-// lists SPMM_ROWS(V, R) and SPMM_BLOCKS(V, B) before it includes this.
+// The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the lists
+// SPMM_ROWS(V, R), SPMM_BLOCKS(V, B), GEMV_LIST and DEPTHWISE_LIST before it includes this.
 #include "simd_depthwise.h"
 #include "simd_gemv.h"
 #include "simd_math.h"
@@ -23,14 +23,19 @@ const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};
 #define X_GEMV(NAME, KIND, B, FN) {NAME "__" SPARSEC_NAME(SPARSEC_ISA), TensorKind::KIND, B, FN},
 const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
 
+#define X_DEPTHWISE(FORM, NAME, K, STRIDE, FN) \
+  {"f32_depthwise_" NAME "__" SPARSEC_NAME(SPARSEC_ISA), DepthwiseForm::FORM, K, STRIDE, depthwise<FN>},
+const DepthwiseKernel kDepthwise[] = {DEPTHWISE_LIST(X_DEPTHWISE)};
+
 const KernelTable kTable = {
     SPARSEC_NAME(SPARSEC_ISA),
     Simd::lanes,
-    Simd::direct_depthwise,
     kSpmm,
     static_cast<int>(sizeof kSpmm / sizeof kSpmm[0]),
     kGemv,
     static_cast<int>(sizeof kGemv / sizeof kGemv[0]),
+    kDepthwise,
+    static_cast<int>(sizeof kDepthwise / sizeof kDepthwise[0]),
     {nullptr, nullptr, finish<Simd, Gelu>, finish<Simd, GeluTanh>, finish<Simd, Silu>,
      finish<Simd, HardSwish>},
     clip<Simd>,
@@ -43,7 +48,6 @@ const KernelTable kTable = {
     rms_norm_row<Simd>,
     to_tile<Simd>,
     from_tile<Simd>,
-    depthwise<Simd>,
     pad<Simd>,
     patch<Simd>,
     copy_strided<Simd>,

@@ -13,7 +13,6 @@ struct Portable {
   typedef float Loose __attribute__((vector_size(16), aligned(4), may_alias));
   typedef int32_t Int __attribute__((vector_size(16)));
   static constexpr int lanes = 4, square = 4;
-  static constexpr bool direct_depthwise = false;
   static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
   static void keep(Vec&) {}
   static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
@@ -92,6 +91,12 @@ using Simd = Portable;
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))
+#define DEPTHWISE_LIST(X) \
+  X(kPadded, "padded_k3s1", 3, 1, (depthwise_padded<Simd, 3, 1>)) \
+  X(kPadded, "padded_k3s2", 3, 2, (depthwise_padded<Simd, 3, 2>)) \
+  X(kPadded, "padded_k5s1", 5, 1, (depthwise_padded<Simd, 5, 1>)) \
+  X(kPadded, "padded_k5s2", 5, 2, (depthwise_padded<Simd, 5, 2>)) \
+  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
 #define DENSE_VECTORS 2
 #include "unit.h"
 

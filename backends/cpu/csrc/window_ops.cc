@@ -97,7 +97,7 @@ void rows_in_place(const BuiltOp& b, DepthwiseArgs& d, float* y, int64_t begin, 
   d.row_at = b.padded.rows.data() + begin * b.record->stride[0];
   d.rows = end - begin;
   d.masks = b.padded.direct.data() + (d.packed ? begin * d.kernel[1] : 0);
-  b.table->depthwise(d);
+  b.depthwise->run(d);
   if (const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)])
     for (int64_t r = 0; r < d.channels; ++r) finish(y + r * d.y_step, d.rows * d.width);
 }
@@ -125,7 +125,7 @@ void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
       pad_rows(c, b, x, d.top, (d.rows - 1) * op.stride[0] + reach, padded);
       d.x = padded;
     }
-    b.table->depthwise(d);
+    b.depthwise->run(d);
     if (finish) finish(d.y, d.rows * l.width);
     copy_columns(y, l.held, channel, r * l.width, d.rows * l.width, d.y, true);
   }

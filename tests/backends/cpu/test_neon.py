@@ -65,7 +65,7 @@ def _on_arm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (test_encoder, test_gemv, test_linear, test_window):
         monkeypatch.setattr(module, "LoadedPlan", loaded)
-    for module in (test_gemv, test_linear):
+    for module in (test_gemv, test_linear, test_window):
         monkeypatch.setattr(module, "microkernels", server.microkernels)
 
 

@@ -1,15 +1,19 @@
 """Convolutions, depthwise convolutions and pooling against float64, for every instruction set."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sparsec.backends.cpu.library import LoadedPlan
+from sparsec.backends.cpu.library import LoadedPlan, microkernels
 from sparsec.backends.cpu.pack import pack_blocks
 from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Value
-from tests.backends.cpu.layers import NEEDS_LIBRARY, assert_close, sparse_matrix
+from tests.backends.cpu.layers import LANES, NEEDS_LIBRARY, assert_close, sparse_matrix
 
 pytestmark = NEEDS_LIBRARY
+
+DEPTHWISE = re.compile(r"f32_depthwise_(\w+?)_(?:any|k(\d)s(\d))__\w+")
 
 # kernel, stride, pads (top, left, bottom, right), dilation
 WINDOWS = [
@@ -67,22 +71,46 @@ def test_convolution(isa: str, window, block: int | None) -> None:
         assert_close(y, np.clip(want, 0, 6), size_of)
 
 
+def depthwise_sizes(form: str, lanes: int) -> list[tuple[int, int]]:
+    """Heights and widths that a form of depthwise kernel is there for: below, at and beyond a vector."""
+    if form == "packed":
+        return [(h, w) for h in (1, 2, 5, 7) for w in (1, 3, lanes // 2)]
+    widths = (lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes - 2)
+    return [(h, 2 * w if form == "direct" else w) for h in (1, 2, 3, 9) for w in widths]
+
+
+def test_every_depthwise_microkernel(isa: str) -> None:
+    """Each row of the table, on images that it is taken for, with and without borders."""
+    rows = [match for name in microkernels(isa) if (match := DEPTHWISE.fullmatch(name))]
+    assert rows[-1][0].startswith("f32_depthwise_padded_any")
+    for match in rows:
+        size, stride = (int(n) if n else 3 for n in match.groups()[1:])
+        dilation = 1 if match[2] else 2
+        for pads in ((size // 2,) * 4, (0, 0, size // 2, size // 2), (0, size // 2, 1, 0)):
+            window = ((size,) * 2, (stride,) * 2, pads, (dilation,) * 2)
+            for height, width in depthwise_sizes(match[1], LANES[isa]):
+                if min(height + pads[0] + pads[2], width + pads[1] + pads[3]) > dilation * size:
+                    check_depthwise(isa, window, (height, width))
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_depthwise(isa: str, window) -> None:
+    for size in ((7, 7), (14, 17), (33, 12), (56, 56)):
+        check_depthwise(isa, window, size)
+
+
+def check_depthwise(isa: str, window, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     kernel = window[0]
-    for size in ((7, 7), (14, 17), (33, 12), (56, 56)):
-        weight = rng.standard_normal((5, kernel[0] * kernel[1])).astype(np.float32)
-        bias = rng.standard_normal((1, 5)).astype(np.float32)
-        plan = one_op(
-            OpCode.DEPTHWISE, 5, 5, window, (Dense(weight), Dense(bias)), weight=0, bias=1
-        )
-        x = rng.standard_normal((2, 5, *size)).astype(np.float32)
-        (y,) = LoadedPlan(plan, isa=isa).run(x)
-        patches = windows(x, *window)
-        w = weight.reshape(5, *kernel).astype(np.float64)
-        want = np.einsum("bchwij,cij->bchw", patches, w) + bias.reshape(1, -1, 1, 1)
-        assert_close(y, want, np.einsum("bchwij,cij->bchw", np.abs(patches), np.abs(w)))
+    weight = rng.standard_normal((5, kernel[0] * kernel[1])).astype(np.float32)
+    bias = rng.standard_normal((1, 5)).astype(np.float32)
+    plan = one_op(OpCode.DEPTHWISE, 5, 5, window, (Dense(weight), Dense(bias)), weight=0, bias=1)
+    x = rng.standard_normal((2, 5, *size)).astype(np.float32)
+    (y,) = LoadedPlan(plan, isa=isa).run(x)
+    patches = windows(x, *window)
+    w = weight.reshape(5, *kernel).astype(np.float64)
+    want = np.einsum("bchwij,cij->bchw", patches, w) + bias.reshape(1, -1, 1, 1)
+    assert_close(y, want, np.einsum("bchwij,cij->bchw", np.abs(patches), np.abs(w)))
 
 
 @pytest.mark.parametrize("window", WINDOWS)
