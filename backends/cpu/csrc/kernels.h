@@ -80,14 +80,13 @@ struct DenseArgs {
   float alpha;
 };
 
-// Taps of a window over the planes of a feature map whose columns are numbered row by row. Column p of
-// tap t is x[p + offsets[t]]: the same distance for all p, so that windows are plain vector loads. What
-// lies outside the map is masked: bit l of masks[vector * taps + t] says that lane l is inside.
-struct Taps {
-  const int32_t* offsets;  // floats
-  const uint16_t* masks;   // null: everything is inside
-  const uint8_t* full;     // [vectors]: all bits of all taps are set; null with masks
-  int32_t count;
+// A shifted copy of part of a plane whose columns are numbered row by row: column p is x[p + from]. The taps of a
+// window that lie whole vectors apart read the same copy. What lies outside the map is masked: bit l of
+// masks[vector] says that lane l is inside; without masks everything is.
+struct TapCopy {
+  ptrdiff_t from;         // floats
+  ptrdiff_t more;         // vectors that the last of its taps reads beyond those of the first
+  const uint32_t* masks;  // may be null
 };
 
 // Which loads of a vector of a depthwise window may reach outside of the row: none, those of the taps left of the
@@ -155,14 +154,14 @@ struct PadArgs {
   const uint32_t* masks;
 };
 
-// rows[t][0..vectors) = x[p + offsets[t]] for taps [begin, end) and the vectors of one panel; rows are `width`
-// floats apart.
-struct PatchArgs {
-  Taps taps;
-  int32_t begin, end;
+// The copies of some channels, one behind the other, for `vectors` vectors of outputs from first_vector. Each has
+// room for `room` vectors and its `more`.
+struct TapCopiesArgs {
+  const TapCopy* copies;
+  ptrdiff_t count, channels, channel_stride;
   const float* x;
-  ptrdiff_t first_vector, vectors, width;
-  float* rows;
+  ptrdiff_t first_vector, vectors, room;
+  float* y;
 };
 
 // y[i] = clip(a[i] op b[i]), i < n.
@@ -197,7 +196,7 @@ struct KernelTable {
   void (*from_tile)(const float* src, ptrdiff_t width, ptrdiff_t channels, float* dst,
                     ptrdiff_t ld, ptrdiff_t n);
   void (*pad)(const PadArgs&);
-  void (*patch)(const PatchArgs&);
+  void (*copy_taps)(const TapCopiesArgs&);
   // dst[i] = src[i * stride], i < n.
   void (*copy_strided)(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n);
 };

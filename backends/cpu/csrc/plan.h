@@ -79,7 +79,9 @@ struct PackRequest {
   uint32_t tensor;
   int block_rows, rows_at_once, chunks;
   int64_t depth, row_bytes;
-  bool local;  // offsets count from the start of the K block (patches), not from row 0
+  // Windows: where the taps of a channel lie (bytes), row_bytes from one channel to the next; offsets then
+  // count from the start of the K block, not from row 0.
+  std::vector<int32_t> taps;
 };
 
 std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest& request);
@@ -100,12 +102,16 @@ struct Layout {
   bool local = false;  // lives within one tile of a step: the offset is into memory of the thread
 };
 
-// Window geometry: how the taps of an operator find their columns.
+// How the taps of a convolution find their columns: from shifted copies of the input, made for each block of the
+// reduction so that a tap is a distance in the memory of the thread. Where a step of a row is whole vectors, the rows
+// of the window share a copy for each of its columns, made for a tile; else each tap has its own, made for a panel.
 struct Window {
-  std::vector<int32_t> offsets;
-  std::vector<uint16_t> masks;
-  std::vector<uint8_t> full;
-  int taps = 0;
+  std::vector<TapCopy> copies;
+  std::vector<std::vector<uint32_t>> masks;  // of each copy
+  std::vector<int32_t> copy_of, offsets;     // of each tap: its copy, and where in it (floats)
+  bool shared = false;
+  int64_t room = 0;            // vectors of a copy, without its `more`
+  int64_t channel_floats = 0;  // of all copies of a channel
   // Strided windows read planes split off the input: plane i holds rows `remainder + stride * y` for
   // y from `first`, columns `stride * x + shift`, zero outside.
   struct Plane {
@@ -149,7 +155,6 @@ struct BuiltOp {
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
   size_t planes_at = 0;     // bytes into the arena
-  int64_t patch_width = 0;  // columns of the rows of patches
   int64_t channel_stride = 0;  // of the planes or the input, floats
   float low = 0, high = 0;
 };

@@ -8,6 +8,10 @@
 namespace sparsec {
 namespace {
 
+// Multiply-adds of a column of weights up to which one more copy of its input takes longer than loads that straddle
+// two cache lines.
+constexpr double kFewUses = 30;
+
 class Builder {
  public:
   Builder(Plan& plan, const SparsecTensor* inputs, int threads)
@@ -204,10 +208,57 @@ class Builder {
   void prepare_window(BuiltOp& b, const Layout& x, const Layout& y) {
     const OpRecord& op = *b.record;
     Window& w = b.window;
-    w.taps = op.kernel[0] * op.kernel[1];
-    b.channel_stride = x.row_stride;
-    if (op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width) return masked_window(b, x, y);
-    // Tap (ky, kx) of output row r reads input row stride * (r + q) + remainder.
+    const int lanes = b.table->lanes;
+    const bool masked = op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width;
+    // Column p of a tap is source[p + from].
+    struct Tap {
+      int64_t source, from;
+    };
+    std::vector<Tap> taps;
+    if (masked) {  // input and output pixels are numbered alike
+      for (int ky = 0; ky < op.kernel[0]; ++ky)
+        for (int kx = 0; kx < op.kernel[1]; ++kx)
+          taps.push_back({kx, (int64_t{ky} * op.dilation[0] - op.pads[0]) * x.width + int64_t{kx} * op.dilation[1] - op.pads[1]});
+      b.channel_stride = x.row_stride;
+    } else {
+      const std::vector<int64_t> starts = strided_planes(b, y);
+      for (int64_t at : starts) taps.push_back({at / w.plane_size, at});
+    }
+    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] * y.width;
+    const auto& t = v_.tensors[op.weight];
+    const double uses = static_cast<double>(t.count) / static_cast<double>(t.columns);
+    w.shared = op.kernel[0] > 1 && reach <= y.tile && (op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
+    std::vector<int64_t> first;  // tap of each copy
+    for (size_t t = 0; t < taps.size(); ++t) {
+      size_t k = 0;
+      while (k < first.size() && !(w.shared && taps[first[k]].source == taps[t].source)) ++k;
+      if (k == first.size()) {
+        first.push_back(static_cast<int64_t>(t));
+        w.copies.push_back({taps[t].from, 0, nullptr});
+      }
+      w.copies[k].more = std::max<ptrdiff_t>(w.copies[k].more, divide_up(taps[t].from - w.copies[k].from, lanes));
+      w.copy_of.push_back(static_cast<int32_t>(k));
+      w.offsets.push_back(static_cast<int32_t>(taps[t].from - w.copies[k].from));
+    }
+    for (size_t k = 0; masked && k < w.copies.size(); ++k) {
+      const int ky = static_cast<int>(first[k]) / op.kernel[1], kx = static_cast<int>(first[k]) % op.kernel[1];
+      const int64_t vectors = y.tiles * y.tile / lanes + w.copies[k].more;
+      std::vector<uint32_t> masks(vectors, 0);
+      for (int64_t p = 0; p < vectors * lanes; ++p) {
+        const int64_t r = p / y.width + int64_t{ky} * op.dilation[0] - op.pads[0];
+        const int64_t c = p % y.width + int64_t{kx} * op.dilation[1] - op.pads[1];
+        if (r >= 0 && r < x.height && c >= 0 && c < x.width) masks[p / lanes] |= 1u << p % lanes;
+      }
+      w.masks.push_back(std::move(masks));
+      w.copies[k].masks = w.masks.back().data();
+    }
+  }
+
+  // Planes split off the input, and where in them each tap begins. Tap (ky, kx) of output row r reads input row
+  // stride * (r + q) + remainder.
+  std::vector<int64_t> strided_planes(BuiltOp& b, const Layout& y) {
+    const OpRecord& op = *b.record;
+    Window& w = b.window;
     const int64_t sy = op.stride[0];
     int64_t first = 0, last = 0;
     for (int ky = 0; ky < op.kernel[0]; ++ky) {
@@ -219,6 +270,7 @@ class Builder {
     w.first = first;
     w.plane_rows = y.height + last - first;
     w.plane_size = round_up(w.plane_rows * y.width, 16);
+    std::vector<int64_t> starts;
     for (int ky = 0; ky < op.kernel[0]; ++ky)
       for (int kx = 0; kx < op.kernel[1]; ++kx) {
         const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
@@ -227,42 +279,12 @@ class Builder {
         size_t at = 0;
         while (at < w.planes.size() && (w.planes[at].remainder != plane.remainder || w.planes[at].shift != plane.shift)) ++at;
         if (at == w.planes.size()) w.planes.push_back(plane);
-        w.offsets.push_back(static_cast<int32_t>(at * w.plane_size + (q - first) * y.width));
+        starts.push_back(static_cast<int64_t>(at) * w.plane_size + (q - first) * y.width);
       }
     // A tile may reach beyond the last pixel: leave room behind the last plane of a channel.
     b.channel_stride = static_cast<int64_t>(w.planes.size()) * w.plane_size + y.tile;
     if (b.channel_stride >= (int64_t{1} << 29)) fail("a window needs planes that are too large");
-  }
-
-  // Input and output pixels are numbered alike: taps are fixed distances, masked at the borders.
-  void masked_window(BuiltOp& b, const Layout& x, const Layout& y) {
-    const OpRecord& op = *b.record;
-    Window& w = b.window;
-    const int lanes = b.table->lanes;
-    const int64_t vectors = y.tiles * y.tile / lanes;
-    w.masks.assign(vectors * w.taps, 0);
-    w.full.assign(vectors, 0);
-    for (int ky = 0; ky < op.kernel[0]; ++ky)
-      for (int kx = 0; kx < op.kernel[1]; ++kx)
-        w.offsets.push_back(static_cast<int32_t>((int64_t{ky} * op.dilation[0] - op.pads[0]) * x.width +
-                                                 int64_t{kx} * op.dilation[1] - op.pads[1]));
-    const auto all = static_cast<uint16_t>((1u << lanes) - 1);
-    for (int64_t v = 0; v < vectors; ++v) {
-      bool full = true;
-      for (int t = 0; t < w.taps; ++t) {
-        uint16_t mask = 0;
-        for (int lane = 0; lane < lanes; ++lane) {
-          const int64_t p = v * lanes + lane;
-          if (p >= y.columns) break;
-          const int64_t r = p / y.width + int64_t{t / op.kernel[1]} * op.dilation[0] - op.pads[0];
-          const int64_t c = p % y.width + int64_t{t % op.kernel[1]} * op.dilation[1] - op.pads[1];
-          if (r >= 0 && r < x.height && c >= 0 && c < x.width) mask |= static_cast<uint16_t>(1u << lane);
-        }
-        w.masks[v * w.taps + t] = mask;
-        full &= mask == all;
-      }
-      w.full[v] = full;
-    }
+    return starts;
   }
 
   void prepare_product(BuiltOp& b, bool by_tiles) {
@@ -282,21 +304,40 @@ class Builder {
     int64_t widest = 0;
     for (const auto* panels : {&b.panels, &b.last_panels})
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
-    q.row_bytes = (conv ? widest : x.row_stride) * 4;
-    q.local = conv;
-    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, widest);
+    q.row_bytes = x.row_stride * 4;
+    if (conv) place_taps(b, y, widest, q);
+    const int64_t taps = conv ? static_cast<int64_t>(q.taps.size()) : 1;
+    int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
+    if (conv && b.window.shared)
+      for (const TapCopy& copy : b.window.copies)
+        floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
+    q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
+    q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
     if (!by_tiles && y.tiles < 4 * threads_)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
-    b.patch_width = conv ? widest : 0;
     b.pack = cached_pack(q);
+  }
+
+  // Where the copies of a window lie.
+  static void place_taps(BuiltOp& b, const Layout& y, int64_t widest, PackRequest& q) {
+    Window& w = b.window;
+    const int64_t lanes = b.table->lanes, taps = static_cast<int64_t>(w.offsets.size());
+    w.room = (w.shared ? y.tile : widest) / lanes;
+    std::vector<int64_t> start;
+    for (const TapCopy& copy : w.copies) {
+      start.push_back(w.channel_floats);
+      w.channel_floats += (w.room + copy.more) * lanes;
+    }
+    for (int64_t t = 0; t < taps; ++t) q.taps.push_back(static_cast<int32_t>((start[w.copy_of[t]] + w.offsets[t]) * 4));
+    q.row_bytes = w.channel_floats * 4;
   }
 
   std::shared_ptr<const Pack> cached_pack(const PackRequest& q) {
     const std::lock_guard<std::mutex> lock(plan_.mutex);
     for (const auto& [request, pack] : plan_.packs)
       if (request.tensor == q.tensor && request.block_rows == q.block_rows && request.rows_at_once == q.rows_at_once &&
-          request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.local == q.local)
+          request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.taps == q.taps)
         return pack;
     auto pack = pack_weights(v_, q);
     plan_.packs.emplace_back(q, pack);

@@ -26,6 +26,10 @@ AlignedBytes::AlignedBytes(size_t size) : size_(size) {
 
 namespace {
 
+// Rows of a window of equal length one after the other end their loops where the processor expects it; sorted among
+// so many, their outputs still lie close together. Products have more rows, whose outputs are better written in order.
+constexpr int64_t kNear = 128;
+
 // The entries of a group of `block_rows` rows, whatever the tensor is stored as.
 class Groups {
  public:
@@ -90,7 +94,8 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
   pack->depth = q.depth;
   pack->blocks = static_cast<int>(divide_up(t.columns, q.depth));
   pack->chunks = q.chunks;
-  if (q.row_bytes * t.columns >= (int64_t{1} << 31)) fail("a tile of %u channels is too large", t.columns);
+  const auto taps = static_cast<int64_t>(q.taps.size());
+  if (q.row_bytes * (taps ? divide_up(q.depth, taps) : t.columns) >= (int64_t{1} << 31)) fail("a tile of %u channels is too large", t.columns);
   const int r_count = q.rows_at_once;
   const int64_t total = groups.count();
   const size_t entry_bytes = 4 + 4 * static_cast<size_t>(q.block_rows);
@@ -108,8 +113,10 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         from[i] = groups.find(begin + i, k0);
         length[i] = groups.find(begin + i, k1) - from[i];
       }
-      if (r_count > 1)  // partners of equal length waste no padding
-        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length[a] > length[b]; });
+      const auto longer = [&](int64_t a, int64_t b) { return length[a] > length[b]; };
+      const int64_t near = r_count > 1 ? end - begin : kNear;
+      for (int64_t i = 0; q.block_rows == 1 && (r_count > 1 || taps) && i < end - begin; i += near)
+        std::stable_sort(order.begin() + i, order.begin() + std::min(i + near, end - begin), longer);
       pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0});
       auto& part = pack->parts.back();
       for (size_t i = 0; i < order.size(); i += r_count) {
@@ -125,10 +132,11 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
             const bool real = n < length[order[i + r]];
             const int64_t entry = from[order[i + r]] + n;
             const int64_t column = real ? groups.column(entry) : k0;
-            const auto offset = static_cast<int32_t>((column - (q.local ? k0 : 0)) * q.row_bytes);
+            const int64_t offset = taps ? (column - k0) / taps * q.row_bytes + q.taps[column % taps] : column * q.row_bytes;
             const size_t at = bytes.size();
             bytes.resize(at + entry_bytes);
-            std::memcpy(&bytes[at], &offset, 4);
+            const auto baked = static_cast<int32_t>(offset);
+            std::memcpy(&bytes[at], &baked, 4);
             for (int b = 0; b < q.block_rows; ++b) {
               const float w = real ? groups.value(g, entry, b) : 0.0f;
               std::memcpy(&bytes[at + 4 + 4 * b], &w, 4);

@@ -1,4 +1,4 @@
-// Windows over feature maps: padded copies and the patches of convolutions.
+// Windows over feature maps: padded and shifted copies.
 #ifndef SPARSEC_SIMD_TAPS_H
 #define SPARSEC_SIMD_TAPS_H
 
@@ -63,19 +63,22 @@ void pad(const PadArgs& a) {
 }
 
 template <class S>
-void patch(const PatchArgs& a) {
-  float* row = a.rows;
-  for (int32_t t = a.begin; t < a.end; ++t, row += a.width) {
-    const float* x = a.x + a.first_vector * S::lanes + a.taps.offsets[t];
-    const uint16_t* mask = a.taps.masks;
-    if (!mask) {
-      for (ptrdiff_t v = 0; v < a.vectors; ++v)
-        S::store(row + v * S::lanes, S::load(x + v * S::lanes));
-      continue;
+void copy_taps(const TapCopiesArgs& a) {
+  float* y = a.y;
+  for (ptrdiff_t c = 0; c < a.channels; ++c) {
+    const float* plane = a.x + c * a.channel_stride + a.first_vector * S::lanes;
+    for (ptrdiff_t k = 0; k < a.count; ++k) {
+      const TapCopy& copy = a.copies[k];
+      const float* x = plane + copy.from;
+      const ptrdiff_t n = a.vectors + copy.more;
+      if (const uint32_t* mask = copy.masks) {
+        mask += a.first_vector;
+        for (ptrdiff_t v = 0; v < n; ++v) S::store(y + v * S::lanes, S::load_masked(x + v * S::lanes, mask[v]));
+      } else {
+        for (ptrdiff_t v = 0; v < n; ++v) S::store(y + v * S::lanes, S::load(x + v * S::lanes));
+      }
+      y += (a.room + copy.more) * S::lanes;
     }
-    mask += a.first_vector * a.taps.count + t;
-    for (ptrdiff_t v = 0; v < a.vectors; ++v, mask += a.taps.count)
-      S::store(row + v * S::lanes, S::load_masked(x + v * S::lanes, *mask));
   }
 }
 

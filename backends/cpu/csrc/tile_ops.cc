@@ -34,7 +34,6 @@ void run_part(const BuiltOp& b, SpmmArgs a, int chunk, int block, const Panel& p
   a.groups = part.groups;
   a.first = block == 0;
   a.last = block + 1 == pack.blocks;
-  if (!b.patch_width) a.x += panel.at * 4;
   a.y += panel.at;
   if (a.residual) a.residual += panel.at;
   panel.kernel->run(a);
@@ -46,44 +45,40 @@ const std::vector<Panel>& panels(const Context& c, const BuiltOp& b, int64_t til
 
 void linear(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
   SpmmArgs a = product_args(c, b, tile);
-  a.x = reinterpret_cast<const char*>(c.view(b.record->inputs[0]).at(tile, 0));
-  for (const Panel& panel : panels(c, b, tile))
+  const float* x = c.view(b.record->inputs[0]).at(tile, 0);
+  for (const Panel& panel : panels(c, b, tile)) {
+    a.x = reinterpret_cast<const char*>(x + panel.at);
     for (int block = 0; block < b.pack->blocks; ++block) run_part(b, a, chunk, block, panel);
-}
-
-Taps taps(const BuiltOp& b) {
-  const Window& w = b.window;
-  return {w.offsets.data(), w.masks.empty() ? nullptr : w.masks.data(), w.masks.empty() ? nullptr : w.full.data(), w.taps};
+  }
 }
 
 void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
-  const Layout& y = c.out(b);
-  const int64_t channels = c.v.values[b.record->inputs[0]].channels;
-  const float* x = b.window.planes.empty() ? c.view(b.record->inputs[0]).base : reinterpret_cast<const float*>(c.in.arena.data() + b.planes_at);
+  const Window& w = b.window;
+  const int64_t channels = c.v.values[b.record->inputs[0]].channels, in_block = b.pack->depth / static_cast<int64_t>(w.offsets.size());
+  const float* x = w.planes.empty() ? c.view(b.record->inputs[0]).base : reinterpret_cast<const float*>(c.in.arena.data() + b.planes_at);
   const int lanes = b.table->lanes;
-  const int64_t total = channels * b.window.taps, depth = b.pack->depth;
+  const std::vector<Panel>& all = panels(c, b, tile);
   SpmmArgs a = product_args(c, b, tile);
-  float* rows = scratch(depth * b.patch_width);
-  a.x = reinterpret_cast<const char*>(rows);
-  PatchArgs p{};
-  p.taps = taps(b);
-  p.width = b.patch_width;
-  for (const Panel& panel : panels(c, b, tile)) {
-    p.first_vector = (tile * y.tile + panel.at) / lanes;
-    p.vectors = panel.kernel->width / lanes;
+  TapCopiesArgs copies{};
+  copies.copies = w.copies.data();
+  copies.count = static_cast<ptrdiff_t>(w.copies.size());
+  copies.channel_stride = b.channel_stride;
+  copies.room = w.room;
+  copies.y = scratch(in_block * w.channel_floats);
+  // Copies are those of the panels [i, stop).
+  for (size_t i = 0, stop; i < all.size(); i = stop) {
+    stop = w.shared ? all.size() : i + 1;
+    const int64_t at = all[i].at;
+    copies.first_vector = (tile * c.out(b).tile + at) / lanes;
+    copies.vectors = (all[stop - 1].at - at + all[stop - 1].kernel->width) / lanes;
     for (int block = 0; block < b.pack->blocks; ++block) {
-      float* row = rows;
-      for (int64_t k = block * depth, end = std::min(total, k + depth); k < end;) {
-        const int64_t channel = k / b.window.taps;
-        p.begin = static_cast<int32_t>(k % b.window.taps);
-        p.end = static_cast<int32_t>(std::min<int64_t>(b.window.taps, p.begin + end - k));
-        p.x = x + channel * b.channel_stride;
-        p.rows = row;
-        b.table->patch(p);
-        row += (p.end - p.begin) * p.width;
-        k += p.end - p.begin;
+      copies.x = x + block * in_block * b.channel_stride;
+      copies.channels = std::min(in_block, channels - block * in_block);
+      b.table->copy_taps(copies);
+      for (size_t p = i; p < stop; ++p) {
+        a.x = reinterpret_cast<const char*>(copies.y + all[p].at - at);
+        run_part(b, a, chunk, block, all[p]);
       }
-      run_part(b, a, chunk, block, panel);
     }
   }
 }

@@ -49,7 +49,7 @@ const KernelTable kTable = {
     to_tile<Simd>,
     from_tile<Simd>,
     pad<Simd>,
-    patch<Simd>,
+    copy_taps<Simd>,
     copy_strided<Simd>,
 };
 

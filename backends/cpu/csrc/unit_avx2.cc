@@ -32,11 +32,11 @@ struct Avx2 {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3F800000)));
   }
-  static __m256i lanes_of(uint16_t mask) {
+  static __m256i lanes_of(uint32_t mask) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bit), bit);
   }
-  static Vec load_masked(const float* p, uint16_t mask) { return _mm256_maskload_ps(p, lanes_of(mask)); }
+  static Vec load_masked(const float* p, uint32_t mask) { return _mm256_maskload_ps(p, lanes_of(mask)); }
   static void store_masked(float* p, uint16_t mask, Vec v) { _mm256_maskstore_ps(p, lanes_of(mask), v); }
   // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
   static Vec even_pairs(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }

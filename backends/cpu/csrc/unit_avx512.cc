@@ -32,7 +32,7 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3F800000)));
   }
   static void store_masked(float* p, uint16_t mask, Vec v) { _mm512_mask_storeu_ps(p, mask, v); }
-  static Vec load_masked(const float* p, uint16_t mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  static Vec load_masked(const float* p, uint32_t mask) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p); }
   // Even and odd floats of two vectors, in the order that costs least; in_order puts them right.
   static Vec even_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
   static Vec odd_pairs(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }

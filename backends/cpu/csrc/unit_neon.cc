@@ -30,7 +30,7 @@ struct Neon {
     const int32x4_t n = vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23);
     return vreinterpretq_f32_s32(vaddq_s32(n, vdupq_n_s32(0x3F800000)));
   }
-  static Vec load_masked(const float* p, uint16_t mask) {
+  static Vec load_masked(const float* p, uint32_t mask) {
     if (mask == 15) return load(p);
     float t[4] = {};
     for (int i = 0; i < lanes; ++i)

@@ -40,7 +40,7 @@ struct Portable {
   static Vec power_of_two(Vec shifted) {  // low bits of `shifted` hold the exponent
     return reinterpret_cast<Vec>((reinterpret_cast<Int>(shifted) << 23) + 0x3F800000);
   }
-  static Vec load_masked(const float* p, uint16_t mask) {
+  static Vec load_masked(const float* p, uint32_t mask) {
     Vec v = set1(0.0f);
     for (int i = 0; i < lanes; ++i)
       if (mask >> i & 1) v[i] = p[i];
