@@ -26,7 +26,7 @@ from sparsec.backends.cuda.native import (
     native_variants,
     split_for,
 )
-from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter
+from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, name_kernels
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
@@ -138,8 +138,8 @@ class CudaBackend(Backend):
 
         from sparsec.backends.cuda import compiled
 
-        compiled.load(root, manifest, torch.cuda.current_device())
-        return _torch_runner(root, "cuda")
+        called = compiled.load(root, manifest, torch.cuda.current_device())
+        return _torch_runner(root, "cuda", called)
 
     def emulator(
         self, root: Path, manifest: Mapping[str, Any], threads: int | None
@@ -170,12 +170,14 @@ def _why_no_device() -> str | None:
     return f"torch {torch.__version__} finds no CUDA device here{build}"
 
 
-def _torch_runner(root: Path, device: str) -> Runner:
+def _torch_runner(root: Path, device: str, called: Mapping[str, str] | None = None) -> Runner:
+    """Return what runs the graph; ``called`` says what its kernels are loaded as."""
     from sparsec.backends.cuda.runner import TorchRunner
 
     model = ir.load(root / "model.onnx")
     check_external(model, root)
     check_packed(model, str(root))
+    name_kernels(model, called or {})
     return TorchRunner(model, device)
 
 

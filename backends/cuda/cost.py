@@ -25,9 +25,9 @@ _HALF = 2  # bytes of a 16-bit float
 # for sm_90 and held by a test: 16-bit values, 8-bit values. For blocks, for a stored element.
 INSTRUCTIONS = {
     "nm24": (5.4, 5.4),
-    "nm1_4": (3.6, 6.0),
+    "nm1_4": (3.6, 5.5),
     "nm2_4": (7.4, 7.4),
-    "nm2_8": (3.7, 6.3),
+    "nm2_8": (3.7, 6.0),
     "nm4_8": (7.1, 8.4),
     "nm8_16": (7.8, 9.4),
     "bm32": (14.0, 21.0),

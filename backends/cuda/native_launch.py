@@ -79,7 +79,7 @@ def native_linear(
         _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
     if 2 * n * max(k, m) >= 2**32:
         raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
-    sm = _sm(x.device.index)
+    sm = device_sm(x.device.index)
     stored = sum(each.nbytes for each in arrays.values()) / (m * k)
     variant = NativeVariant(
         form,
@@ -136,7 +136,8 @@ def native_unpack(
     if kernel is None:
         index = w.device.index
         kernel = _kernel(
-            NativeUnpack(form, dtype, _sm(index), k % 8 == 0 or form == "nm24_sp", scaled), index
+            NativeUnpack(form, dtype, device_sm(index), k % 8 == 0 or form == "nm24_sp", scaled),
+            index,
         )
     on_tensors.launch([kernel], {"w": w, **arrays}, {"M": m, "K": k})
     return w
@@ -155,7 +156,8 @@ def _driver(device: int) -> Driver:
 
 
 @functools.cache
-def _sm(device: int) -> int:
+def device_sm(device: int) -> int:
+    """Return the compute capability of a device: 90 for 9.0."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * int(major) + int(minor)
 

@@ -67,7 +67,7 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
         **variant.launch(),
         "registers": code.registers,
         "tensor_op": code.tensor_op,
-        "source_sha256": hashlib.sha256(source_text(variant).encode()).hexdigest(),
+        "source_sha256": source_hash(variant.source.name),
     }
     return CompiledKernel(variant, cubin, ptx, launch, code)
 
@@ -76,6 +76,12 @@ def source_text(variant: AnyNative) -> str:
     """Return the kernel's source as one file, includes and compile-time constants written in."""
     defines = "".join(f"#define {name} {value}\n" for name, value in variant.defines.items())
     return defines + _joined(variant.source, set())
+
+
+@functools.cache
+def source_hash(name: str) -> str:
+    """Return the hash of a kernel of this package with what it includes, whatever it is compiled with."""
+    return hashlib.sha256(_joined(FOLDER / name, set()).encode()).hexdigest()
 
 
 def find_nvcc() -> Path | None:

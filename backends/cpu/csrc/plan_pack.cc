@@ -26,8 +26,8 @@ AlignedBytes::AlignedBytes(size_t size) : size_(size) {
 
 namespace {
 
-// Rows of equal length one after the other end their loops where the processor expects it; sorted among so many, their
-// outputs still lie close together.
+// Rows of a window of equal length one after the other end their loops where the processor expects it; sorted among
+// so many, their outputs still lie close together. Products have more rows, whose outputs are better written in order.
 constexpr int64_t kNear = 128;
 
 // The entries of a group of `block_rows` rows, whatever the tensor is stored as.
@@ -115,7 +115,7 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
       }
       const auto longer = [&](int64_t a, int64_t b) { return length[a] > length[b]; };
       const int64_t near = r_count > 1 ? end - begin : kNear;
-      for (int64_t i = 0; q.block_rows == 1 && i < end - begin; i += near)
+      for (int64_t i = 0; q.block_rows == 1 && (r_count > 1 || taps) && i < end - begin; i += near)
         std::stable_sort(order.begin() + i, order.begin() + std::min(i + near, end - begin), longer);
       pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0});
       auto& part = pack->parts.back();

@@ -6,6 +6,7 @@ hidden while artifacts run.
 
 import ctypes
 import functools
+import hashlib
 import json
 import shutil
 import sys
@@ -147,9 +148,9 @@ def device(artifact, monkeypatch):
     on_host._destroy()
 
 
-def _on_host(torch_runner, root, device):
+def _on_host(torch_runner, root, device, called):
     assert device == "cuda"
-    return torch_runner(root, "cpu")
+    return torch_runner(root, "cpu", called)
 
 
 def feeds_of(rows):
@@ -209,6 +210,44 @@ def test_code_for_a_later_device_needs_a_compiler_and_says_so(
     monkeypatch.setattr(nvcc, "find_nvcc", lambda: Path("nvcc"))
     sparsec.load(path)  # the source is left
     assert not compiled._LOADED
+    (tmp_path / "other").mkdir()
+    path = altered(path, tmp_path / "other", source_sha256="0" * 64)
+    with pytest.raises(
+        ArtifactError, match="another source of it than the one that it was compiled"
+    ):
+        sparsec.load(path)
+
+
+def test_artifacts_with_kernels_of_one_name_keep_their_own(artifact, device, tmp_path):
+    form, path = artifact
+    first = sparsec.load(path)
+    changed = altered(path, tmp_path)
+    for file in (changed / "kernels" / "sm90").glob("*.cubin"):
+        file.write_bytes(file.read_bytes() + b"\0")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    for kernel in manifest["kernels"]:
+        for file in (kernel["file"],):
+            code = (changed / file).read_bytes()
+            manifest["files"][file] = {
+                "sha256": hashlib.sha256(code).hexdigest(), "bytes": len(code),
+            }  # fmt: skip
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    second = sparsec.load(changed)
+    names = [kernel["name"] for kernel in manifest["kernels"]]
+    assert [name.split("@")[0] for name in compiled._LOADED] == names * 2
+    loads = len([line for line in device() if line.startswith("load")])
+    assert loads == 2 * sum("unpacks" not in each for each in manifest["kernels"])
+    third = sparsec.load(path)  # the same once more: nothing is loaded again
+    assert len([line for line in device() if line.startswith("load")]) == loads
+    kernels = list(compiled._LOADED.values())
+    launched = []
+    for index, kernel in enumerate(kernels):
+        launch = kernel.launch
+        kernel.launch = lambda *args, i=index, f=launch: (launched.append(i), f(*args))
+    feeds = feeds_of(3)
+    for session in (first, second, third):
+        assert np.abs(session.run(feeds)["y"] - exact(form, **feeds)).max() <= 2e-5
+    assert launched == [0, len(names), 0]
 
 
 def test_many_rows_are_multiplied_by_a_weight_that_the_artifact_unpacks(
