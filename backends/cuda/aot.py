@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import os
@@ -15,9 +16,9 @@ from typing import Any
 
 from sparsec.backends.cuda.amdgcn import read_amdgcn
 from sparsec.backends.cuda.launch import kernel_function
-from sparsec.backends.cuda.native import NativeVariant
+from sparsec.backends.cuda.native import NativeUnpack, NativeVariant
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
-from sparsec.backends.cuda.variants import Variant
+from sparsec.backends.cuda.variants import SPARSE_MMA, Variant
 from sparsec.ir.errors import UnsupportedTargetError
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -48,7 +49,7 @@ class CompiledKernel:
         What was found in ``cubin``, already checked.
     """
 
-    variant: Variant | NativeVariant
+    variant: Variant | NativeVariant | NativeUnpack
     cubin: bytes
     ptx: str
     launch: dict[str, Any]
@@ -88,12 +89,15 @@ def compile_variant(variant: Variant, cache: Path | None = None) -> CompiledKern
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     nvidia = variant.arch.startswith("sm")
     function = kernel_function(variant)
     with _knobs(cache):
         compiled = triton.compile(
-            ASTSource(function, **_specialise(variant, function.arg_names)),
+            (GluonASTSource if variant.format in SPARSE_MMA else ASTSource)(
+                function, **_specialise(variant, function.arg_names)
+            ),
             target=GPUTarget("cuda", int(variant.arch[2:]), 32)
             if nvidia
             else GPUTarget("hip", variant.arch, _AMD_WARP),
@@ -124,8 +128,8 @@ def tensor_op(variant: Variant) -> str | None:
         return ""
     if variant.arch.startswith("gfx"):
         return "MFMA"
-    # A strip of blocks is lower than what newer instructions multiply.
-    return "HMMA" if variant.kernel == "block_matmul" else None
+    # A strip of blocks is lower than what newer instructions multiply; mma.sp is one of the older.
+    return "HMMA" if variant.kernel in ("block_matmul", "sp_matmul") else None
 
 
 def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
@@ -140,7 +144,8 @@ def _specialise(variant: Variant, names: list[str]) -> dict[str, Any]:
             constants.setdefault(name, None)  # an optional pointer that is not there
             continue
         pointer = arguments[name]["kind"] != "value"
-        signature[name] = _POINTERS[arguments[name]["dtype"]] if pointer else "i32"
+        dtype = arguments[name].get("read_as", arguments[name]["dtype"])
+        signature[name] = _POINTERS[dtype] if pointer else "i32"
         if pointer or (name == "K" and variant.aligned and variant.step > 1):
             divisible_by_16[(index,)] = [["tt.divisibility", 16]]
     return {"signature": signature, "constexprs": constants, "attrs": divisible_by_16}
@@ -194,13 +199,20 @@ def _launch_data(
         "activation": variant.act,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
-        "source_sha256": hashlib.sha256(source(variant).read_bytes()).hexdigest(),
+        "source_sha256": sources_hash(),
     }
 
 
 def source(variant: Variant) -> Path:
     """Return the file that a variant is compiled from; it imports others of its folder."""
     return SOURCES / f"{variant.module}.py"
+
+
+@functools.cache
+def sources_hash() -> str:
+    """Return the hash of all Triton kernels of this package: they import one another."""
+    files = sorted(SOURCES.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _parameter_count(assembly: str, variant: Variant) -> int:

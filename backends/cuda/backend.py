@@ -19,8 +19,14 @@ from sparsec.backends.base import Backend, LowerContext, Lowered, Runner
 from sparsec.backends.cuda import aot, nvcc
 from sparsec.backends.cuda.densify import check_packed, densify
 from sparsec.backends.cuda.epilogue import Epilogue
-from sparsec.backends.cuda.native import NATIVE, NativeVariant, native_variants, split_for
-from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter
+from sparsec.backends.cuda.native import (
+    NATIVE,
+    NativeUnpack,
+    NativeVariant,
+    native_variants,
+    split_for,
+)
+from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, name_kernels
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
@@ -33,7 +39,7 @@ from sparsec.ir.target import Target
 DENSE_KERNEL = "dense"
 _DOMAIN_VERSION = 1
 
-AnyVariant = Variant | NativeVariant
+AnyVariant = Variant | NativeVariant | NativeUnpack
 
 
 class CudaBackend(Backend):
@@ -76,7 +82,7 @@ class CudaBackend(Backend):
         lowered = Lowered(model, layers, record=record, notes=_notes(layers, target))
         for index, variant in enumerate(needed):
             context.progress(f"compiling {variant.name}", (1 + index / len(needed)) / 2)
-            if isinstance(variant, NativeVariant):
+            if isinstance(variant, NativeVariant | NativeUnpack):
                 _add_native(lowered, nvcc.compile_native(variant, context.cache))
             else:
                 _add_kernel(lowered, aot.compile_variant(variant, context.cache))
@@ -132,8 +138,8 @@ class CudaBackend(Backend):
 
         from sparsec.backends.cuda import compiled
 
-        compiled.load(root, manifest, torch.cuda.current_device())
-        return _torch_runner(root, "cuda")
+        called = compiled.load(root, manifest, torch.cuda.current_device())
+        return _torch_runner(root, "cuda", called)
 
     def emulator(
         self, root: Path, manifest: Mapping[str, Any], threads: int | None
@@ -164,12 +170,14 @@ def _why_no_device() -> str | None:
     return f"torch {torch.__version__} finds no CUDA device here{build}"
 
 
-def _torch_runner(root: Path, device: str) -> Runner:
+def _torch_runner(root: Path, device: str, called: Mapping[str, str] | None = None) -> Runner:
+    """Return what runs the graph; ``called`` says what its kernels are loaded as."""
     from sparsec.backends.cuda.runner import TorchRunner
 
     model = ir.load(root / "model.onnx")
     check_external(model, root)
     check_packed(model, str(root))
+    name_kernels(model, called or {})
     return TorchRunner(model, device)
 
 
@@ -184,6 +192,11 @@ def _note_launches(
     """Return what a node launches, as it is stored, and note the variants in ``needed``."""
     by_bucket = _launches(choice, epilogue, target)
     needed.update(dict.fromkeys(variant for chain, _ in by_bucket for variant in chain))
+    packed = choice.packed
+    if packed is not None and packed.format.name in NATIVE:  # for dense_from rows of x and more
+        aligned = packed.shape[1] % 8 == 0 or packed.format.name == "nm24_sp"
+        sm = int(_arch(target)[2:])
+        needed[NativeUnpack(packed.format.name, packed.values, sm, aligned)] = None
     return [(_names(chain), shares) for chain, shares in by_bucket]
 
 
@@ -289,7 +302,7 @@ def _add_kernel(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
 def _add_native(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
     """Put cubin, PTX and source among the files, and the launch data among the kernels."""
     variant = compiled.variant
-    assert isinstance(variant, NativeVariant)
+    assert isinstance(variant, NativeVariant | NativeUnpack)
     stem = f"kernels/{variant.arch}/{variant.name}"
     lowered.files[f"{stem}.cubin"] = compiled.cubin
     lowered.files[f"{stem}.ptx"] = compiled.ptx.encode()
@@ -310,6 +323,5 @@ def _notes(layers: list[LayerRow], target: Target) -> list[str]:
         "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
         "weights are rounded to float16, and x beyond 65504 becomes infinite",
         f"kernels take up to {MAX_N} rows of x at a time; from dense_from rows on, a session unpacks the "
-        f"weight once, for which it needs triton, and multiplies densely ({' and '.join(NATIVE)} are "
-        "read again instead)",
+        f"weight once and multiplies densely; for that it needs triton, except for {' and '.join(NATIVE)}",
     ]

@@ -1,7 +1,8 @@
 """Launches the compiled kernels of artifacts on torch tensors: no Triton, no compiler, only the driver.
 
-Of every kernel the cubin is taken, on a device that does not run it the PTX, and where that does not run
-either the source, by whatever compiles it there.
+Of every kernel the cubin is taken, on a device that does not run it the PTX. Where that does not run
+either, the same source is compiled there: that of the installed package, never the file in the artifact,
+which would be to run what somebody wrote into it. Both have to be the same (ADR 29).
 
 A lowered node names, for every bucket of N, a *chain*: kernels to launch one after the other, and into
 how many shares the reduction is split. What lies between two kernels of a chain (x transposed, partial
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import nvcc, on_tensors
+from sparsec.backends.cuda import aot, nvcc, on_tensors
 from sparsec.backends.cuda.loader import Driver, Kernel, load_kernel
-from sparsec.backends.cuda.native import ACTIVATIONS
+from sparsec.backends.cuda.native import ACTIVATIONS, NATIVE
 from sparsec.ir.errors import ArtifactError
 
-_LOADED: dict[str, Kernel] = {}  # by name; never unloaded, since CUDA graphs may hold them
+_LOADED: dict[
+    str, Kernel
+] = {}  # by what load returns; never unloaded, since CUDA graphs may hold them
 _MOST_BYTES = 2**32 - 1  # of 16-bit elements: kernels index with 32 bits
 _MOST_BLOCKS = 2**16 - 1  # along the second and third dimension of a grid
 
@@ -48,10 +53,16 @@ class Chain:
         return f"{' '.join(self.kernels)}:{self.shares}"
 
 
-def load(root: Path, manifest: Mapping[str, Any], device: int) -> None:
+def load(root: Path, manifest: Mapping[str, Any], device: int) -> dict[str, str]:
     """Load the kernels of the artifact at ``root`` onto a device.
 
     What the device does not run is left to the sources, if they can be compiled here.
+
+    Returns
+    -------
+    dict of str to str
+        For the name of every kernel that is loaded, what to call it by in a chain: other artifacts may
+        have another kernel of that name, and other devices a copy of it.
 
     Raises
     ------
@@ -62,26 +73,60 @@ def load(root: Path, manifest: Mapping[str, Any], device: int) -> None:
     """
     torch.cuda.init()
     driver = Driver(device)
+    called: dict[str, str] = {}
+    by = f"SparseC {manifest.get('sparsec', 'of the version')}"
     for data in manifest["kernels"]:
+        key = f"{data['name']}@{device}.{_digest(root, data)}"
         try:
-            _LOADED[data["name"]] = load_kernel(driver, root, data)
+            if key not in _LOADED:
+                _LOADED[key] = load_kernel(driver, root, data)
+            called[data["name"]] = key
         except ArtifactError as error:
-            if reason := _why_no_source(data, driver.sm):
+            if reason := _why_no_source(data, driver.sm, by):
                 raise ArtifactError(
                     f"{error.message}; or have it compiled from its source here: {reason}; or run "
                     "it on the CPU, slowly: sparsec.load(path, emulate=True)",
                     where=str(root),
                 ) from error
-            _LOADED.pop(data["name"], None)  # of another device
+    return called
 
 
-def _why_no_source(data: Mapping[str, Any], sm: int) -> str | None:
-    """Return why a kernel's source cannot be compiled for the device here, with the way out."""
-    if data["source"].endswith(".cu"):
+def _digest(root: Path, data: Mapping[str, Any]) -> str:
+    """Return what tells a kernel from others: a hash of its code and of how it is launched."""
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
+    for kind in ("file", "ptx"):
+        if kind in data:
+            digest.update((root / data[kind]).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _why_no_source(data: Mapping[str, Any], sm: int, by: str) -> str | None:
+    """Return why a kernel's source cannot be compiled for the device here, with the way out.
+
+    ``by`` names what wrote the artifact.
+    """
+    native = data["source"].endswith(".cu")
+    ours = nvcc.source_hash(_source_of(data)) if native else aot.sources_hash()
+    if data.get("source_sha256") != ours:
+        return (
+            "the installed SparseC has another source of it than the one that it was compiled from; "
+            f"install {by}, which wrote the artifact, or compile the model again"
+        )
+    if native:
         return nvcc.why_not(sm)
     if importlib.util.find_spec("triton") is None:
         return "needs triton, which is not installed: pip install sparsec[cuda]"
     return None
+
+
+def _source_of(data: Mapping[str, Any]) -> str:
+    """Return the file of a CUDA C++ kernel, which is called after the format that it reads."""
+    stem = str(data["entry"]).removesuffix("_linear")
+    if stem.removesuffix("_unpack") not in NATIVE:
+        raise ArtifactError(
+            f"kernel {data['name']}: no source of this package has {data['entry']!r}"
+        )
+    return f"{stem}.cu"
 
 
 def as_text(chains: Sequence[str], shares: Sequence[int]) -> str:
@@ -161,6 +206,17 @@ def linear(
         tensors = {**arrays, "x": x[part], "y": y[part], "bias": bias}
         tensors["residual"] = None if residual is None else residual[part]
         on_tensors.launch(kernels, tensors, sizes | {"N": len(x[part])})
+
+
+def unpacker(form: str, values: str, dtype: str, columns: int, device: int) -> Kernel | None:
+    """Return a kernel loaded on ``device`` that unpacks weights of K = ``columns`` to ``dtype``, if any."""
+    wanted = {"unpacks": form, "values": values, "dtype": dtype}
+    for name, kernel in _LOADED.items():
+        data = kernel.launch_data
+        fits = all(data.get(key) == each for key, each in wanted.items())
+        if fits and f"@{device}." in name and columns % data["k_multiple"] == 0:
+            return kernel
+    return None
 
 
 def _check_epilogue(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.values import value_bytes
+from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.variants import BLOCK, FORMATS, MAX_N
 
 # Launch, ramp and one trip to memory. Smaller layers are bound by it whatever they read; a rule of
@@ -24,9 +25,9 @@ _HALF = 2  # bytes of a 16-bit float
 # for sm_90 and held by a test: 16-bit values, 8-bit values. For blocks, for a stored element.
 INSTRUCTIONS = {
     "nm24": (5.4, 5.4),
-    "nm1_4": (3.6, 6.0),
+    "nm1_4": (3.6, 5.5),
     "nm2_4": (7.4, 7.4),
-    "nm2_8": (3.7, 6.3),
+    "nm2_8": (3.7, 6.0),
     "nm4_8": (7.1, 8.4),
     "nm8_16": (7.8, 9.4),
     "bm32": (14.0, 21.0),
@@ -132,7 +133,7 @@ def dense_from(form: str, shape: tuple[int, int], packed_bytes: float) -> int | 
     >>> dense_from("nm24", (4096, 4096), 4096 * 4096 * 9 / 8)
     257
     """
-    if form not in FORMATS:
+    if form not in FORMATS + NATIVE:
         return None
     dense_bytes = _HALF * shape[0] * shape[1]
     return MAX_N * int((packed_bytes + 2 * dense_bytes) // packed_bytes) + 1

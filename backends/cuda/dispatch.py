@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsec.backends.cuda import compiled, launch, torch_formats
+from sparsec.backends.cuda import compiled, launch, nvcc, torch_formats
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.native import NATIVE
-from sparsec.backends.cuda.native_launch import native_linear
-from sparsec.backends.cuda.variants import FORMATS
+from sparsec.backends.cuda.native_launch import device_sm, native_linear, native_unpack
+from sparsec.backends.cuda.variants import FORMATS, SPARSE_MMA
 from sparsec.ir.errors import UnsupportedTargetError
 
 
@@ -58,7 +58,7 @@ def linear(
     finish: dict[str, Any] = {"bias": bias, "residual": residual, "act": act}
     if compiled.loaded(kernels):
         compiled.linear(kernels, x, arrays, y, **finish)
-    elif name in NATIVE:
+    elif name in NATIVE and not _by_gluon(name, values, x):
         if not is_scaled(values) and torch_formats.VALUES[values] != x.dtype:
             raise UnsupportedTargetError(
                 f"{name} of {values} is multiplied by {values}, got {x.dtype}"
@@ -67,6 +67,12 @@ def linear(
     else:
         _known(name, NATIVE + FORMATS, "multiplies")
         launch.packed_linear(name, x, arrays, y.shape[1], values, out=y, **finish)
+
+
+def _by_gluon(name: str, values: str, x: Tensor) -> bool:
+    """Whether a format of the CUDA C++ kernels is multiplied by Gluon: if nothing compiles those here."""
+    fits = name in SPARSE_MMA and not is_scaled(values)
+    return fits and nvcc.why_not(device_sm(x.device.index)) is not None
 
 
 def unpack(
@@ -79,11 +85,17 @@ def unpack(
     UnsupportedTargetError
         If no kernel unpacks the format.
     """
-    _known(name, FORMATS, "unpacks")
+    _known(name, NATIVE + FORMATS, "unpacks")
     narrow = dtype.itemsize == 2 and is_scaled(values)  # bits of 16-bit values only move
     made = dtype if narrow else torch_formats.multiplied_in(values)
     weight = torch.empty(shape, dtype=made, device=packed[0].device)
-    launch.unpack(name, torch_formats.named(name, packed, values), weight, values)
+    arrays = torch_formats.named(name, packed, values)
+    if name in NATIVE:
+        index = weight.device.index or 0
+        kernel = compiled.unpacker(name, values, str(made).removeprefix("torch."), shape[1], index)
+        native_unpack(name, arrays, weight, values, kernel)
+    else:
+        launch.unpack(name, arrays, weight, values)
     return weight.to(dtype)
 
 
@@ -94,7 +106,7 @@ def multiplies(name: str) -> bool:
 
 def unpacks(name: str) -> bool:
     """Whether some kernel unpacks the format."""
-    return name in FORMATS
+    return name in NATIVE + FORMATS
 
 
 def _known(name: str, there_are: tuple[str, ...], does: str) -> None:

@@ -20,6 +20,7 @@ from sparsec.backends.cuda.variants import (
     FORMATS,
     MAX_N,
     NM,
+    SPARSE_MMA,
     Variant,
     shares,
     variants_for,
@@ -87,14 +88,18 @@ def packed_linear(
     """
     import torch
 
-    if form not in FORMATS:
+    if form not in FORMATS + SPARSE_MMA:
         raise UnsupportedTargetError(
             f"no Triton kernel multiplies the format {form!r}; there are kernels for "
-            f"{', '.join(FORMATS)}"
+            f"{', '.join(FORMATS + SPARSE_MMA)}"
         )
     if x.ndim != 2 or x.dtype not in (torch.float16, torch.bfloat16) or not x.numel():
         raise ShapeError(
             f"x: need float16 or bfloat16 [N, K], not empty, got {x.dtype} {list(x.shape)}"
+        )
+    if form in SPARSE_MMA and is_scaled(values):
+        raise UnsupportedTargetError(
+            f"the Gluon kernel of {form} reads 16-bit values, got {values}"
         )
     n, k = x.shape
     y = torch.empty((n, rows), dtype=x.dtype, device=x.device) if out is None else out
@@ -142,10 +147,12 @@ def _launch(
         shape = (x.shape[1], variant.bucket)
         tensors["xt"] = torch.empty(shape, dtype=x.dtype, device=x.device)
         _run(before, tensors, sizes, asm)
-    if split == 1:
+    if split == 1 and not variant.split:
         _run(variant, tensors, sizes, asm)
         return
     first, second = variant.split_form()
+    if variant.format in SPARSE_MMA:
+        tensors["x"] = x.view(torch.int32)
     partial = torch.empty((split, *y.shape), dtype=torch.float32, device=x.device)
     _run(first, {**tensors, "y": partial}, sizes, asm)
     _run(second, {**tensors, "partial": partial}, sizes, asm)

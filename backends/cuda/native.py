@@ -95,6 +95,11 @@ class NativeVariant:
         return FOLDER / f"{self.format}.cu"
 
     @property
+    def tensor_op(self) -> str:
+        """The tensor-core instruction that the code has to have: mma.sync, on every architecture."""
+        return "HMMA"
+
+    @property
     def defines(self) -> dict[str, str]:
         """Preprocessor constants the source is compiled with."""
         common = {"N8": str(self.bucket // 8), "BRAIN": _bool(self.dtype == "bfloat16")}
@@ -147,25 +152,12 @@ class NativeVariant:
 
     def arguments(self) -> list[dict[str, Any]]:
         """Return the kernel's arguments in order."""
-        weight = {
-            "nm24_sp": [
-                _pointer(
-                    "packed", "int32", "ceil(M/32)", "ceil(K/64)", "320" if self.values else "576"
-                )
-            ],
-            "lps": [
-                _pointer("chunks", "int32", "C", "96" if self.values else "160"),
-                _pointer("tiles", "int32", "ceil(M/64)*ceil(K/64)+1", "2"),
-                _pointer("overflow", "int32", "V"),
-            ],
-        }[self.format]
         blocks = [{"of": "M", "per": self.block_rows}, {"of": "N", "per": self.bucket}]
         accumulators = self.block_rows * self.bucket  # float32, of one block
         split = {"of": "split", "per": 1}
         return [
             _pointer("x", self.dtype, "N", "K"),
-            *weight,
-            {**_pointer("scale", "float32", "M", "1"), "optional": not self.values},
+            *_weight(self.format, self.values),
             {**_pointer("bias", "float32", "M"), "optional": True},
             {**_pointer("residual", "as y", "N", "M"), "optional": True},
             _pointer("y", "float32 if wide else " + self.dtype, "N", "M"),
@@ -195,6 +187,88 @@ class NativeVariant:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NativeUnpack:
+    """One compiled form of ``nm24_sp_unpack`` or ``lps_unpack``: W in 16 bits, for many rows of x.
+
+    Parameters
+    ----------
+    format : str
+        ``"nm24_sp"`` or ``"lps"``.
+    dtype : str
+        ``"float16"`` or ``"bfloat16"``: of w, and of the stored values if they have 16 bits.
+    sm : int
+        Compute capability, 80 for 8.0.
+    aligned : bool
+        K is a multiple of 8; of no influence on ``nm24_sp``, which stores four elements together.
+    values : str
+        As for :class:`NativeVariant`.
+    """
+
+    format: str
+    dtype: str
+    sm: int
+    aligned: bool = True
+    values: str = ""
+
+    @property
+    def name(self) -> str:
+        """``<dtype>_unpack_<pattern>__<isa>``."""
+        form = self.format + _STORED[self.values] + ("" if self.aligned else "_unaligned")
+        return f"{_SHORT[self.dtype]}_unpack_{form}__sm{self.sm}"
+
+    @property
+    def arch(self) -> str:
+        """What it is compiled for: ``"sm90"``."""
+        return f"sm{self.sm}"
+
+    @property
+    def entry(self) -> str:
+        """Name of the kernel in its source."""
+        return f"{self.format}_unpack"
+
+    @property
+    def source(self) -> Path:
+        """The file that holds the kernel."""
+        return FOLDER / f"{self.format}_unpack.cu"
+
+    @property
+    def tensor_op(self) -> str:
+        """The tensor-core instruction that the code has to have: none."""
+        return ""
+
+    @property
+    def defines(self) -> dict[str, str]:
+        """Preprocessor constants the source is compiled with."""
+        common = {
+            "BRAIN": _bool(self.dtype == "bfloat16"),
+            "VALUES": str(VALUES.index(self.values)),
+        }
+        return common | ({"ALIGNED": _bool(self.aligned)} if self.format == "lps" else {})
+
+    def launch(self) -> dict[str, Any]:
+        """Return what the manifest says of this kernel, without files and what the compiler tells."""
+        rows = {"nm24_sp": 32, "lps": 64}[self.format]
+        return {
+            "name": self.name,
+            "entry": self.entry,
+            "unpacks": self.format,
+            "sm": self.sm,
+            "grid": [{"of": "K", "per": 512}, {"of": "M", "per": rows}, 1],
+            "num_warps": _THREADS // 32,
+            "threads": _THREADS,
+            "shared_bytes": 8 * 8192 if self.format == "lps" else 0,
+            "arguments": [
+                *_weight(self.format, self.values),
+                _pointer("w", self.dtype, "M", "K"),
+                *({"name": name, "kind": "value", "dtype": "int32"} for name in ("M", "K")),
+            ],
+            "k_multiple": 4 if self.format == "nm24_sp" else (8 if self.aligned else 1),
+            "dtype": self.dtype,
+            "values": self.values or self.dtype,
+        }
+
+
 def split_for(variant: NativeVariant, rows: int, columns: int) -> int:
     """Return into how many blocks the reduction is split: the device is to be filled.
 
@@ -218,8 +292,17 @@ def native_variants(
     """
     aligned, even, clear = columns % 8 == 0, columns % 64 == 0, clears(form, stored, values)
     return [
-        NativeVariant(form, dtype, sm, bucket, aligned, even, clear, values) for bucket in BUCKETS
+        NativeVariant(form, dtype, sm, bucket, aligned, even, clear, values)
+        for bucket in buckets(form, columns)
     ]
+
+
+def buckets(form: str, columns: int) -> tuple[int, ...]:
+    """Return the rows of x that blocks of a layer may have.
+
+    64 rows of x that ``lps`` has to read element by element leave it too few registers.
+    """
+    return tuple(each for each in BUCKETS if each < 64 or form != "lps" or columns % 8 == 0)
 
 
 def clears(form: str, stored: float, values: str = "") -> bool:
@@ -235,6 +318,21 @@ def clears(form: str, stored: float, values: str = "") -> bool:
     (True, False)
     """
     return form == "lps" and stored < (_CLEAR_BYTES_8 if values else _CLEAR_BYTES)
+
+
+def _weight(form: str, values: str) -> list[dict[str, Any]]:
+    """Return the arguments that hold a packed weight."""
+    arrays = {
+        "nm24_sp": [
+            _pointer("packed", "int32", "ceil(M/32)", "ceil(K/64)", "320" if values else "576")
+        ],
+        "lps": [
+            _pointer("chunks", "int32", "C", "96" if values else "160"),
+            _pointer("tiles", "int32", "ceil(M/64)*ceil(K/64)+1", "2"),
+            _pointer("overflow", "int32", "V"),
+        ],
+    }[form]
+    return [*arrays, {**_pointer("scale", "float32", "M", "1"), "optional": not values}]
 
 
 def _bool(value: bool) -> str:

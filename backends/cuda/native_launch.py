@@ -12,7 +12,14 @@ from sparsec.backends.cuda import formats, nvcc, on_tensors
 from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.loader import Driver, Kernel
-from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, clears, split_for
+from sparsec.backends.cuda.native import (
+    ACTIVATIONS,
+    NativeUnpack,
+    NativeVariant,
+    buckets,
+    clears,
+    split_for,
+)
 from sparsec.ir.errors import ShapeError
 
 
@@ -72,13 +79,13 @@ def native_linear(
         _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
     if 2 * n * max(k, m) >= 2**32:
         raise ShapeError(f"x and y of {n} rows take more than the 4 GiB that kernels address")
-    sm = _sm(x.device.index)
+    sm = device_sm(x.device.index)
     stored = sum(each.nbytes for each in arrays.values()) / (m * k)
     variant = NativeVariant(
         form,
         str(x.dtype).removeprefix("torch."),
         sm,
-        bucket or next((b for b in BUCKETS if b >= n), BUCKETS[-1]),
+        bucket or next((b for b in buckets(form, k) if b >= n), buckets(form, k)[-1]),
         k % 8 == 0,
         k % 64 == 0,
         clears(form, stored, scaled),
@@ -93,8 +100,51 @@ def native_linear(
     return y
 
 
+def native_unpack(
+    form: str, arrays: Mapping[str, Tensor], w: Tensor, values: str, kernel: Kernel | None = None
+) -> Tensor:
+    """Write the dense matrix of a packed one to ``w`` and return it.
+
+    Parameters
+    ----------
+    form : str
+        ``"nm24_sp"`` or ``"lps"``.
+    arrays : mapping of str to Tensor
+        W as the format packs it, checked when it was loaded.
+    w : float16 or bfloat16 [M, K], contiguous, on a CUDA device
+        Of the type of the stored values, if they have 16 bits.
+    values : str
+        Type of the stored values.
+    kernel : Kernel, optional
+        A loaded one; compiled on first use if absent.
+
+    Raises
+    ------
+    ShapeError
+        If an operand has another shape, type, device or memory order.
+    UnsupportedTargetError
+        If the kernel cannot be compiled here.
+    """
+    (m, k), dtype = w.shape, str(w.dtype).removeprefix("torch.")
+    scaled = values if is_scaled(values) else ""
+    wide = w.dtype if w.dtype in (torch.float16, torch.bfloat16) else torch.float16
+    _check("w", w, (m, k), wide if scaled else getattr(torch, values))
+    for name in formats.get(form).arrays:
+        _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
+    if scaled:
+        _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
+    if kernel is None:
+        index = w.device.index
+        kernel = _kernel(
+            NativeUnpack(form, dtype, device_sm(index), k % 8 == 0 or form == "nm24_sp", scaled),
+            index,
+        )
+    on_tensors.launch([kernel], {"w": w, **arrays}, {"M": m, "K": k})
+    return w
+
+
 @functools.cache
-def _kernel(variant: NativeVariant, device: int) -> Kernel:
+def _kernel(variant: NativeVariant | NativeUnpack, device: int) -> Kernel:
     compiled = nvcc.compile_native(variant)
     return Kernel(_driver(device), compiled.cubin, compiled.launch)
 
@@ -106,7 +156,8 @@ def _driver(device: int) -> Driver:
 
 
 @functools.cache
-def _sm(device: int) -> int:
+def device_sm(device: int) -> int:
+    """Return the compute capability of a device: 90 for 9.0."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * int(major) + int(minor)
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsec.backends.cuda.aot import CompiledKernel
-from sparsec.backends.cuda.native import FOLDER, NativeVariant
+from sparsec.backends.cuda.native import FOLDER, NativeUnpack, NativeVariant
 from sparsec.backends.cuda.sass import check_code, read_code
 from sparsec.ir.errors import UnsupportedTargetError
 
-TENSOR_OP = "HMMA"  # mma.sync on every architecture
+AnyNative = NativeVariant | NativeUnpack
 _STANDARD = "-std=c++17"
 _KNOWN_GOOD = "CUDA 13.0"
 _INCLUDE = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
@@ -37,7 +37,7 @@ def why_not(sm: int) -> str | None:
     return None
 
 
-def compile_native(variant: NativeVariant, cache: Path | None = None) -> CompiledKernel:
+def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKernel:
     """Compile and check one variant.
 
     Parameters
@@ -62,20 +62,26 @@ def compile_native(variant: NativeVariant, cache: Path | None = None) -> Compile
             (folder / "kernel.cubin").write_bytes(cubin)
             (folder / "kernel.ptx").write_text(ptx)  # last: its presence says that both are there
     code = read_code(cubin)
-    check_code(code, variant.name, variant.sm, TENSOR_OP, _KNOWN_GOOD)
+    check_code(code, variant.name, variant.sm, variant.tensor_op, _KNOWN_GOOD)
     launch = {
         **variant.launch(),
         "registers": code.registers,
         "tensor_op": code.tensor_op,
-        "source_sha256": hashlib.sha256(source_text(variant).encode()).hexdigest(),
+        "source_sha256": source_hash(variant.source.name),
     }
     return CompiledKernel(variant, cubin, ptx, launch, code)
 
 
-def source_text(variant: NativeVariant) -> str:
+def source_text(variant: AnyNative) -> str:
     """Return the kernel's source as one file, includes and compile-time constants written in."""
     defines = "".join(f"#define {name} {value}\n" for name, value in variant.defines.items())
     return defines + _joined(variant.source, set())
+
+
+@functools.cache
+def source_hash(name: str) -> str:
+    """Return the hash of a kernel of this package with what it includes, whatever it is compiled with."""
+    return hashlib.sha256(_joined(FOLDER / name, set()).encode()).hexdigest()
 
 
 def find_nvcc() -> Path | None:
@@ -99,7 +105,7 @@ def find_nvrtc() -> Path | None:
     return None
 
 
-def _by_nvcc(variant: NativeVariant) -> tuple[bytes, str]:
+def _by_nvcc(variant: AnyNative) -> tuple[bytes, str]:
     nvcc = find_nvcc()
     assert nvcc is not None
     with tempfile.TemporaryDirectory(prefix="sparsec-nvcc-") as name:
@@ -123,7 +129,7 @@ def _by_nvcc(variant: NativeVariant) -> tuple[bytes, str]:
         return (folder / "kernel.cubin").read_bytes(), (folder / "kernel.ptx").read_text()
 
 
-def _by_nvrtc(variant: NativeVariant) -> tuple[bytes, str]:
+def _by_nvrtc(variant: AnyNative) -> tuple[bytes, str]:
     library = ctypes.CDLL(str(find_nvrtc()))
     program = ctypes.c_void_p()
 
@@ -168,7 +174,7 @@ def _joined(path: Path, seen: set[str]) -> str:
     return _INCLUDE.sub(include, path.read_text()).replace("#pragma once\n", "")
 
 
-def _key(variant: NativeVariant) -> str:
+def _key(variant: AnyNative) -> str:
     tool = str(find_nvcc() or find_nvrtc())
     text = f"{variant.name}\n{tool}\n{source_text(variant)}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -20,7 +20,7 @@ def launch(
     Parameters
     ----------
     tensors : mapping of str to Tensor
-        Operands by the names of arguments, contiguous, on one device, ``x`` and ``y`` among them; None
+        Operands by the names of arguments, contiguous, on one device; None
         for what is optional and not there. Scratch memory is made here, once for all kernels.
     sizes : mapping of str to int
         Values, and what grids and scratch memory are made of.
@@ -31,19 +31,19 @@ def launch(
         If an operand is missing or has another type than a kernel was compiled for.
     """
     held = {name: each for name, each in tensors.items() if each is not None}
-    x, y = held["x"], held["y"]
-    stream = _stream(x.device)
+    some = next(each for each in held.values() if each.numel())
+    stream = _stream(some.device)
     for kernel in kernels:
         for name, (nbytes, zero) in kernel.scratch(sizes).items():
             if name not in held:
-                held[name] = _scratch(x.device, nbytes, zero, stream)
-        _check(kernel, held, y)
+                held[name] = _scratch(some.device, nbytes, zero, stream)
+        _check(kernel, held)
         # Arrays without elements (a weight of zeros) have no address, and are not read.
-        pointers = {key: (each if each.numel() else x).data_ptr() for key, each in held.items()}
+        pointers = {key: (each if each.numel() else some).data_ptr() for key, each in held.items()}
         kernel.launch(pointers, sizes, stream)
 
 
-def _check(kernel: Kernel, tensors: Mapping[str, Tensor], y: Tensor) -> None:
+def _check(kernel: Kernel, tensors: Mapping[str, Tensor]) -> None:
     for each in kernel.launch_data["arguments"]:
         name = each["name"]
         if each["kind"] != "pointer" or (name not in tensors and each.get("optional")):
@@ -53,7 +53,7 @@ def _check(kernel: Kernel, tensors: Mapping[str, Tensor], y: Tensor) -> None:
                 f"kernel {kernel.launch_data['name']}: needs {name!r}, which the node has not"
             )
         found = _name(tensors[name])
-        wanted = _name(y) if each["dtype"] == "as y" else each["dtype"]
+        wanted = _name(tensors["y"]) if each["dtype"] == "as y" else each["dtype"]
         if found not in wanted.split(" if wide else "):
             raise ArtifactError(
                 f"kernel {kernel.launch_data['name']}: {name} is {found}, it was compiled for "

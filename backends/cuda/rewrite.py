@@ -17,7 +17,7 @@ the other, separated by spaces. ``splits`` has for each the shares S of the redu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -152,6 +152,15 @@ class Rewriter:
         insert_behind(x, graph, [cast])
         self._casts[graph, x] = result
         return result
+
+
+def name_kernels(model: ir.Model, called: Mapping[str, str]) -> None:
+    """Give the kernels that nodes launch other names, in place; those not in ``called`` keep theirs."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if (node.domain, node.op_type) == (DOMAIN, OP) and "kernels" in node.attributes:
+            chains = node.attributes["kernels"].as_strings()
+            renamed = [" ".join(called.get(n, n) for n in chain.split()) for chain in chains]
+            node.attributes["kernels"] = ir.AttrStrings("kernels", renamed)
 
 
 def insert_behind(x: ir.Value, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:

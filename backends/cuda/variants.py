@@ -23,6 +23,7 @@ NM = ("nm24", "nm1_4", "nm2_4", "nm2_8", "nm4_8", "nm8_16")
 BITMAP = ("bm32",)
 BLOCK = ("block8x1", "block16x1")
 FORMATS = NM + BITMAP + BLOCK
+SPARSE_MMA = ("nm24_sp",)  # by Gluon; nothing unpacks it on a device
 
 _KERNELS = {  # function: file
     "nm_matmul": "nm_matmul",
@@ -30,6 +31,7 @@ _KERNELS = {  # function: file
     "bitmap_matmul": "bitmap_matmul",
     "bitmap_gemv": "bitmap_gemv",
     "block_matmul": "block_matmul",
+    "sp_matmul": "sp_matmul",
     "transpose_x": "block_matmul",
     "reduce_partials": "epilogue",
 }
@@ -73,7 +75,7 @@ class Variant:
     grouped : bool
         Scales go by 128 columns, not by row.
     split : bool
-        It writes partial sums of a share of K, which ``reduce_partials`` adds.
+        It writes partial sums of a share of K, which ``reduce_partials`` adds. ``sp_matmul`` always does.
     local : bool
         N:M formats: every thread decodes its own part of the operand.
     """
@@ -133,6 +135,9 @@ class Variant:
         """Compile-time parameters of the kernel, by name."""
         if self.kernel == "transpose_x":
             return {"BK": self.step, "NP": self.bucket}
+        if self.kernel == "sp_matmul":
+            brain = self.dtype == "bfloat16"
+            return {"BM": self.rows, "BN": self.bucket, "BRAIN": brain, "EVEN_K": self.even}
         factor = _FACTOR.get(self.values, 1.0) if self.scaled and not self.grouped else 1.0
         if self.kernel == "reduce_partials":
             return {"BM": self.rows, "FACTOR": factor, "ACT": self.act}
@@ -187,6 +192,8 @@ class Variant:
         if self.format in BLOCK:
             x = _scratch("xt", self.dtype, "K", self.bucket)
         arrays = [_array(name, self) for name in formats.get(self.format).arrays]
+        if self.format in SPARSE_MMA:
+            x["read_as"] = "int32"  # two columns at a time
         if self.split:  # the rest is done by the second pass
             finish = [each for each in finish if each["name"] == SCALE and self.grouped]
             y = {**_partial(), "parameter": "y"}
@@ -232,7 +239,7 @@ def variants_for(
     narrow = bool(values) and is_scaled(values)
     # Where decoding is cheap enough on tensor cores, one row of x does not need a kernel of its own.
     local = not narrow and _local(form, BUCKETS[1], columns, arch)
-    buckets = BUCKETS[1:] if form in BLOCK or local else BUCKETS
+    buckets = BUCKETS[1:] if form in BLOCK + SPARSE_MMA or local else BUCKETS
     return tuple(
         Variant(
             *_kernel(form, bucket), form, values or dtype, dtype, out or dtype, arch, bucket,
@@ -244,6 +251,8 @@ def variants_for(
 
 
 def _kernel(form: str, bucket: int) -> tuple[str]:
+    if form in SPARSE_MMA:
+        return ("sp_matmul",)
     family = "nm" if form in NM else "bitmap" if form in BITMAP else "block"
     return (f"{family}_{'gemv' if bucket == 1 else 'matmul'}",)
 
@@ -276,6 +285,14 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
         rows = int(form.removeprefix("block").split("x")[0])
         warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
         return {"rows": rows, "step": 64, "even": True, "aligned": aligned, "num_warps": warps}
+    if form in SPARSE_MMA:  # a step is a block of the format, a warp owns 32 rows of it
+        return {
+            "rows": 128,
+            "step": 64,
+            "even": columns % 64 == 0,
+            "aligned": aligned,
+            "split": True,
+        }
     # 64 rows are what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code.
     # The longer step has more bytes in flight.
     rows, steps = 64, (128, 64)

@@ -1,8 +1,9 @@
 """Check and measure the GPU kernels: ``python -m benchmarks.gpu`` from a checkout.
 
 Needs numpy, torch with CUDA, triton, and this checkout. Prints a table and writes
-``benchmarks/results/gpu-<device>.json``. Without a device it says so and exits with 4; ``--dry-run``
-prints what would be measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole model.
+``benchmarks/results/gpu-<device>.json``. What there is no time for within ``--minutes`` is listed as
+unmeasured, in both. Without a device it says so and exits with 4; ``--dry-run`` prints what would be
+measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole model.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import json
 import platform
 import re
 import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from benchmarks.gpu.plan import ENTRIES, EVERYWHERE, native_table, table
 NO_DEVICE = 4
 WRONG_RESULT = 3
 RESULTS = Path(__file__).parents[1] / "results"
+# Of the time: when the tables of the Triton and of the CUDA C++ kernels have to be done.
+TRITON_SHARE, NATIVE_SHARE = 0.45, 0.7
 
 
 def missing() -> str | None:
@@ -89,11 +94,36 @@ def plan(quick: bool) -> str:
     return "\n".join([*lines, f"{len(rows) + len(native)} rows"])
 
 
+def in_time(
+    plans: Iterable[tuple[Any, ...]],
+    measure: Callable[..., dict[str, Any]],
+    until: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure and print one row after the other; return the rows, and what came after ``until``."""
+    rows, unmeasured = [], []
+    for each in plans:
+        if clock() >= until:
+            unmeasured.append(" ".join(str(getattr(part, "name", part)) for part in each))
+            continue
+        rows.append(measure(*each))
+        print(line(rows[-1]), flush=True)
+    if unmeasured:
+        print(
+            f"unmeasured, time was up: {len(unmeasured)} rows, from {unmeasured[0]!r} on",
+            flush=True,
+        )
+    return rows, unmeasured
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run everything; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two layers instead of all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="time for everything (default: 9)"
+    )
     parser.add_argument("--out", type=Path, help="result file (default: benchmarks/results/)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     options = parser.parse_args(arguments)
@@ -107,6 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from benchmarks.gpu import ceilings, end_to_end, native, packed
 
+    start, seconds = time.monotonic(), 60 * options.minutes
     result: dict[str, Any] = {"machine": machine()}
     print(json.dumps(result["machine"]))
     result["copy_bytes_per_second"] = bandwidth = ceilings.copy_bytes_per_second()
@@ -120,31 +151,39 @@ def main(arguments: list[str] | None = None) -> int:
         return WRONG_RESULT
 
     print(HEADER)
-    result["rows"] = []
-    for layer, rows, entry in table(options.quick):
-        result["rows"].append(packed.measure(layer, rows, entry, bandwidth))
-        print(line(result["rows"][-1]), flush=True)
+    result["rows"], result["unmeasured"] = in_time(
+        table(options.quick),
+        lambda layer, rows, entry: packed.measure(layer, rows, entry, bandwidth),
+        start + TRITON_SHARE * seconds,
+    )
 
     if reason := native.missing():
         result["native"] = {"skipped": reason}
         print(f"CUDA C++ kernels were not measured: {reason}")
     else:
-        result["native"] = {"correctness": native.check(options.seed), "rows": []}
+        result["native"] = {"correctness": native.check(options.seed)}
         print(f"CUDA C++ kernels, correctness: {result['native']['correctness']}")
         if not result["native"]["correctness"]["passed"]:
             print("A kernel computes wrong results; its times mean nothing.")
             return WRONG_RESULT
-        for layer, rows, name, sparsity in native_table():
-            row = native.measure(layer, rows, bandwidth, name, sparsity)
-            result["native"]["rows"].append(row)
-            print(line(row), flush=True)
+        result["native"]["rows"], result["native"]["unmeasured"] = in_time(
+            native_table(),
+            lambda layer, rows, name, sparsity: native.measure(
+                layer, rows, bandwidth, name, sparsity
+            ),
+            start + NATIVE_SHARE * seconds,
+        )
 
-    print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
-    result["end_to_end"] = whole = end_to_end.run(end_to_end.FULL)
-    print(end_to_end.table(whole))
-    if wrong := end_to_end.failed(whole):
-        print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
-        return WRONG_RESULT
+    if time.monotonic() - start > (1 + NATIVE_SHARE) / 2 * seconds:
+        result["end_to_end"] = {"skipped": "time was up"}
+        print("end to end: unmeasured, time was up; python -m benchmarks.gpu.end_to_end")
+    else:
+        print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
+        result["end_to_end"] = whole = end_to_end.run(end_to_end.FULL)
+        print(end_to_end.table(whole))
+        if wrong := end_to_end.failed(whole):
+            print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
+            return WRONG_RESULT
 
     device = re.sub(r"\W+", "-", result["machine"]["device"]).strip("-").lower()
     path = options.out or RESULTS / f"gpu-{device}.json"

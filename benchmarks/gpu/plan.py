@@ -22,6 +22,7 @@ class Entry:
 # Triton kernels. 2:4 on all layers; the rest on two, since packing takes longer than measuring.
 EVERYWHERE = (Entry("nm24", 0.5),)
 ENTRIES = (
+    Entry("nm24_sp", 0.5),  # by Gluon
     Entry("nm1_4", 0.75),
     Entry("nm2_8", 0.75),
     Entry("nm4_8", 0.5),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsec.backends.cuda.formats import Packed, get
-from sparsec.backends.cuda.variants import FORMATS
+from sparsec.backends.cuda.variants import FORMATS, SPARSE_MMA
 from sparsec.ir.errors import ShapeError
 
 torch = pytest.importorskip("torch", reason="GPU tests need torch with CUDA")
@@ -18,6 +18,7 @@ pytestmark = [
 ROWS = [1, 3, 8, 16, 17, 32, 64, 65, 200]
 SHAPES = [(64, 128), (4096, 4096), (1000, 1280), (33, 192), (77, 96), (15, 100), (1, 4)]
 CASES = [(form, values) for form in FORMATS for values in get(form).values]
+CASES += [(form, values) for form in SPARSE_MMA for values in ("float16", "bfloat16")]
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-17}
 
 
@@ -78,7 +79,7 @@ def test_every_sparsity(form, values, sparsity):
     assert_close(y, x.double() @ dense.T + bias)
 
 
-@pytest.mark.parametrize(("form", "values"), CASES)
+@pytest.mark.parametrize(("form", "values"), [case for case in CASES if case[0] in FORMATS])
 def test_the_weight_is_decompressed_exactly(form, values):
     from sparsec.backends.cuda.launch import unpack
 

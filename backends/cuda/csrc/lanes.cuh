@@ -118,6 +118,10 @@ LANE_FN void store_partial(float* at, float v) {
   asm volatile("st.global.cg.f32 [%0], %1;" ::"l"(at), "f"(v) : "memory");
 }
 LANE_FN void store32(void* at, u32 v) { asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory"); }
+LANE_FN void store64(void* at, u64 v) { asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory"); }
+LANE_FN void store128(void* at, Quad v) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 LANE_FN void store16(void* at, u16 v) { asm volatile("st.global.u16 [%0], %1;" ::"l"(at), "h"(v) : "memory"); }
 
 // ---- copies from global to shared memory that run beside the computation ---------------------------

@@ -9,65 +9,17 @@
 // 2), EVEN (K is a multiple of 64), CLEAR (after a tile only the halves that were written are zeroed: pays at high
 // sparsity).
 #include "finish.cuh"
-#include "values.cuh"
+#define WIDE_BRAIN BRAIN
+#include "lps.cuh"
 
 constexpr int SETS = 2;                  // of rows, in a block
 constexpr int TEAM = 4;                  // warps of a set, over the reduction
-constexpr int ROWS = 64, STEP = 64;      // of a tile
-constexpr int STRIPS = ROWS / 16;
-constexpr int TILE_BYTES = ROWS * STEP * 2;
-constexpr int LANE_BYTES = VALUES ? 8 : 16;      // of a lane in a chunk: 8 values
-constexpr int GAPS_AT = 32 * LANE_BYTES;         // behind those of 32 lanes
-constexpr int CHUNK_BYTES = GAPS_AT + 32 * 4;    // 8 gaps a lane
 constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that is brought to the L2 cache
 constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetches before it scatters the lists
 constexpr int LATE = 4;                  // and that it fetches together afterwards
 constexpr int TOGETHER = N8 <= 4 ? 2 : 1;  // halves of a tile that are multiplied in one go
 constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
 constexpr int PLACED = N8 <= 4 ? 2 : 0;    // of them with addresses, where accumulators leave room
-
-// Eight values of a lane as they are stored, and as they are multiplied.
-struct Eight {
-  u32 x, y;
-};
-#if VALUES
-using Stored = Eight;
-LANE_FN Stored load_values(const void* at) {
-  const u64 v = stream64(at);
-  return {(u32)v, (u32)(v >> 32)};
-}
-LANE_FN Quad widened(Stored v) { return widen8<VALUES, BRAIN>(v.x, v.y); }
-#else
-using Stored = Quad;
-LANE_FN Stored load_values(const void* at) { return stream128(at); }
-LANE_FN Quad widened(Stored v) { return v; }
-#endif
-// An overflow entry holds its value in the low half.
-LANE_FN u32 spilt_value(u32 entry) {
-  if constexpr (VALUES != SIXTEEN) return widen2<VALUES, BRAIN, 0>(entry & 0xff);
-  return entry;
-}
-
-// Eight entries of a lane: four go to low halves, four to high halves. A position is 128 bytes from the next.
-// OFFSET is what the positions of earlier chunks contribute besides their gaps. `at` gets where they went,
-// for clear().
-template <int OFFSET>
-LANE_FN void scatter(Quad v, u32 gaps, u32& low, u32& high, u32 (&at)[8]) {
-  const u32 l = gaps & 0x0f0f0f0fu, h = (gaps >> 4) & 0x0f0f0f0fu;
-  at[0] = dot4(l, 0x00000080u, low), at[1] = dot4(h, 0x00000080u, high);
-  store_shared16<OFFSET + 128>(at[0], v.x), store_shared16<OFFSET + 128>(at[1], v.x >> 16);
-  at[2] = dot4(l, 0x00008080u, low), at[3] = dot4(h, 0x00008080u, high);
-  store_shared16<OFFSET + 256>(at[2], v.y), store_shared16<OFFSET + 256>(at[3], v.y >> 16);
-  at[4] = dot4(l, 0x00808080u, low), at[5] = dot4(h, 0x00808080u, high);
-  store_shared16<OFFSET + 384>(at[4], v.z), store_shared16<OFFSET + 384>(at[5], v.z >> 16);
-  at[6] = low = dot4(l, 0x80808080u, low), at[7] = high = dot4(h, 0x80808080u, high);
-  store_shared16<OFFSET + 512>(at[6], v.w), store_shared16<OFFSET + 512>(at[7], v.w >> 16);
-}
-template <int OFFSET>
-LANE_FN void scatter(Quad v, u32 gaps, u32& low, u32& high) {
-  u32 at[8];
-  scatter<OFFSET>(v, gaps, low, high, at);
-}
 
 // What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
 struct Kept {

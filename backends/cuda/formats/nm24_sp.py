@@ -43,6 +43,12 @@ class NM24Sp(Format):
         strips, steps, words = block_shape(*shape, value_bytes(values))
         return 4.0 * strips * steps * words + (4.0 * shape[0] if is_scaled(values) else 0)
 
+    def array_shapes(
+        self, shape: tuple[int, int], values: str
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Return type and shape of the array."""
+        return {"packed": ("int32", block_shape(*shape, value_bytes(values)))}
+
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 or uint8 [M, K] that follows the pattern; see the top of this module."""
         flat = NM24().pack_bits(bits.astype(np.uint16))

@@ -97,6 +97,27 @@ def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     assert {row["model"] for row in result["rows"]} == {"dense", *LABELS}
 
 
+def test_rows_there_is_no_time_for_are_listed(capsys):
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks.gpu.__main__ import in_time
+        from benchmarks.gpu.plan import Entry
+    finally:
+        sys.path.remove(str(ROOT))
+    known = dict.fromkeys(("m", "k", "n"), 1) | dict.fromkeys(
+        ("dense_us", "packed_us", "speedup", "limit", "share_of_limit", "gbytes_per_second"), 1.0
+    )
+
+    def measure(layer, rows, entry):
+        return {"format": entry.format, "sparsity": entry.sparsity, "layer": layer, **known}
+
+    now = iter(range(9))
+    plans = [("down", n, Entry("nm24", 0.5)) for n in (1, 8, 16, 32)]
+    rows, unmeasured = in_time(plans, measure, until=2, clock=lambda: next(now))
+    assert (len(rows), unmeasured) == (2, ["down 16 nm24 float16 50%", "down 32 nm24 float16 50%"])
+    assert "unmeasured, time was up: 2 rows, from 'down 16 nm24" in capsys.readouterr().out
+
+
 def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
     pytest.importorskip("torch", reason="the benchmark needs torch")
     from benchmarks.gpu import end_to_end

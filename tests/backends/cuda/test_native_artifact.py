@@ -6,6 +6,7 @@ hidden while artifacts run.
 
 import ctypes
 import functools
+import hashlib
 import json
 import shutil
 import sys
@@ -21,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 import sparsec
 from sparsec.artifact.graph import load_graph
 from sparsec.backends.cuda import backend, native, nvcc
-from sparsec.backends.cuda.loader import Driver, load_kernels
-from sparsec.backends.cuda.native import NativeVariant
+from sparsec.backends.cuda.loader import Driver, load_kernel, load_kernels
+from sparsec.backends.cuda.native import NativeUnpack, NativeVariant
 from sparsec.cli.main import main
 from sparsec.ir.errors import ArtifactError
 
@@ -31,7 +32,7 @@ from emulation import COMPILER, compile_library
 
 torch = pytest.importorskip("torch", reason="the session runs in torch")
 pytest.importorskip("triton", reason="compiling for a GPU needs triton")
-from sparsec.backends.cuda import compiled, operators  # noqa: E402
+from sparsec.backends.cuda import compiled, native_launch, operators  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None or bool(nvcc.why_not(90)),
@@ -99,6 +100,10 @@ def variant_of(form, bucket):
     return NativeVariant(form, "float16", 90, bucket, clear=native.clears(form, stored))
 
 
+def unpack_of(form):
+    return NativeUnpack(form, "float16", 90)
+
+
 @functools.cache
 def library_of(variant):
     name = f"artifact_{variant.name}"
@@ -109,10 +114,16 @@ def library_of(variant):
 def device(artifact, monkeypatch):
     """Let sessions take the host for a CUDA device; return what its driver was asked for."""
     form, _ = artifact
-    path = str(library_of(variant_of(form, BUCKET)))
-    library = ctypes.CDLL(path)
-    library.fake_log.restype = ctypes.c_char_p
-    library.fake_open_memory()
+    path, unpack = (str(library_of(v)) for v in (variant_of(form, BUCKET), unpack_of(form)))
+    library, other = ctypes.CDLL(path), ctypes.CDLL(unpack)
+    for each in (library, other):
+        each.fake_log.restype = ctypes.c_char_p
+        each.fake_open_memory()
+
+    def load(driver, root, data):
+        """Load a kernel by the driver that emulates it."""
+        return load_kernel(Driver(0, unpack) if "unpacks" in data else driver, root, data)
+
     for module, name, value in (
         (nvcc, "find_nvcc", lambda: None),
         (nvcc, "find_nvrtc", lambda: None),
@@ -120,6 +131,8 @@ def device(artifact, monkeypatch):
         (torch.cuda, "init", lambda: None),
         (torch.cuda, "current_device", lambda: 0),
         (compiled, "Driver", lambda ordinal: Driver(ordinal, path)),
+        (compiled, "load_kernel", load),
+        (native_launch, "_on_device", lambda tensor: True),
         (compiled, "_LOADED", {}),
         (backend, "_torch_runner", functools.partial(_on_host, backend._torch_runner)),
     ):
@@ -135,9 +148,9 @@ def device(artifact, monkeypatch):
     on_host._destroy()
 
 
-def _on_host(torch_runner, root, device):
+def _on_host(torch_runner, root, device, called):
     assert device == "cuda"
-    return torch_runner(root, "cpu")
+    return torch_runner(root, "cpu", called)
 
 
 def feeds_of(rows):
@@ -197,6 +210,61 @@ def test_code_for_a_later_device_needs_a_compiler_and_says_so(
     monkeypatch.setattr(nvcc, "find_nvcc", lambda: Path("nvcc"))
     sparsec.load(path)  # the source is left
     assert not compiled._LOADED
+    (tmp_path / "other").mkdir()
+    path = altered(path, tmp_path / "other", source_sha256="0" * 64)
+    with pytest.raises(
+        ArtifactError, match="another source of it than the one that it was compiled"
+    ):
+        sparsec.load(path)
+
+
+def test_artifacts_with_kernels_of_one_name_keep_their_own(artifact, device, tmp_path):
+    form, path = artifact
+    first = sparsec.load(path)
+    changed = altered(path, tmp_path)
+    for file in (changed / "kernels" / "sm90").glob("*.cubin"):
+        file.write_bytes(file.read_bytes() + b"\0")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    for kernel in manifest["kernels"]:
+        for file in (kernel["file"],):
+            code = (changed / file).read_bytes()
+            manifest["files"][file] = {
+                "sha256": hashlib.sha256(code).hexdigest(), "bytes": len(code),
+            }  # fmt: skip
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    second = sparsec.load(changed)
+    names = [kernel["name"] for kernel in manifest["kernels"]]
+    assert [name.split("@")[0] for name in compiled._LOADED] == names * 2
+    loads = len([line for line in device() if line.startswith("load")])
+    assert loads == 2 * sum("unpacks" not in each for each in manifest["kernels"])
+    third = sparsec.load(path)  # the same once more: nothing is loaded again
+    assert len([line for line in device() if line.startswith("load")]) == loads
+    kernels = list(compiled._LOADED.values())
+    launched = []
+    for index, kernel in enumerate(kernels):
+        launch = kernel.launch
+        kernel.launch = lambda *args, i=index, f=launch: (launched.append(i), f(*args))
+    feeds = feeds_of(3)
+    for session in (first, second, third):
+        assert np.abs(session.run(feeds)["y"] - exact(form, **feeds)).max() <= 2e-5
+    assert launched == [0, len(names), 0]
+
+
+def test_many_rows_are_multiplied_by_a_weight_that_the_artifact_unpacks(
+    artifact, device, monkeypatch
+):
+    form, path = artifact
+    # Of CUDA alone in torch: a float32 product of 16-bit operands.
+    monkeypatch.setattr(operators, "_product", lambda rows, w: rows.float() @ w.float().T)
+    (node,) = (each for each in load_graph(path).graph if each.op_type == "PackedMatMul")
+    rows = node.attributes["dense_from"].as_int()
+    session = sparsec.load(path)
+    before = device()
+    feeds = feeds_of(rows)
+    y = session.run(feeds)["y"]
+    assert device() == before  # no packed product
+    expected = exact(form, feeds["x"].astype(np.float16), feeds["r"])
+    assert np.abs(y - expected).max() <= 1e-4
 
 
 @pytest.mark.slow
@@ -211,9 +279,12 @@ def test_launch_data_of_every_kernel_replayed(form, tmp_path):
     assert [each.op_type for each in load_graph(path).graph] == ["Cast", "PackedMatMul"]
     splits = node.attributes["splits"].as_ints()
     names = node.attributes["kernels"].as_strings()
-    assert [each["n_max"] for each in manifest["kernels"]] == list(native.BUCKETS)
-    assert list(names) == [each["name"] for each in manifest["kernels"]]
-    for data, split in zip(manifest["kernels"], splits, strict=True):
+    (unpack,) = (each for each in manifest["kernels"] if "unpacks" in each)
+    multiply = [each for each in manifest["kernels"] if each is not unpack]
+    assert unpack["name"] == unpack_of(form).name
+    assert [each["n_max"] for each in multiply] == list(native.BUCKETS)
+    assert list(names) == [each["name"] for each in multiply]
+    for data, split in zip(multiply, splits, strict=True):
         variant = variant_of(form, data["n_max"])
         assert data["name"] == variant.name
         driver = Driver(library=str(library_of(variant)))
@@ -224,7 +295,7 @@ def test_launch_data_of_every_kernel_replayed(form, tmp_path):
             sizes = {"M": M, "N": rows, "K": K, "split": split, "wide": 1}
             sizes["activation"] = native.ACTIVATIONS.index("silu")
             order = [e["name"] for e in data["arguments"] if e["kind"] == "pointer"]
-            stored = [each for each in order if each not in ("x", "residual", "y")]
+            stored = [each for each in order if each not in ("x", "scale", "residual", "y")]
             pointers = {"x": upload(driver, x), "y": driver.allocate(4 * rows * M)}
             pointers["residual"] = upload(driver, r)
             for name, array in zip(stored, operands, strict=True):

@@ -61,7 +61,7 @@ def test_a_layer_takes_the_kernel_and_comes_back(pattern, form, family, tmp_path
     source = build(pattern)
     context = LowerContext(feeds=[], cache=tmp_path)
     lowered = CudaBackend().lower(source.clone(), targets.get("h200"), context)
-    (row,), (kernel,) = lowered.layers, lowered.kernels
+    (row,), (kernel, unpack) = lowered.layers, lowered.kernels
     assert (row.kernel, row.pattern) == (family, pattern)
     assert "modelled" in row.reason
     (node,) = (each for each in lowered.model.graph if each.op_type == "PackedMatMul")
@@ -71,6 +71,9 @@ def test_a_layer_takes_the_kernel_and_comes_back(pattern, form, family, tmp_path
     assert lowered.files[kernel["file"]].startswith(b"\x7fELF")
     assert b".target sm_90" in lowered.files[kernel["ptx"]]
     assert b"_linear(" in lowered.files[kernel["source"]]
+    assert (unpack["unpacks"], unpack["dtype"], unpack["values"]) == (form, "float16", "float16")
+    assert b"_unpack(" in lowered.files[unpack["source"]]
+    assert node.attributes["dense_from"].as_int() > 64
     dense = CudaBackend().densify(lowered.model, tmp_path)
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 128)).astype(np.float32)}
     (masked,), (packed,) = (

@@ -12,7 +12,7 @@ from nm24_cases import nm24_matrix
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
 from sparsec.backends.cuda.formats.values import decode
-from sparsec.backends.cuda.native import ACTIVATIONS, NativeVariant
+from sparsec.backends.cuda.native import ACTIVATIONS, NativeUnpack, NativeVariant
 from sparsec.backends.cuda.nvcc import source_text
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
@@ -152,6 +152,35 @@ def test_8_bit_values_are_multiplied_as_they_are_stored(case):
     y = run(pattern, dense, x, bucket, clear=clear, split=split, bias=bias, values=values)
     exact = x.astype(np.float64) @ restored(pattern, dense, values).T + bias
     assert close(y, exact)
+
+
+# (format, M, K, sparsity, type of w)
+UNPACKED = [
+    ("nm24_sp", 33, 100, 0.5, "float16"),
+    ("nm24_sp", 64, 640, 0.7, "bfloat16"),
+    ("lps", 65, 640, 0.6, "float16"),
+    ("lps", 130, 101, 0.9, "bfloat16"),
+    ("lps", 64, 72, 1.0, "float16"),
+]
+
+
+@pytest.mark.parametrize("values", ["", "float8_e4m3fn", "int8"])
+@pytest.mark.parametrize("case", UNPACKED, ids=str)
+def test_weights_are_unpacked_for_many_rows_of_x(case, values):
+    pattern, m, k, sparsity, dtype = case
+    dense = weight(pattern, m, k, dtype, sparsity, seed=m)
+    if pattern == "lps" and sparsity < 1:
+        dense[:64, :64] = 1.5
+    dense[m // 2] = 0
+    packed = formats.get(pattern).pack(dense, values or dtype)
+    arrays = {name: aligned(array) for name, array in packed.items()}
+    w = np.full((m, k), np.nan, numpy_dtype(dtype))
+    exact = restored(pattern, dense, values or dtype).astype(np.float32).astype(w.dtype)
+    for order in (0, -1):
+        arrays["w"] = aligned(w)
+        variant = NativeUnpack(pattern, dtype, 90, k % 8 == 0 or pattern != "lps", values)
+        launch(variant, arrays, {"M": m, "K": k}, order)
+        assert np.array_equal(arrays["w"].view(np.uint16), exact.view(np.uint16))
 
 
 def test_every_byte_is_widened_exactly():

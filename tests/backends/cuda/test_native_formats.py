@@ -120,6 +120,46 @@ def test_nm24_sp_stands_as_the_fragments_of_the_instruction():
     assert packed[512 + (4 * 3 + 2 * 1 + 1) * 2 + 1] >> 4 & 15 == 1 | 3 << 2
 
 
+def sixteen_by_32(fragments, metadata, selector):
+    """Return what ``mma.sp.m16n8k32`` takes its operand A for, read off the manual's figures.
+
+    fragments : [32 threads][4 registers][2 halves], metadata : [32 threads]. Written from the figures
+    alone, and element by element: "Tk: [m..n]" in a cell says that these bits of thread k hold the
+    columns of the kept elements of that row and those columns, two bits each, ascending.
+    """
+    kept = {}  # (row, kept column): the layout of A in the dense mma.m16n8k16
+    for thread in range(32):
+        group, in_group = thread >> 2, thread % 4
+        for i in range(8):  # a0 to a7, two a register
+            row = group if i in (0, 1, 4, 5) else group + 8
+            column = in_group * 2 + (i & 1) + (8 if i >= 4 else 0)
+            kept[row, column] = fragments[thread][i // 2][i % 2]
+    dense = [[0] * 32 for _ in range(16)]
+    for row in range(16):
+        for columns, of_pair in (((0, 16), 0), ((16, 32), 1)):
+            # Selector 0: threads T0 and T1 of four. Selector 1: T2 and T3.
+            thread = 4 * (row % 8) + 2 * selector + of_pair
+            shift = 0 if row < 8 else 16  # T: [15..0] in rows 0 to 7, [31..16] in rows 8 to 15
+            for chunk in range(columns[0] // 4, columns[1] // 4):
+                for which in range(2):
+                    bit = shift + 4 * (chunk % 4) + 2 * which
+                    column = 4 * chunk + (metadata[thread] >> bit & 3)
+                    dense[row][column] = kept[row, 2 * chunk + which]
+    return dense
+
+
+def test_nm24_sp_is_what_the_figures_of_the_manual_say():
+    bits = nm24_matrix(32, 64, "float16", seed=7).view(np.uint16)
+    words = SP.pack_bits(bits)["packed"].view(np.uint32)[0, 0]
+    values = words[:512].reshape(2, 2, 32, 4)
+    halves = np.stack([values & 0xFFFF, values >> 16], axis=-1).tolist()
+    metadata = words[512:].reshape(32, 2).T.tolist()
+    for i in range(2):
+        for q in range(2):
+            expected = bits[16 * i : 16 * i + 16, 32 * q : 32 * q + 32]
+            assert sixteen_by_32(halves[i][q], metadata[i], q) == expected.tolist()
+
+
 def test_nm24_sp_refuses_pairs_that_do_not_ascend():
     bits = nm24_matrix(33, 68, "float16", seed=0).view(np.uint16)
     good = SP.pack_bits(bits)["packed"]

@@ -40,7 +40,7 @@ def asked(monkeypatch):
         cached.cache_clear()
     monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
     monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
-    monkeypatch.setattr(native_launch, "_sm", lambda _: 90)
+    monkeypatch.setattr(native_launch, "device_sm", lambda _: 90)
     monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
     yield variants
     for cached in (native_launch._kernel, on_tensors._zeros):

@@ -370,6 +370,8 @@ LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((ui
 LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
 LANE_FN void store_partial(float* at, float v) { emulated::store_global(at, v); }
 LANE_FN void store32(void* at, u32 v) { emulated::store_global(at, v); }
+LANE_FN void store64(void* at, u64 v) { emulated::store_global(at, v); }
+LANE_FN void store128(void* at, Quad v) { emulated::store_global(at, v); }
 LANE_FN void store16(void* at, u16 v) { emulated::store_global(at, v); }
 
 template <int BYTES>

@@ -96,7 +96,7 @@ def launch(variant, arrays, sizes, order=0, eager=False):
         assert array.flags.c_contiguous
         assert array.ctypes.data % 16 == 0, name
         values.append(ctypes.c_void_p(array.ctypes.data))
-        writable = name == "y" or argument["kind"] == "scratch"
+        writable = name in ("y", "w") or argument["kind"] == "scratch"
         regions.append(Region(array.ctypes.data, array.nbytes, writable))
     grid = extents(data["grid"], sizes)
     run = library(variant)
