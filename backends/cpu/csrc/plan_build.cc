@@ -314,8 +314,10 @@ class Builder {
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
-    if (!by_tiles && y.tiles < 4 * threads_)
-      q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(4 * threads_, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
+    // A few parts for each thread: a late one holds up little. Every part of a window makes the copies of its taps anew.
+    const int64_t parts = conv ? threads_ : 4 * threads_;
+    if (!by_tiles && y.tiles < parts)
+      q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(parts, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
     b.pack = cached_pack(q);
   }
 

@@ -38,7 +38,7 @@ def assert_near(got, want, tolerance):
     for g, w in zip(got.values(), want, strict=True):
         assert g.shape == w.shape
         assert g.dtype == w.dtype
-        scale = max(float(np.abs(w).max()), 1e-3)
+        scale = max(float(np.abs(w).max()), 1e-2)  # an output of noise alone is a sigmoid's
         assert np.abs(g.astype(np.float64) - w).max() <= tolerance * scale
 
 
