@@ -109,7 +109,7 @@ struct DepthwiseArgs {
   const float* bias;  // [channels]
   float low, high;
   ptrdiff_t channels, x_step, y_step;  // x, y and weight are those of the first channel
-  // Without a padded copy (direct_depthwise): x is the input itself, its row r of the window lies at
+  // Without a padded copy (kDirect, kPacked): x is the input itself, its row r of the window lies at
   // x + row_at[r] - left, or is `zeros` where row_at[r] is -1. Bit l of
   // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
   // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; edges[vector] is its Edge. The last

@@ -227,14 +227,15 @@ void depthwise(const DepthwiseArgs& all) {
   DepthwiseArgs d = all;
   // The first and the last rows of a tile were made by other threads and lie in their caches.
   constexpr ptrdiff_t kAhead = 8;
-  const int32_t* const ends[2] = {d.row_at, d.row_at + (d.rows - 1) * d.stride + d.kernel[0] - 1};
   for (ptrdiff_t c = 0; c < all.channels; ++c) {
-    if (d.row_at && c + kAhead < all.channels)
-      for (const int32_t* end : ends)
-        if (*end >= 0) {
-          __builtin_prefetch(d.x + kAhead * d.x_step + *end);
-          __builtin_prefetch(d.x + kAhead * d.x_step + *end + 15);
+    if (d.row_at && c + kAhead < all.channels) {
+      const int32_t ends[2] = {d.row_at[0], d.row_at[(d.rows - 1) * d.stride + d.kernel[0] - 1]};
+      for (int32_t end : ends)
+        if (end >= 0) {
+          __builtin_prefetch(d.x + kAhead * d.x_step + end);
+          __builtin_prefetch(d.x + kAhead * d.x_step + end + 15);
         }
+    }
     Channel(d);
     d.x += d.x_step;
     d.y += d.y_step;

@@ -23,6 +23,21 @@ const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};
 #define X_GEMV(NAME, KIND, B, FN) {NAME "__" SPARSEC_NAME(SPARSEC_ISA), TensorKind::KIND, B, FN},
 const GemvKernel kGemv[] = {GEMV_LIST(X_GEMV)};
 
+// For units where masked loads cost nothing, and for others.
+#define DEPTHWISE_IN_PLACE(X) \
+  X(kPacked, "packed_k3s1", 3, 1, (depthwise_packed<Simd, 3>)) \
+  X(kPacked, "packed_k5s1", 5, 1, (depthwise_packed<Simd, 5>)) \
+  X(kDirect, "direct_k3s1", 3, 1, (depthwise_direct<Simd, 3, 1>)) \
+  X(kDirect, "direct_k3s2", 3, 2, (depthwise_direct<Simd, 3, 2>)) \
+  X(kDirect, "direct_k5s1", 5, 1, (depthwise_direct<Simd, 5, 1>)) \
+  X(kDirect, "direct_k5s2", 5, 2, (depthwise_direct<Simd, 5, 2>)) \
+  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
+#define DEPTHWISE_PADDED(X) \
+  X(kPadded, "padded_k3s1", 3, 1, (depthwise_padded<Simd, 3, 1>)) \
+  X(kPadded, "padded_k3s2", 3, 2, (depthwise_padded<Simd, 3, 2>)) \
+  X(kPadded, "padded_k5s1", 5, 1, (depthwise_padded<Simd, 5, 1>)) \
+  X(kPadded, "padded_k5s2", 5, 2, (depthwise_padded<Simd, 5, 2>)) \
+  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
 #define X_DEPTHWISE(FORM, NAME, K, STRIDE, FN) \
   {"f32_depthwise_" NAME "__" SPARSEC_NAME(SPARSEC_ISA), DepthwiseForm::FORM, K, STRIDE, depthwise<FN>},
 const DepthwiseKernel kDepthwise[] = {DEPTHWISE_LIST(X_DEPTHWISE)};

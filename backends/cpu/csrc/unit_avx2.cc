@@ -120,15 +120,7 @@ using Simd = Avx2;
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))
-// Masked loads cost nothing: depthwise windows read their input in place.
-#define DEPTHWISE_LIST(X) \
-  X(kPacked, "packed_k3s1", 3, 1, (depthwise_packed<Simd, 3>)) \
-  X(kPacked, "packed_k5s1", 5, 1, (depthwise_packed<Simd, 5>)) \
-  X(kDirect, "direct_k3s1", 3, 1, (depthwise_direct<Simd, 3, 1>)) \
-  X(kDirect, "direct_k3s2", 3, 2, (depthwise_direct<Simd, 3, 2>)) \
-  X(kDirect, "direct_k5s1", 5, 1, (depthwise_direct<Simd, 5, 1>)) \
-  X(kDirect, "direct_k5s2", 5, 2, (depthwise_direct<Simd, 5, 2>)) \
-  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
+#define DEPTHWISE_LIST(X) DEPTHWISE_IN_PLACE(X)
 #define DENSE_VECTORS 2
 #include "unit.h"
 

@@ -91,12 +91,7 @@ using Simd = Neon;
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_blocks<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_blocks<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_blocks<Simd, 8, int8_t>))
-#define DEPTHWISE_LIST(X) \
-  X(kPadded, "padded_k3s1", 3, 1, (depthwise_padded<Simd, 3, 1>)) \
-  X(kPadded, "padded_k3s2", 3, 2, (depthwise_padded<Simd, 3, 2>)) \
-  X(kPadded, "padded_k5s1", 5, 1, (depthwise_padded<Simd, 5, 1>)) \
-  X(kPadded, "padded_k5s2", 5, 2, (depthwise_padded<Simd, 5, 2>)) \
-  X(kPadded, "padded_any", 0, 0, (depthwise_any<Simd>))
+#define DEPTHWISE_LIST(X) DEPTHWISE_PADDED(X)
 #define DENSE_VECTORS 4
 #include "unit.h"
 

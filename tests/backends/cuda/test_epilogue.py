@@ -212,7 +212,10 @@ def only(build, **kwargs):
 def test_what_something_else_reads_is_left_alone():
     assert only(lambda w, y: [w("Relu", y), y]) == ("none", False)  # the sum is an output
     assert only(lambda w, y: [w("Relu", y), w("Tanh", y)]) == ("none", False)
-    gate = lambda w, y: w("Sigmoid", y)  # noqa: E731
+
+    def gate(w, y):
+        return w("Sigmoid", y)
+
     assert only(lambda w, y: [w("Mul", y, g := gate(w, y)), w("Neg", g)]) == ("none", False)
     assert only(lambda w, y: [w("Add", a := w("Relu", y), "r"), w("Neg", a)]) == ("relu", False)
 
@@ -221,9 +224,15 @@ def test_lookalikes_are_left_alone():
     assert only(lambda w, y: [w("Mul", y, w("Sigmoid", w("Mul", y, 1.702)))]) == ("none", False)
     assert only(lambda w, y: [w("LeakyRelu", y, alpha=0.01)]) == ("none", False)
     assert only(lambda w, y: [w("Mul", y, w("Sigmoid", "r"))]) == ("none", False)  # another's gate
-    off = lambda w, x: w("Mul", w("Mul", x, 0.5), w("Add", w("Erf", w("Mul", x, 0.7)), 1.0))  # noqa: E731
+
+    def off(w, x):
+        return w("Mul", w("Mul", x, 0.5), w("Add", w("Erf", w("Mul", x, 0.7)), 1.0))
+
     assert only(lambda w, y: [off(w, y)]) == ("none", False)
-    scale = lambda w, y: w("Mul", w("Relu", y), np.full(M, 2.0))  # noqa: E731
+
+    def scale(w, y):
+        return w("Mul", w("Relu", y), np.full(M, 2.0))
+
     assert only(lambda w, y: [scale(w, y)]) == ("relu", False)
 
 
@@ -237,5 +246,8 @@ def test_residuals_of_another_or_unknown_shape_are_left_alone():
         "none",
         True,
     )  # added before: not fused
-    reshaped = lambda w, y: w("Squeeze", w("Unsqueeze", "r", w.axes()), w.axes())  # noqa: E731
+
+    def reshaped(w, y):
+        return w("Squeeze", w("Unsqueeze", "r", w.axes()), w.axes())
+
     assert only(lambda w, y: [w("Add", y, reshaped(w, y))]) == ("none", True)  # inferred
