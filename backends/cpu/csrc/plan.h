@@ -106,19 +106,18 @@ struct Layout {
 // reduction so that a tap is a distance in the memory of the thread. Where a step of a row is whole vectors, the rows
 // of the window share a copy for each of its columns, made for a tile; else each tap has its own, made for a panel.
 struct Window {
+  // Of each copy where the window has a stride: it holds what output column (r, c) reads at input row
+  // `row + stride * r` and column `column + stride * c`, zero outside.
+  struct Phase {
+    int64_t row, column;
+  };
+  std::vector<Phase> phases;
   std::vector<TapCopy> copies;
   std::vector<std::vector<uint32_t>> masks;  // of each copy
   std::vector<int32_t> copy_of, offsets;     // of each tap: its copy, and where in it (floats)
   bool shared = false;
   int64_t room = 0;            // vectors of a copy, without its `more`
   int64_t channel_floats = 0;  // of all copies of a channel
-  // Strided windows read planes split off the input: plane i holds rows `remainder + stride * y` for
-  // y from `first`, columns `stride * x + shift`, zero outside.
-  struct Plane {
-    int64_t remainder, shift;
-  };
-  std::vector<Plane> planes;
-  int64_t first = 0, plane_rows = 0, plane_size = 0;
 };
 
 // A channel copied into planes with zero borders, one for each column phase of the stride, so that a
@@ -154,8 +153,7 @@ struct BuiltOp {
   Window window;
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
-  size_t planes_at = 0;     // bytes into the arena
-  int64_t channel_stride = 0;  // of the planes or the input, floats
+  int64_t channel_stride = 0;  // of the input of a window, floats
   float low = 0, high = 0;
 };
 

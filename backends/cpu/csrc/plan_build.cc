@@ -210,30 +210,30 @@ class Builder {
     Window& w = b.window;
     const int lanes = b.table->lanes;
     const bool masked = op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width;
-    // Column p of a tap is source[p + from].
+    // Taps of one source differ by whole rows of outputs only: column p of a tap is that of its source at p + from.
     struct Tap {
-      int64_t source, from;
+      Window::Phase source;
+      int64_t from;
     };
     std::vector<Tap> taps;
-    if (masked) {  // input and output pixels are numbered alike
-      for (int ky = 0; ky < op.kernel[0]; ++ky)
-        for (int kx = 0; kx < op.kernel[1]; ++kx)
-          taps.push_back({kx, (int64_t{ky} * op.dilation[0] - op.pads[0]) * x.width + int64_t{kx} * op.dilation[1] - op.pads[1]});
-      b.channel_stride = x.row_stride;
-    } else {
-      const std::vector<int64_t> starts = strided_planes(b, y);
-      for (int64_t at : starts) taps.push_back({at / w.plane_size, at});
-    }
-    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] * y.width;
+    for (int ky = 0; ky < op.kernel[0]; ++ky)
+      for (int kx = 0; kx < op.kernel[1]; ++kx) {
+        const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0], column = int64_t{kx} * op.dilation[1] - op.pads[1];
+        const int64_t q = row >= 0 ? row / op.stride[0] : -divide_up(-row, op.stride[0]);
+        taps.push_back({{row - q * op.stride[0], column}, q * y.width + (masked ? column : 0)});
+      }
+    b.channel_stride = x.row_stride;
+    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] / op.stride[0] * y.width;
     const auto& t = v_.tensors[op.weight];
     const double uses = static_cast<double>(t.count) / static_cast<double>(t.columns);
     w.shared = op.kernel[0] > 1 && reach <= y.tile && (op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
     std::vector<int64_t> first;  // tap of each copy
     for (size_t t = 0; t < taps.size(); ++t) {
       size_t k = 0;
-      while (k < first.size() && !(w.shared && taps[first[k]].source == taps[t].source)) ++k;
+      while (k < first.size() && !(w.shared && taps[first[k]].source.row == taps[t].source.row && taps[first[k]].source.column == taps[t].source.column)) ++k;
       if (k == first.size()) {
         first.push_back(static_cast<int64_t>(t));
+        if (!masked) w.phases.push_back({taps[t].source.row + taps[t].from / y.width * op.stride[0], taps[t].source.column});
         w.copies.push_back({taps[t].from, 0, nullptr});
       }
       w.copies[k].more = std::max<ptrdiff_t>(w.copies[k].more, divide_up(taps[t].from - w.copies[k].from, lanes));
@@ -252,39 +252,6 @@ class Builder {
       w.masks.push_back(std::move(masks));
       w.copies[k].masks = w.masks.back().data();
     }
-  }
-
-  // Planes split off the input, and where in them each tap begins. Tap (ky, kx) of output row r reads input row
-  // stride * (r + q) + remainder.
-  std::vector<int64_t> strided_planes(BuiltOp& b, const Layout& y) {
-    const OpRecord& op = *b.record;
-    Window& w = b.window;
-    const int64_t sy = op.stride[0];
-    int64_t first = 0, last = 0;
-    for (int ky = 0; ky < op.kernel[0]; ++ky) {
-      const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
-      const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
-      first = ky ? std::min(first, q) : q;
-      last = ky ? std::max(last, q) : q;
-    }
-    w.first = first;
-    w.plane_rows = y.height + last - first;
-    w.plane_size = round_up(w.plane_rows * y.width, 16);
-    std::vector<int64_t> starts;
-    for (int ky = 0; ky < op.kernel[0]; ++ky)
-      for (int kx = 0; kx < op.kernel[1]; ++kx) {
-        const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
-        const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
-        const Window::Plane plane{row - q * sy, int64_t{kx} * op.dilation[1] - op.pads[1]};
-        size_t at = 0;
-        while (at < w.planes.size() && (w.planes[at].remainder != plane.remainder || w.planes[at].shift != plane.shift)) ++at;
-        if (at == w.planes.size()) w.planes.push_back(plane);
-        starts.push_back(static_cast<int64_t>(at) * w.plane_size + (q - first) * y.width);
-      }
-    // A tile may reach beyond the last pixel: leave room behind the last plane of a channel.
-    b.channel_stride = static_cast<int64_t>(w.planes.size()) * w.plane_size + y.tile;
-    if (b.channel_stride >= (int64_t{1} << 29)) fail("a window needs planes that are too large");
-    return starts;
   }
 
   void prepare_product(BuiltOp& b, bool by_tiles) {

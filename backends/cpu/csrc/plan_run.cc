@@ -60,7 +60,6 @@ class Run {
     const BuiltOp& first = c_.in.ops[s.begin];
     const Layout& l = c_.out(first);
     if (l.columns == 0) return;
-    if (!first.window.planes.empty()) each(c_.v.values[first.record->inputs[0]].channels, [&](int64_t r) { split_planes(c_, first, r); });
     if (s.tiles) {
       const bool alone = parallel_.threads() == 1;
       each(l.tiles, [&](int64_t tile) {

@@ -61,7 +61,7 @@ void group_steps(const PlanView& v, int threads, Instance& out) {
     const OpRecord& op = v.ops[i];
     const Layout& l = out.values[op.output];
     const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kMostUneven;
-    bool joins = tiles && !out.steps.empty() && out.steps.back().tiles && out.ops[i].window.planes.empty();
+    bool joins = tiles && !out.steps.empty() && out.steps.back().tiles;
     if (joins) {
       const Layout& current = out.values[v.ops[out.steps.back().begin].output];
       joins = current.columns == l.columns && current.held == l.held;
@@ -103,11 +103,6 @@ void place_values(const PlanView& v, Instance& out) {
     l.local = begin[i] >= 0 && begin[i] == end[i] && out.steps[begin[i]].tiles && !planes[i] && l.row_stride == l.tile;
     if (l.local) local.push_back({made[i], used[i], bytes(l.tile * v.values[i].channels), &l.offset});
     else items.push_back({begin[i], end[i], bytes(l.size), &l.offset});
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    BuiltOp& b = out.ops[out.steps[s].begin];
-    if (b.record->code == OpCode::kConv && !b.window.planes.empty())
-      items.push_back({s, s, bytes(b.channel_stride * v.values[b.record->inputs[0]].channels), &b.planes_at});
   }
   out.local_floats = fit(local) / 4;
   const size_t total = fit(items);

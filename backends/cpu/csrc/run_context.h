@@ -43,7 +43,7 @@ inline void copy_columns(const View& v, int64_t tile, int64_t row, int64_t begin
 void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk);
 
 // window_ops.cc
-void split_planes(const Context& c, const BuiltOp& b, int64_t channel);      // before a strided convolution
+void split_phases(const Context& c, const BuiltOp& b, const TapCopiesArgs& copies);
 void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile);       // b.by_rows: tiles hold whole rows
 void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel);
