@@ -35,8 +35,10 @@ class Builder {
     for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
     group_steps(v_, threads_, *out_);
     for (const Step& s : out_->steps)
-      for (uint32_t i = s.begin; i < s.end; ++i)
+      for (uint32_t i = s.begin(); i < s.end(); ++i) {
         if (v_.ops[i].code == OpCode::kLinear || v_.ops[i].code == OpCode::kConv) prepare_product(out_->ops[i], s.tiles);
+        if (!out_->ops[i].padded.direct.empty()) find_rows(out_->ops[i]);
+      }
     place_values(v_, *out_);
     return std::move(out_);
   }
@@ -72,11 +74,12 @@ class Builder {
       out_->values[i].height = shapes_.values[i].height;
       out_->values[i].width = shapes_.values[i].width;
     }
+    Cuts cuts(plan_, shapes_, threads_);
     for (uint32_t i = 0; i < count; ++i) {
       auto& l = out_->values[i];
       if (v_.values[i].kind == ValueKind::kRaw) continue;
       const int64_t channels = v_.values[i].channels;
-      const Cut cut = choose_cut(plan_, shapes_, threads_, l.columns);
+      const Cut& cut = cuts.of(l.columns);
       l.held = cut.held;
       l.tile = cut.tile;
       l.tiles = divide_up(l.columns, l.held);
@@ -155,10 +158,16 @@ class Builder {
       }
       p.edges.push_back(any || (left && right) ? kAllMasked : left ? kLeftEdge : right ? kRightEdge : kInside);
     }
-    for (int64_t r = -op.pads[0]; r < stride * (y.height - 1) + op.kernel[0] - op.pads[0]; ++r)
-      p.rows.push_back(r >= 0 && r < x.height ? static_cast<int32_t>(x.external < 0 ? x.row_at(r) : r * x.width) : -1);
     p.zeros.assign(stride * (round_up(y.width, lanes) + lanes) + op.kernel[1], 0.0f);
     p.band = std::max<int64_t>(4, first_cache() / 2 / (y.width * 4) / 4 * 4);
+  }
+
+  void find_rows(BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const Layout& x = out_->values[op.inputs[0]];
+    const int64_t last = int64_t{op.stride[0]} * (out_->values[op.output].height - 1) + op.kernel[0] - op.pads[0];
+    for (int64_t r = -op.pads[0]; r < last; ++r)
+      b.padded.rows.push_back(r >= 0 && r < x.height ? static_cast<int32_t>(x.external < 0 ? x.row_at(r) : r * x.width) : -1);
   }
 
   void prepare_padded(BuiltOp& b, const Layout& x, const Layout& y) {

@@ -18,9 +18,9 @@ struct Context {
 
   View view(uint32_t value) const {
     const Layout& l = in.values[value];
-    if (l.external >= 0) return {inputs[l.external].data + image * l.columns * v.values[value].channels, l.tile_stride, l.row_stride};
-    if (l.local) return {tile_memory(in.local_floats) + l.offset / 4, 0, l.row_stride};
-    return {reinterpret_cast<float*>(in.arena.data() + l.offset), l.tile_stride, l.row_stride};
+    if (l.external >= 0) return {inputs[l.external].data + image * l.columns * v.values[value].channels, l};
+    if (l.slots) return {tile_memory(in.local_floats) + l.offset / 4, l};
+    return {reinterpret_cast<float*>(in.arena.data() + l.offset), l};
   }
   const Layout& out(const BuiltOp& b) const { return in.values[b.record->output]; }
   int64_t channels(const BuiltOp& b) const { return v.values[b.record->output].channels; }

@@ -10,11 +10,11 @@ SpmmArgs product_args(const Context& c, const BuiltOp& b, int64_t tile) {
   SpmmArgs a{};
   const View y = c.view(b.record->output);
   a.y = y.at(tile, 0);
-  a.ldy = y.row_stride;
+  a.ldy = y.layout.row_stride;
   if (b.record->inputs[1] != kNone) {
     const View r = c.view(b.record->inputs[1]);
     a.residual = r.at(tile, 0);
-    a.ldr = r.row_stride;
+    a.ldr = r.layout.row_stride;
   }
   a.bias = b.bias.data();
   a.low = b.low;

@@ -144,8 +144,8 @@ void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
   const int64_t band = l.held / l.width, begin = tile * band, end = std::min(l.height, begin + band);
   DepthwiseArgs d = depthwise_args(c, b, 0);
   d.channels = c.channels(b);
-  d.x_step = c.view(b.record->inputs[0]).row_stride;
-  d.y_step = y.row_stride;
+  d.x_step = c.in.values[b.record->inputs[0]].row_stride;
+  d.y_step = y.layout.row_stride;
   rows_in_place(b, d, y.at(tile, 0), begin, end);
 }
 
@@ -162,8 +162,8 @@ void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int
   for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) {
     DepthwiseArgs d = depthwise_args(c, b, channel);
     d.channels = stop - channel;
-    d.x_step = c.view(op.inputs[0]).row_stride;
-    d.y_step = y.row_stride;
+    d.x_step = c.in.values[op.inputs[0]].row_stride;
+    d.y_step = y.layout.row_stride;
     rows_in_place(b, d, y.at(tile, channel), r, std::min(l.height, r + band));
   }
 }
