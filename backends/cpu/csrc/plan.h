@@ -224,7 +224,8 @@ int64_t first_cache();
 int64_t second_cache();
 // Part of the second cache for the tiles between windows that run depth first.
 constexpr double kKept = 0.7;
-inline bool is_large(int64_t floats) { return floats * 8 > second_cache(); }
+// A plane that the second cache loses before it is read: measured, from a third more than its size on.
+inline bool is_large(int64_t floats) { return floats * 3 > second_cache(); }
 int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
 const KernelTable* table_for(const Plan& plan, int64_t tile);
 // The kernel of this form, null if the table has none that fits.
@@ -233,6 +234,9 @@ struct Cut {
   int64_t held, tile;  // see Layout
   int64_t apart;       // tile_stride where tiles lie beside each other in planes
 };
+// Time of operators whose rows the threads share, waiting for each other after every one, in terms of an even cut. A
+// more uneven cut is run so.
+constexpr double kSplitByRows = 1.15;
 // Cuts of the values of a plan, by their number of columns: the one that costs the operators that make them least.
 class Cuts {
  public:

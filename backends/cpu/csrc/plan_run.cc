@@ -2,9 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <cstdio>
-#include <cstdlib>
-#include <pthread.h>
 
 #include "run_context.h"
 
@@ -80,11 +77,9 @@ class Run {
   void depth_first(const Step& s) {
     const int64_t tiles = c_.out(c_.in.ops[s.stages.back().begin]).tiles, parts = std::min<int64_t>(tiles, parallel_.threads());
     const auto part = [&](int64_t p) {
-      const auto t0 = Clock::now();
       std::vector<int64_t> next(s.stages.size(), -1);  // tile of each stage
       next.back() = tiles * p / parts;
       make(s, s.stages.size() - 1, tiles * (p + 1) / parts, next);
-      if (getenv("DUMP2")) fprintf(stderr, "part %ld thread %lu start %.1f took %.1f\n", p, (unsigned long)pthread_self() % 100000, std::chrono::duration<double>(t0 - last_).count() * 1e6, std::chrono::duration<double>(Clock::now() - t0).count() * 1e6);
     };
     if (parts == 1) return part(0);
     auto task = [&](size_t t) { part(static_cast<int64_t>(t)); };

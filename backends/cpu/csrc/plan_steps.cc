@@ -1,17 +1,12 @@
 // Which operators run together on each tile, and where their values lie in memory.
 #include <algorithm>
 #include <cstring>
-#include <cstdio>
-#include <cstdlib>
 
 #include "plan.h"
 
 namespace sparsec {
 namespace {
 
-// A tile more than its share keeps one thread busy while the others wait: up to here that is cheaper than to
-// wait after every operator.
-constexpr double kMostUneven = 1.2;
 // How many tiles more than there are may be made where threads meet.
 constexpr double kMostRepeated = 1.15;
 
@@ -88,7 +83,7 @@ class DepthFirst {
     if (maker == kNone || maker + 1 != before.end() || readers_[between] != 1) return false;
     Layout& x = out_.values[between];
     const Layout& y = out_.values[window.record->output];
-    if (x.held % x.width || !is_large(x.columns * v_.values[between].channels / threads_)) return false;
+    if (!is_large(x.columns * v_.values[between].channels / threads_) || x.held % x.width) return false;
 
     Stage next = stage;
     int64_t slots = 1;
@@ -178,7 +173,7 @@ void group_steps(const PlanView& v, int threads, Instance& out) {
   for (uint32_t i = 0; i < v.header->op_count; ++i) {
     const OpRecord& op = v.ops[i];
     const Layout& l = out.values[op.output];
-    const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kMostUneven;
+    const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kSplitByRows;
     bool joins = tiles && !alone.empty() && alone.back().tiles;
     if (joins) {
       const Layout& current = out.values[v.ops[alone.back().begin()].output];
@@ -191,7 +186,6 @@ void group_steps(const PlanView& v, int threads, Instance& out) {
     made_in[op.output] = static_cast<int64_t>(alone.size()) - 1;
   }
   out.steps = DepthFirst(v, threads, out).run(alone);
-  if (getenv("DUMP")) for (auto& s : out.steps) { printf("step %d:", s.tiles); for (auto& g : s.stages) { printf(" [%u,%u)", g.begin, g.end); const Layout& l = out.values[v.ops[g.begin].output]; printf(" cols %ld held %ld tiles %ld; x slots %ld", l.columns, l.held, l.tiles, out.values[v.ops[g.begin].inputs[0]].slots);} printf("\n"); }
 }
 
 void place_values(const PlanView& v, Instance& out) {

@@ -1,4 +1,4 @@
-"""Planes too large for the second cache are made tile by tile as windows read them: same bits as operator by operator."""
+"""Planes too large for the second cache are made as windows read them: same bits as one by one."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CLIP = {"activation": Activation.CLIP, "low": 0.0, "high": 6.0}
 
 
 def inverted_residuals(rng: np.random.Generator, wide: int, blocks: list[tuple[int, int]]) -> Plan:
-    """A stem with a stride, then blocks of (kernel, stride): expand to ``wide`` channels, window, project to 8.
+    """A stem with a stride, then blocks of (kernel, stride): expand to ``wide``, window, project to 8.
 
     Blocks of stride 1 add their input to their output.
     """
@@ -64,7 +64,7 @@ def test_same_bits_as_operator_by_operator(isa: str, blocks, size: tuple[int, in
 
 
 def test_the_widest_plane_is_never_whole() -> None:
-    """Of a step that several threads share, only the last operator is booked time: expand and window have none."""
+    """With several threads the time of a step is booked to its last operator: the others have none."""
     rng = np.random.default_rng(0)
     plan = inverted_residuals(rng, 96, [(3, 1), (3, 2)])
     x = rng.standard_normal((1, 3, 224, 224)).astype(np.float32)
