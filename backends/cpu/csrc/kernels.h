@@ -164,6 +164,19 @@ struct TapCopiesArgs {
   float* y;
 };
 
+// What a copy holds for a window with a stride: for output column (r, c) the input at row `row + stride * r` and column
+// `column + stride * c`, which is inside of its row for c from `begin` to `end`. What lies outside is zero.
+struct TapPhase {
+  ptrdiff_t row, column, begin, end;
+};
+
+// The same copies for a window with a stride; its outputs have rows of out_width. Up to a vector beyond those of a copy
+// is overwritten.
+struct PhaseCopiesArgs : TapCopiesArgs {
+  const TapPhase* phases;
+  ptrdiff_t width, height, out_width, stride_y, stride_x;
+};
+
 // y[i] = clip(a[i] op b[i]), i < n.
 using BinaryFn = void (*)(const float* a, const float* b, float* y, ptrdiff_t n, float low, float high);
 
@@ -197,6 +210,7 @@ struct KernelTable {
                     ptrdiff_t ld, ptrdiff_t n);
   void (*pad)(const PadArgs&);
   void (*copy_taps)(const TapCopiesArgs&);
+  void (*copy_phases)(const PhaseCopiesArgs&);
   // dst[i] = src[i * stride], i < n.
   void (*copy_strided)(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n);
 };

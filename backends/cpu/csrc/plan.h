@@ -110,18 +110,17 @@ struct Layout {
 // reduction so that a tap is a distance in the memory of the thread. Where a step of a row is whole vectors, the rows
 // of the window share a copy for each of its columns, made for a tile; else each tap has its own, made for a panel.
 struct Window {
-  // Of each copy where the window has a stride: it holds what output column (r, c) reads at input row
-  // `row + stride * r` and column `column + stride * c`, zero outside.
-  struct Phase {
-    int64_t row, column;
-  };
-  std::vector<Phase> phases;
+  std::vector<TapPhase> phases;  // of each copy, where the window has a stride
   std::vector<TapCopy> copies;
   std::vector<std::vector<uint32_t>> masks;  // of each copy
   std::vector<int32_t> copy_of, offsets;     // of each tap: its copy, and where in it (floats)
   bool shared = false;
   int64_t room = 0;            // vectors of a copy, without its `more`
   int64_t channel_floats = 0;  // of all copies of a channel
+  // With a stride: the copies are made before the step begins, of all channels and columns, where threads share the
+  // rows of weights or where a 1x1 product would make its outputs block by block.
+  bool ahead = false;
+  size_t ahead_at = 0;  // bytes into the arena
 };
 
 // A channel copied into planes with zero borders, one for each column phase of the stride, so that a

@@ -11,6 +11,7 @@ namespace {
 // Multiply-adds of a column of weights up to which one more copy of its input takes longer than loads that straddle
 // two cache lines.
 constexpr double kFewUses = 30;
+constexpr int64_t kMostLanes = 16;
 
 class Builder {
  public:
@@ -221,7 +222,7 @@ class Builder {
     const bool masked = op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width;
     // Taps of one source differ by whole rows of outputs only: column p of a tap is that of its source at p + from.
     struct Tap {
-      Window::Phase source;
+      int64_t remainder, column;  // of the source
       int64_t from;
     };
     std::vector<Tap> taps;
@@ -229,20 +230,21 @@ class Builder {
       for (int kx = 0; kx < op.kernel[1]; ++kx) {
         const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0], column = int64_t{kx} * op.dilation[1] - op.pads[1];
         const int64_t q = row >= 0 ? row / op.stride[0] : -divide_up(-row, op.stride[0]);
-        taps.push_back({{row - q * op.stride[0], column}, q * y.width + (masked ? column : 0)});
+        taps.push_back({row - q * op.stride[0], column, q * y.width + (masked ? column : 0)});
       }
     b.channel_stride = x.row_stride;
     const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] / op.stride[0] * y.width;
     const auto& t = v_.tensors[op.weight];
     const double uses = static_cast<double>(t.count) / static_cast<double>(t.columns);
-    w.shared = op.kernel[0] > 1 && reach <= y.tile && (op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
+    // With a stride, panel by panel would read a channel in scattered pieces.
+    w.shared = op.kernel[0] > 1 && reach <= y.tile && (!masked || op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
     std::vector<int64_t> first;  // tap of each copy
     for (size_t t = 0; t < taps.size(); ++t) {
       size_t k = 0;
-      while (k < first.size() && !(w.shared && taps[first[k]].source.row == taps[t].source.row && taps[first[k]].source.column == taps[t].source.column)) ++k;
+      while (k < first.size() && !(w.shared && taps[first[k]].remainder == taps[t].remainder && taps[first[k]].column == taps[t].column)) ++k;
       if (k == first.size()) {
         first.push_back(static_cast<int64_t>(t));
-        if (!masked) w.phases.push_back({taps[t].source.row + taps[t].from / y.width * op.stride[0], taps[t].source.column});
+        if (!masked) w.phases.push_back(phase_at(taps[t].remainder + taps[t].from / y.width * op.stride[0], taps[t].column, op.stride[1], x.width, y.width));
         w.copies.push_back({taps[t].from, 0, nullptr});
       }
       w.copies[k].more = std::max<ptrdiff_t>(w.copies[k].more, divide_up(taps[t].from - w.copies[k].from, lanes));
@@ -263,6 +265,11 @@ class Builder {
     }
   }
 
+  static TapPhase phase_at(int64_t row, int64_t column, int64_t stride, int64_t in_width, int64_t out_width) {
+    const int64_t begin = std::min(out_width, column < 0 ? divide_up(-column, stride) : 0);
+    return {row, column, begin, std::clamp<int64_t>(in_width > column ? divide_up(in_width - column, stride) : 0, begin, out_width)};
+  }
+
   void prepare_product(BuiltOp& b, bool by_tiles) {
     const OpRecord& op = *b.record;
     const Layout& x = out_->values[op.inputs[0]];
@@ -281,8 +288,7 @@ class Builder {
     for (const auto* panels : {&b.panels, &b.last_panels})
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
     q.row_bytes = x.row_stride * 4;
-    if (conv) place_taps(b, y, widest, q);
-    const int64_t taps = conv ? static_cast<int64_t>(q.taps.size()) : 1;
+    const int64_t taps = conv ? static_cast<int64_t>(b.window.offsets.size()) : 1;
     int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
     if (conv && b.window.shared)
       for (const TapCopy& copy : b.window.copies)
@@ -290,18 +296,30 @@ class Builder {
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
-    // A few parts for each thread: a late one holds up little. Every part of a window makes the copies of its taps anew.
+    // A few parts for each thread: a late one holds up little. Every part of a window may make the copies of its taps anew.
     const int64_t parts = conv ? threads_ : 4 * threads_;
     if (!by_tiles && y.tiles < parts)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(parts, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
+    if (conv) {
+      const bool pays = q.chunks > 1 || (taps == 1 && q.depth < t.columns);
+      b.window.ahead = !b.window.phases.empty() && pays && copies_ahead(b.window, y, t.columns / taps);
+      place_taps(b, y, widest, q);
+    }
     b.pack = cached_pack(q);
+  }
+
+  // Whether all copies of all channels are small enough to be made ahead.
+  static bool copies_ahead(const Window& w, const Layout& y, int64_t channels) {
+    int64_t floats = 0;
+    for (const TapCopy& copy : w.copies) floats += y.tiles * y.tile + (copy.more + 1) * kMostLanes;
+    return floats * channels <= int64_t{1} << 26;
   }
 
   // Where the copies of a window lie.
   static void place_taps(BuiltOp& b, const Layout& y, int64_t widest, PackRequest& q) {
     Window& w = b.window;
     const int64_t lanes = b.table->lanes, taps = static_cast<int64_t>(w.offsets.size());
-    w.room = (w.shared ? y.tile : widest) / lanes;
+    w.room = (w.ahead ? y.tiles * y.tile : w.shared ? y.tile : widest) / lanes + (w.phases.empty() ? 0 : 1);  // see PhaseCopiesArgs
     std::vector<int64_t> start;
     for (const TapCopy& copy : w.copies) {
       start.push_back(w.channel_floats);

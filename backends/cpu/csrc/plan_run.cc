@@ -60,6 +60,10 @@ class Run {
     const BuiltOp& first = c_.in.ops[s.begin()];
     const Layout& l = c_.out(first);
     if (l.columns == 0) return;
+    for (uint32_t i = s.begin(); i < s.end(); ++i) {
+      const BuiltOp& b = c_.in.ops[i];
+      if (b.window.ahead) ranges(c_.v.values[b.record->inputs[0]].channels, [&](int64_t r, int64_t stop) { copy_ahead(c_, b, r, stop); });
+    }
     if (!s.tiles) whole(first);
     else if (s.stages.size() == 1) each(l.tiles, [&](int64_t tile) { stage(s.stages[0], tile); });
     else depth_first(s);

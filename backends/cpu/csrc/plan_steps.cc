@@ -233,6 +233,11 @@ void place_values(const PlanView& v, Instance& out) {
       items.push_back({begin[i], end[i], bytes(l.size), &l.offset});
     }
   }
+  for (int64_t s = 0; s < steps; ++s)
+    for (uint32_t i = out.steps[s].begin(); i < out.steps[s].end(); ++i) {
+      BuiltOp& b = out.ops[i];
+      if (b.window.ahead) items.push_back({s, s, bytes(b.window.channel_floats * v.values[b.record->inputs[0]].channels), &b.window.ahead_at});
+    }
   out.local_floats = fit(local) / 4;
   const size_t total = fit(items);
   if (total > (size_t{1} << 36)) fail("the plan needs %zu bytes for these shapes", total);

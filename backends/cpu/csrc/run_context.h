@@ -42,8 +42,10 @@ inline void copy_columns(const View& v, int64_t tile, int64_t row, int64_t begin
 // tile_ops.cc: chunk is one of pack->chunks parts of the rows of a product, else 0.
 void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk);
 
+// Copies of the taps of these channels of the input; see Window::ahead.
+void copy_ahead(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
+
 // window_ops.cc
-void split_phases(const Context& c, const BuiltOp& b, const TapCopiesArgs& copies);
 void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile);       // b.by_rows: tiles hold whole rows
 void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel);

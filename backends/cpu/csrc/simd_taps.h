@@ -82,6 +82,59 @@ void copy_taps(const TapCopiesArgs& a) {
   }
 }
 
+// Bit l of a mask of 16 becomes bit 2 l.
+inline uint32_t two_apart(uint32_t mask) {
+  mask = (mask | mask << 8) & 0x00FF00FFu;
+  mask = (mask | mask << 4) & 0x0F0F0F0Fu;
+  mask = (mask | mask << 2) & 0x33333333u;
+  return (mask | mask << 1) & 0x55555555u;
+}
+
+// Floats x[stride * i], i < n, of a row of `width`: those from `begin` to `end` are inside of it, the others are zero.
+// Whole vectors are stored.
+template <class S>
+void strided_row(const float* x, ptrdiff_t stride, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t readable, float* y, ptrdiff_t n) {
+  if (stride > 2) {
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = i >= begin && i < end ? x[stride * i] : 0.0f;
+    return;
+  }
+  for (ptrdiff_t i = 0; i < n; i += S::lanes) {
+    if (i >= begin && stride * (i + S::lanes) <= readable) {
+      S::store(y + i, stride == 2 ? S::load_even(x + 2 * i) : S::load(x + i));
+      continue;
+    }
+    const ptrdiff_t low = begin > i ? begin - i : 0, high = end - i < S::lanes ? end - i : S::lanes;
+    uint32_t mask = low < high ? ((1u << high) - 1) & ~((1u << low) - 1) : 0;
+    if (stride == 2) mask = two_apart(mask);
+    S::store(y + i, stride == 2 ? S::load_even_masked(x + 2 * i, mask) : S::load_masked(x + i, static_cast<uint16_t>(mask)));
+  }
+}
+
+template <class S>
+void copy_phases(const PhaseCopiesArgs& a) {
+  float* y = a.y;
+  const ptrdiff_t first = a.first_vector * S::lanes;
+  for (ptrdiff_t channel = 0; channel < a.channels; ++channel) {
+    const float* plane = a.x + channel * a.channel_stride;
+    for (ptrdiff_t k = 0; k < a.count; ++k) {
+      const TapPhase& phase = a.phases[k];
+      const ptrdiff_t count = (a.vectors + a.copies[k].more) * S::lanes;
+      ptrdiff_t row = phase.row + first / a.out_width * a.stride_y, at = first % a.out_width;
+      for (ptrdiff_t done = 0; done < count; row += a.stride_y, at = 0) {
+        const ptrdiff_t n = count - done < a.out_width - at ? count - done : a.out_width - at;
+        const ptrdiff_t from = phase.column + a.stride_x * at;
+        if (row < 0 || row >= a.height) {
+          for (ptrdiff_t i = 0; i < n; i += S::lanes) S::store(y + done + i, S::set1(0.0f));
+        } else {
+          strided_row<S>(plane + row * a.width + from, a.stride_x, phase.begin - at, phase.end - at, a.width - from, y + done, n);
+        }
+        done += n;
+      }
+      y += (a.room + a.copies[k].more) * S::lanes;
+    }
+  }
+}
+
 template <class S>
 void copy_strided(const float* src, ptrdiff_t stride, float* dst, ptrdiff_t n) {
   ptrdiff_t i = 0;

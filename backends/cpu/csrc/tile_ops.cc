@@ -52,30 +52,58 @@ void linear(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
   }
 }
 
-void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+PhaseCopiesArgs copies_args(const Context& c, const BuiltOp& b) {
   const Window& w = b.window;
-  const int64_t channels = c.v.values[b.record->inputs[0]].channels, in_block = b.pack->depth / static_cast<int64_t>(w.offsets.size());
-  const float* x = c.view(b.record->inputs[0]).base;
-  const int lanes = b.table->lanes;
-  const std::vector<Panel>& all = panels(c, b, tile);
-  SpmmArgs a = product_args(c, b, tile);
-  TapCopiesArgs copies{};
+  const Layout& in = c.in.values[b.record->inputs[0]];
+  PhaseCopiesArgs copies{};
   copies.copies = w.copies.data();
   copies.count = static_cast<ptrdiff_t>(w.copies.size());
   copies.channel_stride = b.channel_stride;
   copies.room = w.room;
+  copies.phases = w.phases.data();
+  copies.width = in.width;
+  copies.height = in.height;
+  copies.out_width = c.out(b).width;
+  copies.stride_y = b.record->stride[0];
+  copies.stride_x = b.record->stride[1];
+  return copies;
+}
+
+void make_copies(const BuiltOp& b, const PhaseCopiesArgs& copies) {
+  if (b.window.phases.empty()) b.table->copy_taps(copies);
+  else b.table->copy_phases(copies);
+}
+
+float* copies_ahead(const Context& c, const BuiltOp& b) { return reinterpret_cast<float*>(c.in.arena.data() + b.window.ahead_at); }
+
+void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+  const Window& w = b.window;
+  const int64_t channels = c.v.values[b.record->inputs[0]].channels, in_block = b.pack->depth / static_cast<int64_t>(w.offsets.size());
+  const int64_t begin = tile * c.out(b).tile;
+  const float* x = c.view(b.record->inputs[0]).base;
+  const int lanes = b.table->lanes;
+  const std::vector<Panel>& all = panels(c, b, tile);
+  SpmmArgs a = product_args(c, b, tile);
+  if (w.ahead) {
+    for (const Panel& panel : all)
+      for (int block = 0; block < b.pack->blocks; ++block) {
+        a.x = reinterpret_cast<const char*>(copies_ahead(c, b) + block * in_block * w.channel_floats + begin + panel.at);
+        run_part(b, a, chunk, block, panel);
+      }
+    return;
+  }
+  PhaseCopiesArgs copies = copies_args(c, b);
   copies.y = scratch(in_block * w.channel_floats);
   // Copies are those of the panels [i, stop).
   for (size_t i = 0, stop; i < all.size(); i = stop) {
     stop = w.shared ? all.size() : i + 1;
     const int64_t at = all[i].at;
-    copies.first_vector = (tile * c.out(b).tile + at) / lanes;
+    copies.first_vector = (begin + at) / lanes;
     copies.vectors = (all[stop - 1].at - at + all[stop - 1].kernel->width) / lanes;
     for (int block = 0; block < b.pack->blocks; ++block) {
       copies.x = x + block * in_block * b.channel_stride;
       copies.channels = std::min(in_block, channels - block * in_block);
-      if (w.phases.empty()) b.table->copy_taps(copies);
-      else split_phases(c, b, copies);
+      make_copies(b, copies);
       for (size_t p = i; p < stop; ++p) {
         a.x = reinterpret_cast<const char*>(copies.y + all[p].at - at);
         run_part(b, a, chunk, block, all[p]);
@@ -119,6 +147,15 @@ void norm(const Context& c, const BuiltOp& b, int64_t tile) {
 }
 
 }  // namespace
+
+void copy_ahead(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop) {
+  PhaseCopiesArgs copies = copies_args(c, b);
+  copies.vectors = c.out(b).tiles * c.out(b).tile / b.table->lanes;
+  copies.x = c.view(b.record->inputs[0]).at(0, channel);
+  copies.channels = stop - channel;
+  copies.y = copies_ahead(c, b) + channel * b.window.channel_floats;
+  make_copies(b, copies);
+}
 
 void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
   switch (b.record->code) {

@@ -65,6 +65,7 @@ const KernelTable kTable = {
     from_tile<Simd>,
     pad<Simd>,
     copy_taps<Simd>,
+    copy_phases<Simd>,
     copy_strided<Simd>,
 };
 

@@ -1,40 +1,10 @@
-// Depthwise convolution and pooling, and what strided convolutions read.
+// Depthwise convolution and pooling.
 #include <algorithm>
 #include <limits>
 
 #include "run_context.h"
 
 namespace sparsec {
-
-// What copy_taps does, for a window with a stride.
-void split_phases(const Context& c, const BuiltOp& b, const TapCopiesArgs& a) {
-  const Layout& in = c.in.values[b.record->inputs[0]];
-  const Layout& out = c.out(b);
-  const int64_t sy = b.record->stride[0], sx = b.record->stride[1];
-  float* y = a.y;
-  for (ptrdiff_t channel = 0; channel < a.channels; ++channel)
-    for (ptrdiff_t k = 0; k < a.count; ++k) {
-      const auto [row, column] = b.window.phases[k];
-      // Output columns that find their input inside of its row.
-      const int64_t begin = std::min(out.width, column < 0 ? divide_up(-column, sx) : 0);
-      const int64_t end = std::clamp<int64_t>(in.width > column ? divide_up(in.width - column, sx) : 0, begin, out.width);
-      const int64_t first = a.first_vector * b.table->lanes, count = (a.vectors + a.copies[k].more) * b.table->lanes;
-      for (int64_t done = 0, r = first / out.width, at = first % out.width; done < count; ++r, at = 0) {
-        const int64_t n = std::min(count - done, out.width - at), from = row + sy * r;
-        float* line = y + done;
-        done += n;
-        if (from < 0 || from >= in.height) {
-          std::fill(line, line + n, 0.0f);
-          continue;
-        }
-        const int64_t low = std::clamp<int64_t>(begin - at, 0, n), high = std::clamp<int64_t>(end - at, low, n);
-        std::fill(line, line + low, 0.0f);
-        b.table->copy_strided(a.x + channel * a.channel_stride + from * in.width + column + sx * (at + low), sx, line + low, high - low);
-        std::fill(line + high, line + n, 0.0f);
-      }
-      y += (a.room + a.copies[k].more) * b.table->lanes;
-    }
-}
 
 namespace {
 
