@@ -283,10 +283,11 @@ class Builder {
     q.row_bytes = x.row_stride * 4;
     if (conv) place_taps(b, y, widest, q);
     const int64_t taps = conv ? static_cast<int64_t>(q.taps.size()) : 1;
-    int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
+    const int64_t panel = usual_panel(q.block_rows, y.columns);
+    int64_t floats = conv && b.window.shared ? 0 : panel;  // that a panel reads for a column of weights
     if (conv && b.window.shared)
       for (const TapCopy& copy : b.window.copies)
-        floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
+        floats = std::max(floats, (panel + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
@@ -295,6 +296,16 @@ class Builder {
     if (!by_tiles && y.tiles < parts)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(parts, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
     b.pack = cached_pack(q);
+  }
+
+  // The width of most panels of a product of so many columns, however these are cut into tiles: K blocks follow from
+  // it, and sums from them, which must not depend on the number of threads.
+  int64_t usual_panel(int block_rows, int64_t columns) const {
+    const KernelTable& table = *plan_.tables[0];
+    int64_t width = table.lanes;
+    for (int k = 0; k < table.spmm_count; ++k)
+      if (table.spmm[k].block_rows == block_rows && table.spmm[k].width <= 8 * table.lanes) width = std::max<int64_t>(width, table.spmm[k].width);
+    return std::min(width, round_up(std::max<int64_t>(columns, 1), table.lanes));
   }
 
   // Where the copies of a window lie.
