@@ -106,7 +106,7 @@ def runnable(
     the device's kernels.
     """
     try:
-        return backend.runner(root, manifest, threads), "device"
+        return backend.runner(root, manifest, threads, exact=True), "device"
     except UnsupportedTargetError:
         stand_in = backend.stand_in(root, manifest, threads)
     if stand_in is None:
