@@ -144,8 +144,9 @@ def _explained(error: Exception, where: str) -> SparsecError:
         operator = match["op"] or match["unknown"]
         node = f" (node {match['node']!r})" if match["node"] else ""
         return UnsupportedOpError(
-            f"{where}: ONNX Runtime has no kernel for the operator {operator}{node}, so the model "
-            "cannot be run here; compile it where that operator is registered",
+            f"{where}: ONNX Runtime has no kernel for the operator {operator}{node} on values of its "
+            "types, so the model cannot be run here; convert it to float32 or float16 if it is in "
+            "bfloat16, else compile it where that operator is registered",
             where=match["node"] or operator,
         )
     return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)

@@ -55,6 +55,7 @@ USAGE = [
         "cannot solve for a sparsity",
     ),
     (("bench", "A", "--threads", "0"), "at least 1"),
+    (("bench", "A", "--threads", "1,999999"), "at most 1024 threads"),
     (("bench", "A", "--threads", "two"), "no list of whole numbers"),
     (("passes", "nm42"), "did you mean 'nm4"),
     (("targets", "a10"), "did you mean 'a100'"),
