@@ -17,7 +17,6 @@ from sparsec.ir.errors import SparsecError, VerifyError
 from sparsec.ir.patterns import KEY, from_metadata
 
 MIN_OPSET = 7
-OWN_DOMAIN = "sparsec"
 _STANDARD = ("", "ai.onnx")
 
 

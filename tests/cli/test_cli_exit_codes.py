@@ -271,5 +271,15 @@ def test_a_result_that_cannot_be_printed_is_said(
     assert done.stderr == "sparsec: the result cannot be printed: No space left on device\n"
 
 
+def test_closed_streams_are_no_failure() -> None:
+    call = [sys.executable, "-m", "sparsec", "passes"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&- 2>&-', "sh", *call],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 def test_main_is_importable_without_side_effects() -> None:
     assert callable(main)

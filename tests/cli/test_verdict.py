@@ -2,6 +2,7 @@
 
 import pytest
 
+from sparsec.goals import Goal
 from sparsec.verdict import gained, no_gain
 
 DENSE = {"bytes": 1000, "macs": 1000}
@@ -47,3 +48,19 @@ def test_no_gain_has_a_reason_and_advice_that_was_not_taken_already(
     sentence = no_gain({"layers": layers}, {"speedup": 0.98})
     assert said in sentence
     assert unsaid not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "expected"),
+    [
+        ("perplexity=+0", 10.1, False),  # no number has a sign where it is zero
+        ("perplexity=+0", 9.9, True),
+        ("perplexity=+0.5", 10.4, True),
+        ("top1=-0", 9.9, False),
+        ("top1=-0", 10.1, True),
+    ],
+)
+def test_a_goal_that_allows_no_loss_keeps_its_direction(
+    text: str, after: float, expected: bool
+) -> None:
+    assert Goal.parse(text).check(10.0, after)["met"] is expected
