@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu import measurer, times
@@ -12,8 +13,10 @@ from sparsec.backends.cpu.backend import CpuBackend
 from sparsec.backends.cpu.times import Times
 from sparsec.backends.targets import CPU
 from sparsec.ir.codes import Code
+from sparsec.ir.patterns import Unstructured
 from tests.backends.cpu.layers import NEEDS_LIBRARY
 from tests.backends.cpu.test_backend import two_layers
+from tests.graphs import matmul, only_site
 
 pytestmark = NEEDS_LIBRARY
 
@@ -79,6 +82,13 @@ def test_a_close_race_of_whole_models_is_held_twice(
     codes = {row.code for row in lower(None).layers}
     assert (Code.MEASURED_FASTER in codes) is kept
     assert not list(left)
+
+
+def test_a_graph_without_anything_to_time_recalls_nothing(tmp_path: Path) -> None:
+    graph = matmul(np.eye(8, dtype=np.float16), dtype=TensorProto.FLOAT16)
+    only_site(graph).mark(Unstructured())
+    context = LowerContext([{"x": np.zeros((4, 8), np.float16)}], cache=tmp_path)
+    assert CpuBackend().lower(graph, CPU, context).notes == []
 
 
 @pytest.mark.parametrize("key", ["cpu", "isa", "library", "onnxruntime"])
