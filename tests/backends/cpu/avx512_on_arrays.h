@@ -150,6 +150,8 @@ inline float sum(Floats a) {
 #define _mm512_mask_storeu_ps avx512_on_arrays::store_masked
 #define _mm512_set1_ps avx512_on_arrays::set
 #define _mm512_set1_epi32 avx512_on_arrays::set_int
+#undef _mm512_setr_epi32
+#undef _mm512_setr_epi64
 #define _mm512_setr_epi32 avx512_on_arrays::list
 #define _mm512_setr_epi64 avx512_on_arrays::list_long
 #define _mm512_fmadd_ps avx512_on_arrays::fma
