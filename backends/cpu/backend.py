@@ -114,7 +114,7 @@ class CpuBackend(Backend):
         self, root: Path, manifest: Mapping[str, Any], threads: int | None
     ) -> Runner | None:
         """Run the plans of another kind of machine with this machine's kernels: plans know no machine."""
-        return None if why_no_library() else _with_own_library(root, threads, exact=True)
+        return None if why_no_library() else _with_own_library(root, threads, True)
 
 
 def _with_own_library(root: Path, threads: int | None, exact: bool) -> Runner:
