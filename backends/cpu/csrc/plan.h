@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -96,29 +97,31 @@ struct Layout {
   int64_t size = 0;                         // floats
 
   int64_t held_by(int64_t tile_index) const { return std::min(held, columns - tile_index * held); }
-  int64_t row_at(int64_t row) const { return row * width / held * tile_stride + row * width % held; }  // tiles hold whole rows
-  size_t offset = 0;                        // bytes into the arena
+  size_t offset = 0;  // bytes into the arena, or into memory of the thread
   int external = -1;  // index of the input that is used in place
-  bool local = false;  // lives within one tile of a step: the offset is into memory of the thread
+  int64_t slots = 0;  // tiles that memory of the thread has room for: tile t lies in slot t % slots; 0: all are in the arena
+
+  int64_t slot(int64_t tile_index) const { return slots ? tile_index % slots : tile_index; }
+  int64_t tile_of(int64_t row) const { return row * width / held; }  // tiles hold whole rows
+  int64_t row_at(int64_t row) const { return slot(tile_of(row)) * tile_stride + row * width % held; }
 };
 
 // How the taps of a convolution find their columns: from shifted copies of the input, made for each block of the
 // reduction so that a tap is a distance in the memory of the thread. Where a step of a row is whole vectors, the rows
 // of the window share a copy for each of its columns, made for a tile; else each tap has its own, made for a panel.
 struct Window {
+  // Of each copy where the window has a stride: it holds what output column (r, c) reads at input row
+  // `row + stride * r` and column `column + stride * c`, zero outside.
+  struct Phase {
+    int64_t row, column;
+  };
+  std::vector<Phase> phases;
   std::vector<TapCopy> copies;
   std::vector<std::vector<uint32_t>> masks;  // of each copy
   std::vector<int32_t> copy_of, offsets;     // of each tap: its copy, and where in it (floats)
   bool shared = false;
   int64_t room = 0;            // vectors of a copy, without its `more`
   int64_t channel_floats = 0;  // of all copies of a channel
-  // Strided windows read planes split off the input: plane i holds rows `remainder + stride * y` for
-  // y from `first`, columns `stride * x + shift`, zero outside.
-  struct Plane {
-    int64_t remainder, shift;
-  };
-  std::vector<Plane> planes;
-  int64_t first = 0, plane_rows = 0, plane_size = 0;
 };
 
 // A channel copied into planes with zero borders, one for each column phase of the stride, so that a
@@ -154,16 +157,26 @@ struct BuiltOp {
   Window window;
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
-  size_t planes_at = 0;     // bytes into the arena
-  int64_t channel_stride = 0;  // of the planes or the input, floats
+  int64_t channel_stride = 0;  // of the input of a window, floats
   float low = 0, high = 0;
 };
 
-// Operators [begin, end) that run one after the other on each tile (their tiles are the same), with no
-// waiting between them; or one operator on all of its output.
-struct Step {
+// Operators [begin, end) that run one after the other on each tile; their tiles are the same.
+struct Stage {
   uint32_t begin, end;
+  // Of each tile, where the first operator is a window over what the stage before makes: the tiles [first, second)
+  // that it reads.
+  std::vector<std::pair<int64_t, int64_t>> reads;
+};
+
+// What the threads do before they wait for each other: stages, each tile of which runs as soon as those that it reads
+// are there, so that these are still in the cache; or one operator on all of its output.
+struct Step {
+  std::vector<Stage> stages;
   bool tiles;
+
+  uint32_t begin() const { return stages.front().begin; }
+  uint32_t end() const { return stages.back().end; }
 };
 
 // A plan built for one set of input shapes: layouts, memory and packed weights. Used by one run at a
@@ -178,7 +191,7 @@ struct Instance {
   std::vector<Layout> values;
   std::vector<BuiltOp> ops;
   std::vector<Step> steps;
-  size_t local_floats = 0;  // of a thread, for the values of a step that are local
+  size_t local_floats = 0;  // of a thread, for values that no other step reads
   AlignedBytes arena;
 };
 
@@ -208,7 +221,15 @@ Shapes infer_shapes(const PlanView& view, const SparsecTensor* inputs);
 void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTensor* outputs);
 // plan_tiles.cc: how columns are cut into tiles, and tiles into panels of microkernels.
 int64_t first_cache();
-int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
+int64_t second_cache();
+// Part of the second cache for the tiles between windows that run depth first.
+constexpr double kKept = 0.7;
+// A plane that the second cache loses before it is read: measured, from a third more than its size on.
+inline bool is_large(int64_t floats) { return floats * 3 > second_cache(); }
+// A dense weight runs as blocks without gaps, higher blocks as several: with so many rows at once a vector of
+// columns or three fill the registers, and narrower panels read all weights more often.
+constexpr int kBlockRows = 4;
+int block_rows_of(const TensorRecord& t);
 const KernelTable* table_for(const Plan& plan, int64_t tile);
 // The kernel of this form, null if the table has none that fits.
 const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op);
@@ -216,7 +237,25 @@ struct Cut {
   int64_t held, tile;  // see Layout
   int64_t apart;       // tile_stride where tiles lie beside each other in planes
 };
-Cut choose_cut(const Plan& plan, const Shapes& shapes, int threads, int64_t columns);
+// Time of operators whose rows the threads share, waiting for each other after every one, in terms of an even cut. A
+// more uneven cut is run so.
+constexpr double kSplitByRows = 1.15;
+// Cuts of the values of a plan, by their number of columns: the one that costs the operators that make them least.
+class Cuts {
+ public:
+  Cuts(const Plan& plan, const Shapes& shapes, int threads) : plan_(plan), shapes_(shapes), threads_(threads) {}
+  const Cut& of(int64_t columns);
+
+ private:
+  Cut choose(int64_t columns);
+  double streaming(const OpRecord& op, int64_t input_rows, int64_t output_rows) const;
+  bool gaps_allowed(int64_t columns, int64_t row) const;
+
+  const Plan& plan_;
+  const Shapes& shapes_;
+  const int threads_;
+  std::map<int64_t, Cut> known_;
+};
 // How much longer the busiest of the threads works than all of them would on an even cut: 1 and more.
 double unevenness(int64_t columns, int64_t held, int threads);
 std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns);

@@ -35,8 +35,10 @@ class Builder {
     for (uint32_t i = 0; i < v_.header->op_count; ++i) prepare(i);
     group_steps(v_, threads_, *out_);
     for (const Step& s : out_->steps)
-      for (uint32_t i = s.begin; i < s.end; ++i)
+      for (uint32_t i = s.begin(); i < s.end(); ++i) {
         if (v_.ops[i].code == OpCode::kLinear || v_.ops[i].code == OpCode::kConv) prepare_product(out_->ops[i], s.tiles);
+        if (!out_->ops[i].padded.direct.empty()) find_rows(out_->ops[i]);
+      }
     place_values(v_, *out_);
     return std::move(out_);
   }
@@ -72,11 +74,12 @@ class Builder {
       out_->values[i].height = shapes_.values[i].height;
       out_->values[i].width = shapes_.values[i].width;
     }
+    Cuts cuts(plan_, shapes_, threads_);
     for (uint32_t i = 0; i < count; ++i) {
       auto& l = out_->values[i];
       if (v_.values[i].kind == ValueKind::kRaw) continue;
       const int64_t channels = v_.values[i].channels;
-      const Cut cut = choose_cut(plan_, shapes_, threads_, l.columns);
+      const Cut& cut = cuts.of(l.columns);
       l.held = cut.held;
       l.tile = cut.tile;
       l.tiles = divide_up(l.columns, l.held);
@@ -155,10 +158,16 @@ class Builder {
       }
       p.edges.push_back(any || (left && right) ? kAllMasked : left ? kLeftEdge : right ? kRightEdge : kInside);
     }
-    for (int64_t r = -op.pads[0]; r < stride * (y.height - 1) + op.kernel[0] - op.pads[0]; ++r)
-      p.rows.push_back(r >= 0 && r < x.height ? static_cast<int32_t>(x.external < 0 ? x.row_at(r) : r * x.width) : -1);
     p.zeros.assign(stride * (round_up(y.width, lanes) + lanes) + op.kernel[1], 0.0f);
     p.band = std::max<int64_t>(4, first_cache() / 2 / (y.width * 4) / 4 * 4);
+  }
+
+  void find_rows(BuiltOp& b) {
+    const OpRecord& op = *b.record;
+    const Layout& x = out_->values[op.inputs[0]];
+    const int64_t last = int64_t{op.stride[0]} * (out_->values[op.output].height - 1) + op.kernel[0] - op.pads[0];
+    for (int64_t r = -op.pads[0]; r < last; ++r)
+      b.padded.rows.push_back(r >= 0 && r < x.height ? static_cast<int32_t>(x.external < 0 ? x.row_at(r) : r * x.width) : -1);
   }
 
   void prepare_padded(BuiltOp& b, const Layout& x, const Layout& y) {
@@ -210,30 +219,30 @@ class Builder {
     Window& w = b.window;
     const int lanes = b.table->lanes;
     const bool masked = op.stride[0] == 1 && op.stride[1] == 1 && y.width == x.width;
-    // Column p of a tap is source[p + from].
+    // Taps of one source differ by whole rows of outputs only: column p of a tap is that of its source at p + from.
     struct Tap {
-      int64_t source, from;
+      Window::Phase source;
+      int64_t from;
     };
     std::vector<Tap> taps;
-    if (masked) {  // input and output pixels are numbered alike
-      for (int ky = 0; ky < op.kernel[0]; ++ky)
-        for (int kx = 0; kx < op.kernel[1]; ++kx)
-          taps.push_back({kx, (int64_t{ky} * op.dilation[0] - op.pads[0]) * x.width + int64_t{kx} * op.dilation[1] - op.pads[1]});
-      b.channel_stride = x.row_stride;
-    } else {
-      const std::vector<int64_t> starts = strided_planes(b, y);
-      for (int64_t at : starts) taps.push_back({at / w.plane_size, at});
-    }
-    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] * y.width;
+    for (int ky = 0; ky < op.kernel[0]; ++ky)
+      for (int kx = 0; kx < op.kernel[1]; ++kx) {
+        const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0], column = int64_t{kx} * op.dilation[1] - op.pads[1];
+        const int64_t q = row >= 0 ? row / op.stride[0] : -divide_up(-row, op.stride[0]);
+        taps.push_back({{row - q * op.stride[0], column}, q * y.width + (masked ? column : 0)});
+      }
+    b.channel_stride = x.row_stride;
+    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] / op.stride[0] * y.width;
     const auto& t = v_.tensors[op.weight];
     const double uses = static_cast<double>(t.count) / static_cast<double>(t.columns);
     w.shared = op.kernel[0] > 1 && reach <= y.tile && (op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
     std::vector<int64_t> first;  // tap of each copy
     for (size_t t = 0; t < taps.size(); ++t) {
       size_t k = 0;
-      while (k < first.size() && !(w.shared && taps[first[k]].source == taps[t].source)) ++k;
+      while (k < first.size() && !(w.shared && taps[first[k]].source.row == taps[t].source.row && taps[first[k]].source.column == taps[t].source.column)) ++k;
       if (k == first.size()) {
         first.push_back(static_cast<int64_t>(t));
+        if (!masked) w.phases.push_back({taps[t].source.row + taps[t].from / y.width * op.stride[0], taps[t].source.column});
         w.copies.push_back({taps[t].from, 0, nullptr});
       }
       w.copies[k].more = std::max<ptrdiff_t>(w.copies[k].more, divide_up(taps[t].from - w.copies[k].from, lanes));
@@ -252,39 +261,6 @@ class Builder {
       w.masks.push_back(std::move(masks));
       w.copies[k].masks = w.masks.back().data();
     }
-  }
-
-  // Planes split off the input, and where in them each tap begins. Tap (ky, kx) of output row r reads input row
-  // stride * (r + q) + remainder.
-  std::vector<int64_t> strided_planes(BuiltOp& b, const Layout& y) {
-    const OpRecord& op = *b.record;
-    Window& w = b.window;
-    const int64_t sy = op.stride[0];
-    int64_t first = 0, last = 0;
-    for (int ky = 0; ky < op.kernel[0]; ++ky) {
-      const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
-      const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
-      first = ky ? std::min(first, q) : q;
-      last = ky ? std::max(last, q) : q;
-    }
-    w.first = first;
-    w.plane_rows = y.height + last - first;
-    w.plane_size = round_up(w.plane_rows * y.width, 16);
-    std::vector<int64_t> starts;
-    for (int ky = 0; ky < op.kernel[0]; ++ky)
-      for (int kx = 0; kx < op.kernel[1]; ++kx) {
-        const int64_t row = int64_t{ky} * op.dilation[0] - op.pads[0];
-        const int64_t q = row >= 0 ? row / sy : -((-row + sy - 1) / sy);
-        const Window::Plane plane{row - q * sy, int64_t{kx} * op.dilation[1] - op.pads[1]};
-        size_t at = 0;
-        while (at < w.planes.size() && (w.planes[at].remainder != plane.remainder || w.planes[at].shift != plane.shift)) ++at;
-        if (at == w.planes.size()) w.planes.push_back(plane);
-        starts.push_back(static_cast<int64_t>(at) * w.plane_size + (q - first) * y.width);
-      }
-    // A tile may reach beyond the last pixel: leave room behind the last plane of a channel.
-    b.channel_stride = static_cast<int64_t>(w.planes.size()) * w.plane_size + y.tile;
-    if (b.channel_stride >= (int64_t{1} << 29)) fail("a window needs planes that are too large");
-    return starts;
   }
 
   void prepare_product(BuiltOp& b, bool by_tiles) {
@@ -307,10 +283,11 @@ class Builder {
     q.row_bytes = x.row_stride * 4;
     if (conv) place_taps(b, y, widest, q);
     const int64_t taps = conv ? static_cast<int64_t>(q.taps.size()) : 1;
-    int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
+    const int64_t panel = usual_panel(q.block_rows, y.columns);
+    int64_t floats = conv && b.window.shared ? 0 : panel;  // that a panel reads for a column of weights
     if (conv && b.window.shared)
       for (const TapCopy& copy : b.window.copies)
-        floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
+        floats = std::max(floats, (panel + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
@@ -319,6 +296,16 @@ class Builder {
     if (!by_tiles && y.tiles < parts)
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(parts, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
     b.pack = cached_pack(q);
+  }
+
+  // The width of most panels of a product of so many columns, however these are cut into tiles: K blocks follow from
+  // it, and sums from them, which must not depend on the number of threads.
+  int64_t usual_panel(int block_rows, int64_t columns) const {
+    const KernelTable& table = *plan_.tables[0];
+    int64_t width = table.lanes;
+    for (int k = 0; k < table.spmm_count; ++k)
+      if (table.spmm[k].block_rows == block_rows && table.spmm[k].width <= 8 * table.lanes) width = std::max<int64_t>(width, table.spmm[k].width);
+    return std::min(width, round_up(std::max<int64_t>(columns, 1), table.lanes));
   }
 
   // Where the copies of a window lie.

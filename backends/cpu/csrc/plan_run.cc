@@ -57,22 +57,44 @@ class Run {
   }
 
   void step(const Step& s) {
-    const BuiltOp& first = c_.in.ops[s.begin];
+    const BuiltOp& first = c_.in.ops[s.begin()];
     const Layout& l = c_.out(first);
     if (l.columns == 0) return;
-    if (!first.window.planes.empty()) each(c_.v.values[first.record->inputs[0]].channels, [&](int64_t r) { split_planes(c_, first, r); });
-    if (s.tiles) {
-      const bool alone = parallel_.threads() == 1;
-      each(l.tiles, [&](int64_t tile) {
-        for (uint32_t i = s.begin; i < s.end; ++i) {
-          run_tile(c_, c_.in.ops[i], tile, 0);
-          if (alone) lap(i);
-        }
-      });
-    } else {
-      whole(first);
+    if (!s.tiles) whole(first);
+    else if (s.stages.size() == 1) each(l.tiles, [&](int64_t tile) { stage(s.stages[0], tile); });
+    else depth_first(s);
+    lap(s.end() - 1);
+  }
+
+  void stage(const Stage& g, int64_t tile) {
+    for (uint32_t i = g.begin; i < g.end; ++i) {
+      run_tile(c_, c_.in.ops[i], tile, 0);
+      if (parallel_.threads() == 1) lap(i);
     }
-    lap(s.end - 1);
+  }
+
+  // Each thread makes its part of the last stage and, whenever that wants them, the tiles of the stages before.
+  void depth_first(const Step& s) {
+    const int64_t tiles = c_.out(c_.in.ops[s.stages.back().begin]).tiles, parts = std::min<int64_t>(tiles, parallel_.threads());
+    const auto part = [&](int64_t p) {
+      std::vector<int64_t> next(s.stages.size(), -1);  // tile of each stage
+      next.back() = tiles * p / parts;
+      make(s, s.stages.size() - 1, tiles * (p + 1) / parts, next);
+    };
+    if (parts == 1) return part(0);
+    auto task = [&](size_t t) { part(static_cast<int64_t>(t)); };
+    parallel_.run(parts, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
+  }
+
+  void make(const Step& s, size_t level, int64_t stop, std::vector<int64_t>& next) {
+    for (; next[level] < stop; ++next[level]) {
+      if (level > 0) {
+        const auto [first, last] = s.stages[level].reads[next[level]];
+        if (next[level - 1] < 0) next[level - 1] = first;
+        make(s, level - 1, last, next);
+      }
+      stage(s.stages[level], next[level]);
+    }
   }
 
   // One operator on all of its output.

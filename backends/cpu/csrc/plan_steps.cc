@@ -7,9 +7,8 @@
 namespace sparsec {
 namespace {
 
-// A tile more than its share keeps one thread busy while the others wait: up to here that is cheaper than to
-// wait after every operator.
-constexpr double kMostUneven = 1.2;
+// How many tiles more than there are may be made where threads meet.
+constexpr double kMostRepeated = 1.15;
 
 bool reads_planes(OpCode code) { return code == OpCode::kConv || code == OpCode::kDepthwise; }
 
@@ -53,61 +52,186 @@ size_t fit(const std::vector<Item>& items) {
 
 size_t bytes(int64_t floats) { return static_cast<size_t>(round_up(floats * 4 + 256, 256)); }
 
+// Puts stages one after another into a step where a depthwise window reads what the stage before makes, so that the
+// plane between them, too large for the second cache, never exists as a whole.
+class DepthFirst {
+ public:
+  DepthFirst(const PlanView& v, int threads, Instance& out) : v_(v), threads_(threads), out_(out), readers_(v.header->value_count, 0), made_by_(v.header->value_count, kNone) {
+    for (uint32_t i = 0; i < v.header->op_count; ++i) {
+      made_by_[v.ops[i].output] = i;
+      for (uint32_t in : v.ops[i].inputs)
+        if (in != kNone) ++readers_[in];
+    }
+    for (uint32_t i = 0; i < v.header->output_count; ++i) ++readers_[v.outputs[i]];
+  }
+
+  std::vector<Step> run(const std::vector<Step>& alone) {
+    for (const Step& step : alone) {
+      if (!done_.empty() && join(step.stages[0])) continue;
+      done_.push_back(step);
+      held_ = 0;
+    }
+    return std::move(done_);
+  }
+
+ private:
+  bool join(const Stage& stage) {
+    const BuiltOp& window = out_.ops[stage.begin];
+    const uint32_t between = window.record->inputs[0], maker = made_by_[between];
+    Step& before = done_.back();
+    if (!before.tiles || window.record->code != OpCode::kDepthwise || !window.by_rows || window.padded.packed) return false;
+    if (maker == kNone || maker + 1 != before.end() || readers_[between] != 1) return false;
+    Layout& x = out_.values[between];
+    const Layout& y = out_.values[window.record->output];
+    if (!is_large(x.columns * v_.values[between].channels / threads_) || x.held % x.width) return false;
+
+    Stage next = stage;
+    int64_t slots = 1;
+    for (int64_t t = 0; t < y.tiles; ++t) {
+      next.reads.push_back(tiles_read(*window.record, x, y, t));
+      slots = std::max(slots, next.reads.back().second - next.reads.back().first);
+    }
+    const size_t ring = bytes(slots * x.tile_stride * v_.values[between].channels);
+    if (ring > kKept * second_cache()) return false;
+    if (private_but(before.stages.back(), between) && held_ + ring <= kKept * second_cache()) {
+      before.stages.push_back(next);
+      if (!repeats(before)) {
+        held_ += ring;
+        keep(x, slots);
+        return true;
+      }
+      before.stages.pop_back();
+    }
+    // Only the operator that makes the plane, without those before it.
+    Step step{{{maker, maker + 1, {}}, next}, true};
+    if (repeats(step)) return false;
+    if (before.stages.back().begin == maker) {
+      if (before.stages.size() > 1) return false;  // it makes what another window of this step reads
+      done_.pop_back();
+    } else {
+      before.stages.back().end = maker;
+    }
+    done_.push_back(step);
+    held_ = ring;
+    keep(x, slots);
+    return true;
+  }
+
+  static std::pair<int64_t, int64_t> tiles_read(const OpRecord& op, const Layout& x, const Layout& y, int64_t tile) {
+    const int64_t begin = tile * y.held / y.width, end = std::min(y.height, begin + y.held / y.width);
+    const int64_t first = std::max<int64_t>(0, begin * op.stride[0] - op.pads[0]);
+    const int64_t last = std::min(x.height - 1, (end - 1) * op.stride[0] + op.kernel[0] - 1 - op.pads[0]);
+    return first > last ? std::pair<int64_t, int64_t>(0, 0) : std::pair(x.tile_of(first), x.tile_of(last) + 1);
+  }
+
+  // Nobody outside of a stage reads what it makes, but for one value.
+  bool private_but(const Stage& stage, uint32_t value) const {
+    std::vector<int> left = readers_;
+    for (uint32_t i = stage.begin; i < stage.end; ++i)
+      for (uint32_t in : v_.ops[i].inputs)
+        if (in != kNone) --left[in];
+    for (uint32_t i = stage.begin; i < stage.end; ++i)
+      if (v_.ops[i].output != value && left[v_.ops[i].output]) return false;
+    return true;
+  }
+
+  // Threads share the tiles of the last stage, and each makes all that its own read: tiles at the borders are made twice.
+  bool repeats(const Step& step) const {
+    const int64_t tiles = out_.values[v_.ops[step.begin()].output].tiles;
+    int64_t made = 0;
+    for (int64_t t = 0; t < threads_; ++t) {
+      const int64_t last = out_.values[v_.ops[step.stages.back().begin].output].tiles;
+      std::pair<int64_t, int64_t> range{last * t / threads_, last * (t + 1) / threads_};
+      for (size_t s = step.stages.size() - 1; s > 0 && range.first < range.second; --s)
+        range = {step.stages[s].reads[range.first].first, step.stages[s].reads[range.second - 1].second};
+      made += range.second - range.first;
+    }
+    return static_cast<double>(made) > kMostRepeated * static_cast<double>(tiles);
+  }
+
+  void keep(Layout& x, int64_t slots) {
+    x.slots = slots;
+    x.row_stride = slots * x.tile_stride;
+    if (x.row_stride % 1024 == 0) x.row_stride += 16;
+    x.size = 0;
+  }
+
+  const PlanView& v_;
+  const int threads_;
+  Instance& out_;
+  std::vector<int> readers_;
+  std::vector<uint32_t> made_by_;
+  std::vector<Step> done_;
+  size_t held_ = 0;  // bytes of the last step's planes
+};
+
 }  // namespace
 
 void group_steps(const PlanView& v, int threads, Instance& out) {
   std::vector<int64_t> made_in(v.header->value_count, -1);  // step that makes a value
+  std::vector<Step> alone;
   for (uint32_t i = 0; i < v.header->op_count; ++i) {
     const OpRecord& op = v.ops[i];
     const Layout& l = out.values[op.output];
-    const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kMostUneven;
-    bool joins = tiles && !out.steps.empty() && out.steps.back().tiles && out.ops[i].window.planes.empty();
+    const bool tiles = tile_wise(out.ops[i]) && unevenness(l.columns, l.held, threads) <= kSplitByRows;
+    bool joins = tiles && !alone.empty() && alone.back().tiles;
     if (joins) {
-      const Layout& current = out.values[v.ops[out.steps.back().begin].output];
+      const Layout& current = out.values[v.ops[alone.back().begin()].output];
       joins = current.columns == l.columns && current.held == l.held;
-      const auto here = static_cast<int64_t>(out.steps.size()) - 1;
+      const auto here = static_cast<int64_t>(alone.size()) - 1;
       if (reads_planes(op.code) && made_in[op.inputs[0]] == here) joins = false;
     }
-    if (joins) out.steps.back().end = i + 1;
-    else out.steps.push_back({i, i + 1, tiles});
-    made_in[op.output] = static_cast<int64_t>(out.steps.size()) - 1;
+    if (joins) alone.back().stages[0].end = i + 1;
+    else alone.push_back({{{i, i + 1, {}}}, tiles});
+    made_in[op.output] = static_cast<int64_t>(alone.size()) - 1;
   }
+  out.steps = DepthFirst(v, threads, out).run(alone);
 }
 
 void place_values(const PlanView& v, Instance& out) {
   const uint32_t count = v.header->value_count;
-  const auto steps = static_cast<int64_t>(out.steps.size());
-  // First and last operator, and first and last step, that touch a value.
-  std::vector<int64_t> made(count, -1), used(count, -1), begin(count, -1), end(count, -1);
+  // Operator that makes a value and the last one that reads it; stages and steps of both, numbered from the first.
+  std::vector<int64_t> made(count, -1), used(count, -1), stage_made(count, -1), stage_used(count, -1), begin(count, -1), end(count, -1);
   std::vector<bool> planes(count, false);
+  int64_t stage = 0;
+  const auto steps = static_cast<int64_t>(out.steps.size());
   for (int64_t s = 0; s < steps; ++s)
-    for (uint32_t i = out.steps[s].begin; i < out.steps[s].end; ++i) {
-      const OpRecord& op = v.ops[i];
-      made[op.output] = i;
-      begin[op.output] = s;
-      const auto touch = [&](uint32_t value) {
-        used[value] = std::max<int64_t>(used[value], i);
-        end[value] = std::max(end[value], s);
-      };
-      touch(op.output);
-      for (uint32_t in : op.inputs)
-        if (in != kNone) touch(in);
-      if (!tile_wise(out.ops[i]) || reads_planes(op.code)) planes[op.inputs[0]] = true;
+    for (const Stage& g : out.steps[s].stages) {
+      for (uint32_t i = g.begin; i < g.end; ++i) {
+        const OpRecord& op = v.ops[i];
+        made[op.output] = i;
+        stage_made[op.output] = stage;
+        begin[op.output] = s;
+        const auto touch = [&](uint32_t value) {
+          used[value] = std::max<int64_t>(used[value], i);
+          stage_used[value] = std::max(stage_used[value], stage);
+          end[value] = std::max(end[value], s);
+        };
+        touch(op.output);
+        for (uint32_t in : op.inputs)
+          if (in != kNone) touch(in);
+        if (!tile_wise(out.ops[i]) || reads_planes(op.code)) planes[op.inputs[0]] = true;
+      }
+      ++stage;
     }
   for (uint32_t i = 0; i < v.header->output_count; ++i) end[v.outputs[i]] = steps;
 
   std::vector<Item> items, local;
   for (uint32_t i = 0; i < count; ++i) {
     Layout& l = out.values[i];
+    const uint32_t channels = v.values[i].channels;
+    if (l.slots) {  // as long as its step
+      const Step& step = out.steps[begin[i]];
+      local.push_back({step.begin(), step.end(), bytes(l.row_stride * channels), &l.offset});
+      continue;
+    }
     if (!l.size) continue;
-    l.local = begin[i] >= 0 && begin[i] == end[i] && out.steps[begin[i]].tiles && !planes[i] && l.row_stride == l.tile;
-    if (l.local) local.push_back({made[i], used[i], bytes(l.tile * v.values[i].channels), &l.offset});
-    else items.push_back({begin[i], end[i], bytes(l.size), &l.offset});
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    BuiltOp& b = out.ops[out.steps[s].begin];
-    if (b.record->code == OpCode::kConv && !b.window.planes.empty())
-      items.push_back({s, s, bytes(b.channel_stride * v.values[b.record->inputs[0]].channels), &b.planes_at});
+    if (begin[i] >= 0 && stage_made[i] == stage_used[i] && end[i] == begin[i] && out.steps[begin[i]].tiles && !planes[i] && l.row_stride == l.tile) {
+      l.slots = 1;
+      local.push_back({made[i], used[i], bytes(l.tile * channels), &l.offset});
+    } else {
+      items.push_back({begin[i], end[i], bytes(l.size), &l.offset});
+    }
   }
   out.local_floats = fit(local) / 4;
   const size_t total = fit(items);

@@ -11,8 +11,10 @@ namespace {
 
 // Columns of a tile; more where all channels of them still fit the second cache, so that windows share more rows.
 constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
-// Time of operators that all threads work on one by one, in terms of an even cut.
-constexpr double kSplitByRows = 1.12;
+// Time to write a float beyond the second cache and to read it from there, in multiply-adds of the roof.
+constexpr double kStream = 20.0;
+// Rows of the other side's tiles where a window has a stride: its cut is chosen apart.
+constexpr int64_t kFewRows = 2;
 
 // Time per multiply-add of a panel of v vectors, relative to the roof, as measured: one row at a time pays for
 // the load of its weight, and a wide panel fills the first cache with fewer channels; blocks need chains
@@ -77,8 +79,6 @@ int64_t first_cache() {
 #endif
 }
 
-namespace {
-
 int64_t second_cache() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
   static const int64_t size = cache_size(_SC_LEVEL2_CACHE_SIZE, 512, 256, 4096);
@@ -88,9 +88,9 @@ int64_t second_cache() {
 #endif
 }
 
-}  // namespace
-
-int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
+int block_rows_of(const TensorRecord& t) {
+  return t.kind == TensorKind::kDense ? kBlockRows : std::min(static_cast<int>(t.block_rows), kBlockRows);
+}
 
 const KernelTable* table_for(const Plan& plan, int64_t tile) {
   for (const KernelTable* t : plan.tables)
@@ -128,72 +128,94 @@ double unevenness(int64_t columns, int64_t held, int threads) {
   return static_cast<double>(most * threads) / static_cast<double>(columns);
 }
 
-namespace {
-
 // Rows of an image whose row length is no multiple of a vector can be kept in tiles with a gap behind each, if
 // whoever reads windows of them asks where a row lies.
-bool gaps_allowed(const Plan& plan, const Shapes& shapes, int64_t columns, int64_t row) {
-  if (!row || 2 * row <= plan.tables[0]->lanes) return false;  // several rows in a vector: no gaps
-  for (uint32_t i = 0; i < plan.view.header->op_count; ++i) {
-    const OpRecord& op = plan.view.ops[i];
-    const bool reads = shapes.values[op.inputs[0]].columns == columns, makes = shapes.values[op.output].columns == columns;
-    if (op.code == OpCode::kDepthwise && reads && !find_depthwise(*plan.tables[0], DepthwiseForm::kDirect, op)) return false;
+bool Cuts::gaps_allowed(int64_t columns, int64_t row) const {
+  if (!row || 2 * row <= plan_.tables[0]->lanes) return false;  // several rows in a vector: no gaps
+  for (uint32_t i = 0; i < plan_.view.header->op_count; ++i) {
+    const OpRecord& op = plan_.view.ops[i];
+    const bool reads = shapes_.values[op.inputs[0]].columns == columns, makes = shapes_.values[op.output].columns == columns;
+    if (op.code == OpCode::kDepthwise && reads && !find_depthwise(*plan_.tables[0], DepthwiseForm::kDirect, op)) return false;
     if (op.code == OpCode::kMaxPool && reads) return false;
     if (op.code == OpCode::kConv && (reads || makes)) return false;
   }
   return true;
 }
 
-}  // namespace
+// Time to write and read the input of a depthwise window that stays in the second cache neither as a whole nor, in
+// tiles of so many rows, as what a tile of so many output rows reads.
+double Cuts::streaming(const OpRecord& op, int64_t input_rows, int64_t output_rows) const {
+  const Shape& x = shapes_.values[op.inputs[0]];
+  const int64_t channels = plan_.view.values[op.inputs[0]].channels, rows = (output_rows - 1) * op.stride[0] + op.kernel[0];
+  if (!is_large(x.columns * channels / threads_)) return 0;
+  // Tiles that a stretch of rows lies in may reach beyond it on either side.
+  const int64_t live = std::min(x.height, round_up(rows - 1, input_rows) + input_rows);
+  const bool stays = static_cast<double>(live * x.width * channels * 4) <= kKept * static_cast<double>(second_cache());
+  return stays ? 0 : kStream * static_cast<double>(x.columns * channels);
+}
 
-// The cut that costs the operators whose outputs have so many columns least.
-Cut choose_cut(const Plan& plan, const Shapes& shapes, int threads, int64_t columns) {
-  const PlanView& view = plan.view;
-  const int64_t step = plan.tables.back()->lanes;
+const Cut& Cuts::of(int64_t columns) {
+  const auto found = known_.find(columns);
+  return found != known_.end() ? found->second : known_.emplace(columns, choose(columns)).first->second;
+}
+
+Cut Cuts::choose(int64_t columns) {
+  const PlanView& view = plan_.view;
+  const int64_t step = plan_.tables.back()->lanes;
   std::deque<std::pair<std::pair<const KernelTable*, int>, Cover>> covers;
   int64_t row = 0, channels = 1;  // of the images that a depthwise window makes
   for (uint32_t i = 0; i < view.header->value_count; ++i) {
     const int64_t hint = view.values[i].tile_hint;
-    if (shapes.values[i].columns == columns && hint && hint % step == 0) return {hint, hint, hint};
+    if (shapes_.values[i].columns == columns && hint && hint % step == 0) return {hint, hint, hint};
   }
   for (uint32_t i = 0; i < view.header->op_count; ++i) {
-    const Shape& y = shapes.values[view.ops[i].output];
+    const Shape& y = shapes_.values[view.ops[i].output];
     if (view.ops[i].code != OpCode::kDepthwise || y.columns != columns) continue;
     row = y.width;
     channels = std::max<int64_t>(channels, view.values[view.ops[i].output].channels);
+  }
+  std::vector<std::pair<const OpRecord*, int64_t>> readers;  // windows that make smaller images from these, and the rows of their tiles
+  for (uint32_t i = 0; i < view.header->op_count; ++i) {
+    const OpRecord& op = view.ops[i];
+    const Shape& y = shapes_.values[op.output];
+    if (op.code == OpCode::kDepthwise && shapes_.values[op.inputs[0]].columns == columns && y.columns < columns && y.columns > 0)
+      readers.emplace_back(&op, std::max<int64_t>(1, of(y.columns).held / y.width));
   }
   const auto cover = [&](const KernelTable* table, int block_rows) -> const Cover& {
     for (const auto& [key, value] : covers)
       if (key == std::pair(table, block_rows)) return value;
     return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, 1, kWidestTile)).second;
   };
-  const bool gaps = gaps_allowed(plan, shapes, columns, row);
+  const bool gaps = gaps_allowed(columns, row);
   Cut best{step, step, step};
   double best_cost = 1e300;
   const auto consider = [&](int64_t held) {
     const int64_t width = round_up(held, step);
     const int64_t tiles = std::max<int64_t>(1, divide_up(columns, held)), rest = columns - (tiles - 1) * held;
-    const KernelTable* table = table_for(plan, width);
+    const KernelTable* table = table_for(plan_, width);
     const bool rows = row && (tiles == 1 || held % row == 0);
     double cost = 1e-3 * static_cast<double>(tiles * width);  // decides where there are no products at all
     for (uint32_t i = 0; i < view.header->op_count; ++i) {
       const auto& op = view.ops[i];
-      if (op.weight == kNone || shapes.values[op.output].columns != columns) continue;
+      if (op.weight == kNone || shapes_.values[op.output].columns != columns) continue;
       const auto& t = view.tensors[op.weight];
       if (op.code == OpCode::kDepthwise) {
         // Input rows are loaded once for all rows of a tile; what has no whole rows is copied once more.
-        const double reach = op.kernel[0] - 1, kept = rows ? std::min<double>(held / row, shapes.values[op.output].height) : 1.0;
-        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + 0.5 * reach / kept : 5.0);
+        const double reach = op.kernel[0] - 1, kept = rows ? std::min<double>(held / row, shapes_.values[op.output].height) : 1.0;
+        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + reach / kept : 5.0);
+        if (rows) cost += streaming(op, op.stride[0] == 1 ? static_cast<int64_t>(kept) : kFewRows, static_cast<int64_t>(kept));
         continue;
       }
       const Cover& costs = cover(table, block_rows_of(t));
       const double one = costs.cost[divide_up(held, table->lanes)], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
       cost += static_cast<double>(t.count) * t.block_rows * (one * static_cast<double>(tiles - 1) + last);
     }
-    if (table != plan.tables[0]) cost *= 1.3;  // shorter vectors
+    for (const auto& [op, output_rows] : readers)
+      if (rows) cost += streaming(*op, std::max<int64_t>(1, held / row), output_rows);
+    if (table != plan_.tables[0]) cost *= 1.3;  // shorter vectors
     if (crowds_sets(table, width)) cost *= 1.1;
     // On a cut too uneven operators are split by rows, and the threads wait for each other after every one.
-    cost *= std::min(unevenness(columns, held, threads), kSplitByRows);
+    cost *= std::min(unevenness(columns, held, threads_), kSplitByRows);
     if (cost < best_cost * 0.999) {
       best_cost = cost;
       // No cache line belongs to two tiles: they are written by different threads.

@@ -18,9 +18,9 @@ struct Context {
 
   View view(uint32_t value) const {
     const Layout& l = in.values[value];
-    if (l.external >= 0) return {inputs[l.external].data + image * l.columns * v.values[value].channels, l.tile_stride, l.row_stride};
-    if (l.local) return {tile_memory(in.local_floats) + l.offset / 4, 0, l.row_stride};
-    return {reinterpret_cast<float*>(in.arena.data() + l.offset), l.tile_stride, l.row_stride};
+    if (l.external >= 0) return {inputs[l.external].data + image * l.columns * v.values[value].channels, l};
+    if (l.slots) return {tile_memory(in.local_floats) + l.offset / 4, l};
+    return {reinterpret_cast<float*>(in.arena.data() + l.offset), l};
   }
   const Layout& out(const BuiltOp& b) const { return in.values[b.record->output]; }
   int64_t channels(const BuiltOp& b) const { return v.values[b.record->output].channels; }
@@ -43,7 +43,7 @@ inline void copy_columns(const View& v, int64_t tile, int64_t row, int64_t begin
 void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk);
 
 // window_ops.cc
-void split_planes(const Context& c, const BuiltOp& b, int64_t channel);      // before a strided convolution
+void split_phases(const Context& c, const BuiltOp& b, const TapCopiesArgs& copies);
 void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile);       // b.by_rows: tiles hold whole rows
 void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel);

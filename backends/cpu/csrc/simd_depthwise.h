@@ -31,6 +31,16 @@ inline __attribute__((always_inline)) void load_tap(const float* x, const uint32
   }
 }
 
+// Adds what one row of a window gives to a vector of outputs. A row is summed apart: chains of K multiply-adds that
+// do not wait for each other. Every form of the kernels adds in this order, so that all give the same bits.
+template <class S, int K>
+inline __attribute__((always_inline)) void add_row(const typename S::Vec* w, const typename S::Vec* taps, bool first, typename S::Vec bias, typename S::Vec& sum) {
+  typename S::Vec row = first ? S::fma(w[0], taps[0], bias) : S::mul(w[0], taps[0]);
+#pragma GCC unroll 5
+  for (int k = 1; k < K; ++k) row = S::fma(w[k], taps[k], row);
+  sum = first ? row : S::add(sum, row);
+}
+
 // One vector of columns down all rows. An input row is loaded once and added to every output row that it reaches:
 // sums[j] is that of the j-th oldest row under way, which the loop hands down as rows are finished.
 template <class S, int K, int Stride, int Edge>
@@ -47,8 +57,6 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
     if (K == 3) S::keep(w[t]);  // in registers: a store might change memory
   }
   const Vec bias = S::set1(*d.bias), low_bound = S::set1(d.low), high_bound = S::set1(d.high);
-#pragma GCC unroll 5
-  for (int j = 0; j < kUnderWay; ++j) sums[j] = bias;
   const ptrdiff_t width = d.width, rows = d.rows;
   const float* const x = d.x - d.left + c * Stride;
   const float* const zeros = d.zeros;
@@ -65,13 +73,11 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
       __builtin_prefetch(in + 32);  // planes lie in the third cache
       Vec taps[K];
 #pragma GCC unroll 5
-      for (int k = 0; k < K; ++k) {
-        load_tap<S, K, Stride, Edge>(in, inside, k, taps);
+      for (int k = 0; k < K; ++k) load_tap<S, K, Stride, Edge>(in, inside, k, taps);
 #pragma GCC unroll 5
-        for (int j = 0; j < kUnderWay; ++j) {
-          const int ky = Stride * (kUnderWay - 1 - phase - j) + phase;  // phase 1 comes after the hand-down
-          if (ky >= 0 && ky < K && j + phase >= low && j + phase < high) sums[j] = S::fma(w[ky * K + k], taps[k], sums[j]);
-        }
+      for (int j = 0; j < kUnderWay; ++j) {
+        const int ky = Stride * (kUnderWay - 1 - phase - j) + phase;  // phase 1 comes after the hand-down
+        if (ky >= 0 && ky < K && j + phase >= low && j + phase < high) add_row<S, K>(w + ky * K, taps, ky == 0, bias, sums[j]);
       }
       if (phase != 0) continue;
       if (low == 0 && r >= 0) {
@@ -82,12 +88,15 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
       }
 #pragma GCC unroll 5
       for (int j = 0; j + 1 < kUnderWay; ++j) sums[j] = sums[j + 1];
-      sums[kUnderWay - 1] = bias;
     }
     ++r;
   };
-  if (rows < kUnderWay) {
-    while (r < rows) advance(0, kUnderWay);
+  // Few rows: all of them are under way at once, and every bound is a constant.
+#pragma GCC unroll 4
+  for (int few = 1; few < kUnderWay; ++few) {
+    if (rows != few) continue;
+#pragma GCC unroll 9
+    for (int n = kUnderWay - 1; n > -few; --n) advance(n > 0 ? n : 0, few + n < kUnderWay ? few + n : kUnderWay);
     return;
   }
 #pragma GCC unroll 5
@@ -106,15 +115,15 @@ ptrdiff_t packed_rows(const DepthwiseArgs& d, const typename S::Vec* w, ptrdiff_
     const float* x = d.x + (d.top + row) * d.line - d.left;
     const uint32_t* masks = d.masks + row * K;
     typename S::Vec acc[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) acc[r] = S::set1(*d.bias);
 #pragma GCC unroll 5
     for (int ky = 0; ky < K; ++ky)
-#pragma GCC unroll 5
-      for (int k = 0; k < K; ++k)
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r)
-          acc[r] = S::fma(w[ky * K + k], S::load_masked(x + r * step + ky * d.line + k, static_cast<uint16_t>(masks[(r * d.packed + ky) * K + k])), acc[r]);
+      for (int r = 0; r < R; ++r) {
+        typename S::Vec taps[K];
+#pragma GCC unroll 5
+        for (int k = 0; k < K; ++k) taps[k] = S::load_masked(x + r * step + ky * d.line + k, static_cast<uint16_t>(masks[(r * d.packed + ky) * K + k]));
+        add_row<S, K>(w + ky * K, taps, ky == 0, S::set1(*d.bias), acc[r]);
+      }
     const auto low = S::set1(d.low), high = S::set1(d.high);
     float* y = d.y + row * d.width;
 #pragma GCC unroll 4
@@ -164,19 +173,18 @@ inline __attribute__((always_inline)) void depthwise_block(const DepthwiseArgs& 
                                                            ptrdiff_t c) {
   const float* x = d.x + row * Stride * d.line + c;
   typename S::Vec acc[R];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) acc[r] = S::set1(*d.bias);
 #pragma GCC unroll 16
   for (int i = 0; i < Stride * (R - 1) + K; ++i) {
+    typename S::Vec taps[K];
 #pragma GCC unroll 5
     for (int kx = 0; kx < K; ++kx) {
-      auto in = S::load(x + i * d.line + d.columns[kx]);
-      S::keep(in);
+      taps[kx] = S::load(x + i * d.line + d.columns[kx]);
+      S::keep(taps[kx]);
+    }
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const int ky = i - Stride * r;
-        if (ky >= 0 && ky < K) acc[r] = S::fma(w[ky * K + kx], in, acc[r]);
-      }
+    for (int r = 0; r < R; ++r) {
+      const int ky = i - Stride * r;
+      if (ky >= 0 && ky < K) add_row<S, K>(w + ky * K, taps, ky == 0, S::set1(*d.bias), acc[r]);
     }
   }
   const auto low = S::set1(d.low), high = S::set1(d.high);
@@ -210,12 +218,13 @@ void depthwise_any(const DepthwiseArgs& d) {
   const auto low = S::set1(d.low), high = S::set1(d.high);
   for (ptrdiff_t r = 0; r < d.rows; ++r)
     for (ptrdiff_t c = last; c >= 0; c -= S::lanes) {
-      auto acc = S::set1(*d.bias);
+      auto acc = S::set1(0.0f);
       for (int ky = 0; ky < d.kernel[0]; ++ky) {
         const float* x = d.x + (r * d.stride + ky * d.dilation) * d.line + c;
         const float* w = d.weight + ky * d.kernel[1];
-        for (int kx = 0; kx < d.kernel[1]; ++kx)
-          acc = S::fma(S::set1(w[kx]), S::load(x + d.columns[kx]), acc);
+        auto row = S::set1(ky ? 0.0f : *d.bias);
+        for (int kx = 0; kx < d.kernel[1]; ++kx) row = S::fma(S::set1(w[kx]), S::load(x + d.columns[kx]), row);
+        acc = S::add(acc, row);
       }
       S::store(d.y + r * d.width + c, S::min(high, S::max(low, acc)));
     }

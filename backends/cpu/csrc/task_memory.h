@@ -22,7 +22,7 @@ inline float* scratch(size_t floats) {
   return grown(memory, floats);
 }
 
-// The same for the values of a step that live no longer than one tile.
+// The same for the values that no other step reads.
 inline float* tile_memory(size_t floats) {
   thread_local AlignedBytes memory;
   return grown(memory, floats);
@@ -30,8 +30,8 @@ inline float* tile_memory(size_t floats) {
 
 struct View {
   float* base;
-  int64_t tile_stride, row_stride;
-  float* at(int64_t tile, int64_t row) const { return base + tile * tile_stride + row * row_stride; }
+  const Layout& layout;
+  float* at(int64_t tile, int64_t row) const { return base + layout.slot(tile) * layout.tile_stride + row * layout.row_stride; }
 };
 
 }  // namespace sparsec

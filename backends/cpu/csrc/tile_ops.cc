@@ -10,11 +10,11 @@ SpmmArgs product_args(const Context& c, const BuiltOp& b, int64_t tile) {
   SpmmArgs a{};
   const View y = c.view(b.record->output);
   a.y = y.at(tile, 0);
-  a.ldy = y.row_stride;
+  a.ldy = y.layout.row_stride;
   if (b.record->inputs[1] != kNone) {
     const View r = c.view(b.record->inputs[1]);
     a.residual = r.at(tile, 0);
-    a.ldr = r.row_stride;
+    a.ldr = r.layout.row_stride;
   }
   a.bias = b.bias.data();
   a.low = b.low;
@@ -55,7 +55,7 @@ void linear(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
 void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
   const Window& w = b.window;
   const int64_t channels = c.v.values[b.record->inputs[0]].channels, in_block = b.pack->depth / static_cast<int64_t>(w.offsets.size());
-  const float* x = w.planes.empty() ? c.view(b.record->inputs[0]).base : reinterpret_cast<const float*>(c.in.arena.data() + b.planes_at);
+  const float* x = c.view(b.record->inputs[0]).base;
   const int lanes = b.table->lanes;
   const std::vector<Panel>& all = panels(c, b, tile);
   SpmmArgs a = product_args(c, b, tile);
@@ -74,7 +74,8 @@ void conv(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
     for (int block = 0; block < b.pack->blocks; ++block) {
       copies.x = x + block * in_block * b.channel_stride;
       copies.channels = std::min(in_block, channels - block * in_block);
-      b.table->copy_taps(copies);
+      if (w.phases.empty()) b.table->copy_taps(copies);
+      else split_phases(c, b, copies);
       for (size_t p = i; p < stop; ++p) {
         a.x = reinterpret_cast<const char*>(copies.y + all[p].at - at);
         run_part(b, a, chunk, block, all[p]);

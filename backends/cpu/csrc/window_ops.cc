@@ -1,4 +1,4 @@
-// Depthwise convolution and pooling, and what a strided convolution does before its tiles.
+// Depthwise convolution and pooling, and what strided convolutions read.
 #include <algorithm>
 #include <limits>
 
@@ -6,29 +6,34 @@
 
 namespace sparsec {
 
-void split_planes(const Context& c, const BuiltOp& b, int64_t channel) {
+// What copy_taps does, for a window with a stride.
+void split_phases(const Context& c, const BuiltOp& b, const TapCopiesArgs& a) {
   const Layout& in = c.in.values[b.record->inputs[0]];
   const Layout& out = c.out(b);
-  const Window& w = b.window;
-  const float* x = c.view(b.record->inputs[0]).at(0, channel);
-  float* planes = reinterpret_cast<float*>(c.in.arena.data() + b.planes_at) + channel * b.channel_stride;
   const int64_t sy = b.record->stride[0], sx = b.record->stride[1];
-  for (size_t i = 0; i < w.planes.size(); ++i) {
-    float* row = planes + i * w.plane_size;
-    const int64_t shift = w.planes[i].shift;
-    const int64_t begin = std::min(out.width, shift < 0 ? (-shift + sx - 1) / sx : 0);
-    const int64_t end = std::clamp<int64_t>(in.width > shift ? (in.width - shift + sx - 1) / sx : 0, begin, out.width);
-    for (int64_t r = 0; r < w.plane_rows; ++r, row += out.width) {
-      const int64_t y = (w.first + r) * sy + w.planes[i].remainder;
-      if (y < 0 || y >= in.height) {
-        std::fill(row, row + out.width, 0.0f);
-        continue;
+  float* y = a.y;
+  for (ptrdiff_t channel = 0; channel < a.channels; ++channel)
+    for (ptrdiff_t k = 0; k < a.count; ++k) {
+      const auto [row, column] = b.window.phases[k];
+      // Output columns that find their input inside of its row.
+      const int64_t begin = std::min(out.width, column < 0 ? divide_up(-column, sx) : 0);
+      const int64_t end = std::clamp<int64_t>(in.width > column ? divide_up(in.width - column, sx) : 0, begin, out.width);
+      const int64_t first = a.first_vector * b.table->lanes, count = (a.vectors + a.copies[k].more) * b.table->lanes;
+      for (int64_t done = 0, r = first / out.width, at = first % out.width; done < count; ++r, at = 0) {
+        const int64_t n = std::min(count - done, out.width - at), from = row + sy * r;
+        float* line = y + done;
+        done += n;
+        if (from < 0 || from >= in.height) {
+          std::fill(line, line + n, 0.0f);
+          continue;
+        }
+        const int64_t low = std::clamp<int64_t>(begin - at, 0, n), high = std::clamp<int64_t>(end - at, low, n);
+        std::fill(line, line + low, 0.0f);
+        b.table->copy_strided(a.x + channel * a.channel_stride + from * in.width + column + sx * (at + low), sx, line + low, high - low);
+        std::fill(line + high, line + n, 0.0f);
       }
-      std::fill(row, row + begin, 0.0f);
-      b.table->copy_strided(x + y * in.width + begin * sx + shift, sx, row + begin, end - begin);
-      std::fill(row + end, row + out.width, 0.0f);
+      y += (a.room + a.copies[k].more) * b.table->lanes;
     }
-  }
 }
 
 namespace {
@@ -139,8 +144,8 @@ void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
   const int64_t band = l.held / l.width, begin = tile * band, end = std::min(l.height, begin + band);
   DepthwiseArgs d = depthwise_args(c, b, 0);
   d.channels = c.channels(b);
-  d.x_step = c.view(b.record->inputs[0]).row_stride;
-  d.y_step = y.row_stride;
+  d.x_step = c.in.values[b.record->inputs[0]].row_stride;
+  d.y_step = y.layout.row_stride;
   rows_in_place(b, d, y.at(tile, 0), begin, end);
 }
 
@@ -157,8 +162,8 @@ void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int
   for (int64_t r = 0, tile = 0; r < l.height; r += band, ++tile) {
     DepthwiseArgs d = depthwise_args(c, b, channel);
     d.channels = stop - channel;
-    d.x_step = c.view(op.inputs[0]).row_stride;
-    d.y_step = y.row_stride;
+    d.x_step = c.in.values[op.inputs[0]].row_stride;
+    d.y_step = y.layout.row_stride;
     rows_in_place(b, d, y.at(tile, channel), r, std::min(l.height, r + band));
   }
 }

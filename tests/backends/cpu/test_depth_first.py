@@ -1,0 +1,76 @@
+"""Planes too large for the second cache are made as windows read them: same bits as one by one."""
+
+import numpy as np
+import pytest
+
+from sparsec.backends.cpu.library import LoadedPlan
+from sparsec.backends.cpu.pack import pack_blocks
+from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Value
+from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
+
+pytestmark = NEEDS_LIBRARY
+
+CLIP = {"activation": Activation.CLIP, "low": 0.0, "high": 6.0}
+
+
+def inverted_residuals(rng: np.random.Generator, wide: int, blocks: list[tuple[int, int]]) -> Plan:
+    """A stem with a stride, then blocks of (kernel, stride): expand to ``wide``, window, project to 8.
+
+    Blocks of stride 1 add their input to their output.
+    """
+    stem = {"kernel": (3, 3), "stride": (2, 2), "pads": (1, 1, 1, 1)}
+    ops = [Op(OpCode.CONV, (0,), 1, weight=0, **stem, **CLIP)]
+    tensors = [
+        Dense(rng.standard_normal((8, 27)).astype(np.float32)),
+        pack_blocks(sparse_matrix(rng, wide, 8, 0.5), 1),
+        pack_blocks(sparse_matrix(rng, 8, wide, 0.8), 1),
+    ]
+    values = [Value(Kind.IMAGE, 3, 4), Value(Kind.IMAGE, 8, 4)]
+    for kernel, stride in blocks:
+        x, n = len(values) - 1, len(values)
+        tensors.append(Dense(rng.standard_normal((wide, kernel**2)).astype(np.float32)))
+        window = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "pads": (kernel // 2,) * 4}
+        ops += [
+            Op(OpCode.LINEAR, (x,), n, weight=1, **CLIP),
+            Op(OpCode.DEPTHWISE, (n,), n + 1, weight=len(tensors) - 1, **window, **CLIP),
+            Op(OpCode.LINEAR, (n + 1, x) if stride == 1 else (n + 1,), n + 2, weight=2),
+        ]
+        values += [Value(Kind.IMAGE, c, 4) for c in (wide, wide, 8)]
+    return Plan((0,), (len(values) - 1,), tuple(values), tuple(ops), tuple(tensors))
+
+
+def one_by_one(plan: Plan, x: np.ndarray, isa: str) -> np.ndarray:
+    """Run every operator as a plan of its own."""
+    known = {0: x}
+    for op in plan.ops:
+        inputs = tuple(i for i in op.inputs if i in known)
+        alone = Plan(inputs, (op.output,), plan.values, (op,), plan.tensors)
+        (known[op.output],) = LoadedPlan(alone.to_bytes(), isa=isa).run(*(known[i] for i in inputs))
+    return known[plan.outputs[0]]
+
+
+@pytest.mark.parametrize("size", [(224, 224), (150, 222)])
+@pytest.mark.parametrize(
+    "blocks", [[(3, 1), (3, 2)], [(5, 2), (3, 1)], [(5, 1), (5, 1)], [(3, 2), (5, 2), (3, 1)]]
+)
+def test_same_bits_as_operator_by_operator(isa: str, blocks, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(k * s for k, s in blocks) + size[0])
+    plan = inverted_residuals(rng, 96, blocks)
+    x = rng.standard_normal((2, 3, *size)).astype(np.float32)
+    want = one_by_one(plan, x, isa)
+    for threads in (1, 2, 5):
+        (got,) = LoadedPlan(plan.to_bytes(), isa=isa, threads=threads).run(x)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_the_widest_plane_is_never_whole() -> None:
+    """With several threads the time of a step is booked to its last operator: the others have none."""
+    rng = np.random.default_rng(0)
+    plan = inverted_residuals(rng, 96, [(3, 1), (3, 2)])
+    x = rng.standard_normal((1, 3, 224, 224)).astype(np.float32)
+    seconds = LoadedPlan(plan.to_bytes(), threads=2).profile(x)
+    for block in range(2):
+        expand, window, project = seconds[1 + 3 * block : 4 + 3 * block]
+        assert expand == 0
+        assert window == 0
+        assert project > 0
