@@ -136,8 +136,20 @@ class Backend(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
+    def runner(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None, *, exact: bool = False
+    ) -> Runner:
         """Return what runs the artifact at ``root`` on this machine.
+
+        Parameters
+        ----------
+        root : Path
+        manifest : dict
+        threads : int, optional
+            None leaves the choice to the backend.
+        exact : bool
+            For a comparison: what runs stock operators must not round more than they say, as the
+            runtime may on its own account where speed counts.
 
         Raises
         ------

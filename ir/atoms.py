@@ -143,10 +143,6 @@ class Atoms:
                 open_ = self._frozen[factor] < 0
                 self._frozen[factor[open_]] = self._frozen[products[frozen][open_]]
 
-    def is_product(self, labels: Labels) -> NDArray[np.bool_]:
-        """Say of each atom whether it is made of others."""
-        return np.asarray(self._left[self.find(labels)] >= 0)
-
     def is_frozen(self, labels: Labels) -> NDArray[np.bool_]:
         """Say of each atom whether it can never be removed."""
         return np.asarray(self._frozen[self.find(labels)] >= 0)

@@ -172,6 +172,12 @@ def _load_module(
             "example_inputs=(tensor, ...)",
             where=type(module).__name__,
         )
+    if not isinstance(example_inputs, (tuple, list)):
+        raise ModelImportError(
+            f"{type(module).__name__}: example_inputs must be a tuple of forward's positional "
+            f"arguments, got {type(example_inputs).__name__}; write (x,) for a single one",
+            where=type(module).__name__,
+        )
     from sparsec.ir.load_torch import model_from_module
 
     return model_from_module(module, example_inputs, dynamic_shapes)

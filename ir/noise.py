@@ -46,7 +46,8 @@ def difference(got: NDArray[Any] | None, expected: NDArray[Any]) -> float:
         return 0.0
     if not is_float(expected):
         return float("inf")
-    apart = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
+    with np.errstate(invalid="ignore"):  # inf - inf: not finite, so infinitely far apart
+        apart = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
     scale = np.abs(expected.astype(np.float64)).max()
     return float(apart / scale) if scale and np.isfinite(apart) else float("inf")
 

@@ -6,6 +6,7 @@ once, each with the node or value it is about.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import onnx
@@ -16,7 +17,6 @@ from sparsec.ir.errors import SparsecError, VerifyError
 from sparsec.ir.patterns import KEY, from_metadata
 
 MIN_OPSET = 7
-OWN_DOMAIN = "sparsec"
 _STANDARD = ("", "ai.onnx")
 
 
@@ -90,8 +90,13 @@ def _has_outputs(model: ir.Model) -> Iterator[str]:
         yield "the graph has no outputs"
 
 
+def _version(model: ir.Model) -> int | None:
+    """Return the opset of the standard domain."""
+    return next((model.opset_imports[d] for d in _STANDARD if d in model.opset_imports), None)
+
+
 def _opset(model: ir.Model) -> Iterator[str]:
-    version = next((model.opset_imports[d] for d in _STANDARD if d in model.opset_imports), None)
+    version = _version(model)
     newest = onnx.defs.onnx_opset_version()
     if version is None:
         if any(node.domain in _STANDARD for node in _nodes(model)):
@@ -107,6 +112,30 @@ def _domains(model: ir.Model) -> Iterator[str]:
     for node in _nodes(model):
         if node.domain not in model.opset_imports and node.domain not in _STANDARD:
             yield f"{describe(node)} uses the domain {node.domain!r}, which is not imported"
+
+
+def _operands(model: ir.Model) -> Iterator[str]:
+    # Rules of operators index what the standard says is there.
+    version = _version(model)
+    if version is None or not MIN_OPSET <= version <= onnx.defs.onnx_opset_version():
+        return
+    for node in _nodes(model):
+        if node.domain in _STANDARD:
+            given = [value is not None for value in node.inputs]
+            for index, name in _required(node.op_type, version):
+                if not any(given[index : index + 1]):
+                    yield f"{describe(node)} lacks its input {name}"
+
+
+@functools.cache
+def _required(op_type: str, version: int) -> tuple[tuple[int, str], ...]:
+    """Return position and name of the inputs that an operator must have; none if it is unknown."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return ()
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    return tuple((i, each.name) for i, each in enumerate(schema.inputs) if each.option == single)
 
 
 def _inputs_exist(model: ir.Model) -> Iterator[str]:
@@ -197,6 +226,7 @@ CHECKS: dict[str, Callable[[ir.Model], Iterable[str]]] = {
     "has-outputs": _has_outputs,
     "opset": _opset,
     "domains-imported": _domains,
+    "operands-given": _operands,
     "inputs-produced": _inputs_exist,
     "acyclic": _acyclic,
     "topological-order": _order,

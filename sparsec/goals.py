@@ -86,7 +86,8 @@ class Goal:
             change = after - before
             if self.relative:
                 change = change / abs(before) if before else 0.0
-            worse_is_more = self.is_cost or self.change > 0
+            grows = "=+" in self.text  # +0 says so too, which the number has no sign for
+            worse_is_more = self.is_cost or grows or self.change > 0
             slack = 1e-9 * max(1.0, abs(self.change))
             met = change <= self.change + slack if worse_is_more else change >= self.change - slack
         return {"goal": self.text, "before": before, "after": after, "met": met}

@@ -97,21 +97,20 @@ def runnable(
     root: Path,
     manifest: Mapping[str, Any],
     scratch: Path,
-    threads: int | None = 1,
 ) -> tuple[Runner, str]:
-    """Return what runs the artifact here, and how: on the ``device``, or ``emulated``.
+    """Return what runs the artifact here, on one thread, and how: on the ``device``, or ``emulated``.
 
     Where the device is absent, what its backend has in its stead runs the artifact's packed data; where
     there is nothing, they are unpacked into stock operators. Both prove everything but the arithmetic of
     the device's kernels.
     """
     try:
-        return backend.runner(root, manifest, threads), "device"
+        return backend.runner(root, manifest, 1, exact=True), "device"
     except UnsupportedTargetError:
-        stand_in = backend.stand_in(root, manifest, threads)
+        stand_in = backend.stand_in(root, manifest, 1)
     if stand_in is None:
         stock = densified(backend, root, scratch)
-        stand_in = OrtRunner(stock, threads=threads, low_memory=True)
+        stand_in = OrtRunner(stock, low_memory=True)
     return stand_in, "emulated"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sparsec.compare import CONSTANT, fidelity_warning
 from sparsec.goals import check_goals
 from sparsec.ir.codes import Code
 from sparsec.ir.cost import GraphCost
+from sparsec.ir.patterns import NM, parse_pattern
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.target import Status, Target
 from sparsec.machine import fingerprint
@@ -154,15 +156,17 @@ def gained(
 
 def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """Return the sentence that says why nothing was gained, and what would pay."""
-    codes: dict[str, int] = {}
-    for layer in manifest["layers"]:
-        if layer["pattern"] != "dense":
-            codes[layer["code"]] = codes.get(layer["code"], 0) + 1
-    why = ", ".join(
-        f"{count} x {code}" for code, count in sorted(codes.items(), key=lambda i: -i[1])
-    )
-    return (
-        f"no gain on this machine (x{latency['speedup']:.2f}): pruned layers are "
-        f"{why or 'none'}; on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 "
-        "pays where 2:4 does not"
-    )
+    start = f"no gain on this machine (x{latency['speedup']:.2f}): "
+    pruned = [layer for layer in manifest["layers"] if layer["pattern"] != "dense"]
+    if not pruned:
+        return f"{start}no layer has zeros that a kernel could skip"
+    codes = Counter(layer["code"] for layer in pruned).most_common()
+    reason = next(layer["reason"] for layer in pruned if layer["code"] == codes[0][0])
+    why = ", ".join(f"{count} x {code}" for code, count in codes)
+    way_out = "`sparsec inspect --why` of the artifact has the reason of each"
+    if any(isinstance(parse_pattern(layer["pattern"]), NM) for layer in pruned):
+        way_out = (
+            "on a CPU unstructured:sparsity=0.9 or block:rows=4,cols=1,sparsity=0.8 pays where "
+            "N:M does not"
+        )
+    return f"{start}pruned layers are {why} (the first: {reason}); {way_out}"

@@ -89,7 +89,9 @@ class CpuBackend(Backend):
         """Return the graph in stock operators, weights unpacked from the plans."""
         return densify_model(model)
 
-    def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
+    def runner(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None, *, exact: bool = False
+    ) -> Runner:
         """Run the artifact in stock ONNX Runtime with the installed library.
 
         The one that lies in the artifact is for others: it is native code, and loading it would be
@@ -97,7 +99,7 @@ class CpuBackend(Backend):
         """
         folder = root / "lib"
         if not folder.is_dir():
-            return OrtRunner(root / "model.onnx", threads=threads)
+            return OrtRunner(root / "model.onnx", threads=threads, exact=exact)
         if not (folder / platform_tag() / FILE_NAME).is_file():
             there = ", ".join(sorted(path.name for path in folder.iterdir()))
             raise UnsupportedTargetError(
@@ -106,19 +108,19 @@ class CpuBackend(Backend):
             )  # fmt: skip
         if reason := why_no_library():
             raise UnsupportedTargetError(f"{root}: {reason}", where=str(root))
-        return _with_own_library(root, threads)
+        return _with_own_library(root, threads, exact)
 
     def stand_in(
         self, root: Path, manifest: Mapping[str, Any], threads: int | None
     ) -> Runner | None:
         """Run the plans of another kind of machine with this machine's kernels: plans know no machine."""
-        return None if why_no_library() else _with_own_library(root, threads)
+        return None if why_no_library() else _with_own_library(root, threads, True)
 
 
-def _with_own_library(root: Path, threads: int | None) -> Runner:
+def _with_own_library(root: Path, threads: int | None, exact: bool) -> Runner:
     library = library_path()
     assert library is not None
-    return OrtRunner(root / "model.onnx", threads=threads, libraries=[library])
+    return OrtRunner(root / "model.onnx", threads=threads, libraries=[library], exact=exact)
 
 
 def _isa(target: Target) -> str | None:

@@ -101,7 +101,7 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     outcome.kept = _whole(measurer, outcome, alone, sets)
     times.save()
     outcome.machine = times.machine
-    if not times.taken:
+    if times.recalled and not times.taken:
         outcome.notes.append("all times are those of an earlier compilation (--cache)")
     return outcome
 

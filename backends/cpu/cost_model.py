@@ -1,7 +1,8 @@
 """What a product costs on a machine that is not this one.
 
-x86: times fitted on measured records (``records_x86.json``). 64-bit ARM: the break-even rule, because no
-ARM machine has been measured; its costs have no unit. Why so stands in docs/adr/0014-cost-model.md.
+x86: times fitted on measured records (``records_avx2.json``, ``records_avx512.json``). 64-bit ARM: the
+break-even rule, because no ARM machine has been measured; its costs have no unit. Why so stands in
+docs/adr/0014-cost-model.md.
 """
 
 from __future__ import annotations
@@ -18,10 +19,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.kernels import DIRECT_COLUMNS
 
-RECORDS = Path(__file__).parent / "records_x86.json"
-
-DENSE = 0  # as a number of block rows
-ONNXRUNTIME = "onnxruntime"
+DENSE = 0  # as a number of block rows: the dense product of ONNX Runtime
 
 # Values of 4 MB: what a core of the measured machine streams without asking the memory.
 _CACHED = 2**20
@@ -111,10 +109,15 @@ def fit(products: Sequence[Product], seconds: Sequence[float]) -> NDArray[np.flo
     return weights
 
 
+def records_file(isa: str) -> Path:
+    """Return where the records are of machines whose best instruction set this is."""
+    return Path(__file__).parent / f"records_{isa}.json"
+
+
 @functools.cache
-def records() -> dict[str, Any]:
-    """Return the measured records and the machine they are from."""
-    loaded: dict[str, Any] = json.loads(RECORDS.read_text(encoding="utf-8"))
+def records(isa: str) -> dict[str, Any]:
+    """Return the records of one instruction set and the machine they are from."""
+    loaded: dict[str, Any] = json.loads(records_file(isa).read_text(encoding="utf-8"))
     return loaded
 
 
@@ -122,8 +125,8 @@ def measured(isa: str, block_rows: int, direct: bool) -> tuple[list[Product], li
     """Return the products that one instruction set was timed on, with their seconds."""
     rows = [
         (Product(m, k, n, block, kept, n == 1), seconds)
-        for name, m, k, n, block, kept, seconds in records()["rows"]
-        if name == isa and block == block_rows and (n == 1) == direct
+        for m, k, n, block, kept, seconds in records(isa)["rows"]
+        if block == block_rows and (n == 1) == direct
     ]
     return [product for product, _ in rows], [seconds for _, seconds in rows]
 
@@ -150,7 +153,7 @@ class Fitted:
 
     def border(self, elements: int) -> float:
         """Return the seconds of bringing values into or out of a plan's layout."""
-        return elements * float(records()["border"][self.isa])
+        return elements * float(records(self.isa)["border"])
 
     def _seconds(self, product: Product) -> float:
         weights = _weights(self.isa, product.block_rows, product.direct)
@@ -159,10 +162,6 @@ class Fitted:
 
 @functools.cache
 def _weights(isa: str, block_rows: int, direct: bool) -> NDArray[np.float64]:
-    # ONNX Runtime takes the widest vectors there are. What it would take with narrower ones our own
-    # dense kernel tells, which runs at its level; a weight read once is bound by memory anyway.
-    if block_rows == DENSE and (isa == "avx512" or direct):
-        isa = ONNXRUNTIME
     return fit(*measured(isa, block_rows, direct))
 
 

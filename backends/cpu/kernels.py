@@ -49,11 +49,10 @@ def site_kernels(scene: Scene, region: Region, plan: Plan) -> Mapping[str, str]:
 def _family(weight: Tensor, direct: bool) -> str:
     if not isinstance(weight, Blocks):
         return "f32_spmm_block4x1"  # with all blocks kept
-    rows = weight.block_rows
+    # For tiles narrow values are widened when they are packed, and blocks of 8 rows run as two of 4.
+    rows = weight.block_rows if direct else min(weight.block_rows, 4)
     form = "unstructured" if rows == 1 else f"block{rows}x1"
-    if not direct:
-        return f"f32_spmm_{form}"  # narrow values are widened when they are packed for tiles
-    return f"{_prefix(weight)}_gemv_{form}"
+    return f"{_prefix(weight)}_gemv_{form}" if direct else f"f32_spmm_{form}"
 
 
 def _prefix(weight: Blocks) -> str:

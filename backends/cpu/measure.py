@@ -79,9 +79,20 @@ def race(
     return times
 
 
-def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return the median seconds of each contestant."""
-    return {name: float(np.median(values)) for name, values in times.items()}
+def seconds_of(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return the median seconds of the first contestant, and those of the others as they compare to it.
+
+    They are compared round by round: a processor that changes its speed between rounds changes no ratio.
+
+    Examples
+    --------
+    >>> seconds_of({"dense": [1.0, 1.0, 2.0, 2.0], "sparse": [0.5, 0.5, 1.0, 1.0]})
+    {'dense': 1.5, 'sparse': 0.75}
+    """
+    first = np.array(next(iter(times.values())))
+    return {
+        name: float(np.median(first) * np.median(values / first)) for name, values in times.items()
+    }
 
 
 class Contest:
@@ -129,7 +140,7 @@ class Contest:
         cold: bool = False,
         batch: float = 2e-3,
     ) -> dict[str, float]:
-        """Race all models and return their median seconds; ``least`` has the seconds of their best rounds."""
+        """Race all models and return their seconds; ``least`` has those of their best rounds."""
         times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
         self.least = {name: min(values) for name, values in times.items()}
-        return medians(times)
+        return seconds_of(times)

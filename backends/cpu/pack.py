@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.plan import Blocks, Dense, Tensor
 
-BLOCK_ROWS = (1, 2, 4, 8)
-
 
 def pack_blocks(matrix: NDArray[np.float32], block_rows: int) -> Blocks:
     """Keep the blocks of ``matrix`` float32 [rows, columns] that hold a non-zero.

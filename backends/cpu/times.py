@@ -50,6 +50,7 @@ class Times:
     def __init__(self, folder: Path | None = None) -> None:
         self.machine = machine()
         self.taken = 0  # contests that were held, not remembered
+        self.recalled = 0
         self._held: dict[str, Seconds] = {}
         self._file: Path | None = None
         if folder is not None:
@@ -64,7 +65,9 @@ class Times:
         what : object
             Says by its repr what was timed, and nothing else.
         """
-        return self._held.get(_digest(what))
+        seconds = self._held.get(_digest(what))
+        self.recalled += seconds is not None
+        return seconds
 
     def add(self, what: object, seconds: Seconds) -> None:
         """Remember the times of a contest."""

@@ -116,7 +116,9 @@ class CudaBackend(Backend):
         round_layers(model, packed)
         return model
 
-    def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
+    def runner(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None, *, exact: bool = False
+    ) -> Runner:
         """Run the graph in torch on the CUDA device, captured in CUDA graphs.
 
         Raises

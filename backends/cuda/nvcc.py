@@ -112,14 +112,13 @@ def _by_nvcc(variant: AnyNative) -> tuple[bytes, str]:
         folder = Path(name)
         # One file with a plain name: neither cubin nor PTX holds a path of this machine.
         (folder / "kernel.cu").write_text(source_text(variant))
-        for target, kind in ((f"sm_{variant.sm}", "cubin"), (f"compute_{variant.sm}", "ptx")):
-            command = [str(nvcc), _STANDARD, f"-arch={target}", f"-{kind}", "kernel.cu"]
+        # The C++ is read once; the cubin is made of the PTX, as nvcc makes it on its own.
+        for options in (
+            (_STANDARD, f"-arch=compute_{variant.sm}", "-ptx", "kernel.cu", "-o", "kernel.ptx"),
+            (f"-arch=sm_{variant.sm}", "-cubin", "kernel.ptx", "-o", "kernel.cubin"),
+        ):
             done = subprocess.run(
-                [*command, "-o", f"kernel.{kind}"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
+                [str(nvcc), *options], cwd=folder, capture_output=True, text=True, check=False
             )
             if done.returncode:
                 raise UnsupportedTargetError(

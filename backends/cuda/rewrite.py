@@ -32,6 +32,7 @@ from sparsec.backends.cuda.formats.nm24 import numpy_dtype
 from sparsec.backends.cuda.select import site_dtype
 from sparsec.ir.cleanup.facts import infer_facts
 from sparsec.ir.names import UniqueNames
+from sparsec.ir.patterns import KEY, to_metadata
 from sparsec.ir.sites import WeightSite
 
 DOMAIN = "sparsec"
@@ -111,6 +112,8 @@ class Rewriter:
                 attributes["dense_from"] = rows
             replaced = self._replace(node, arrays, epilogue, attributes)
             replaced.metadata_props[SITE] = site.name
+            if site.pattern is not None:  # its format may hold other patterns too
+                replaced.metadata_props[KEY] = to_metadata(site.pattern, axis=0)
 
     def _replace(
         self,

@@ -51,6 +51,8 @@ class OnnxBackend(Backend):
         """Return the graph as it is: it never left stock operators."""
         return model
 
-    def runner(self, root: Path, manifest: Mapping[str, Any], threads: int | None) -> Runner:
+    def runner(
+        self, root: Path, manifest: Mapping[str, Any], threads: int | None, *, exact: bool = False
+    ) -> Runner:
         """Run the graph in stock ONNX Runtime."""
-        return OrtRunner(root / "model.onnx", threads=threads)
+        return OrtRunner(root / "model.onnx", threads=threads, exact=exact)

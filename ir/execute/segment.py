@@ -104,7 +104,7 @@ def cut_segment(
         graph.input.append(_declared(value, example(value)))
     weights: dict[str, Array] = {}
     for value in _constants(dependencies, positions):
-        array = _as_input(dependencies, value)
+        array = _as_input(value)
         if array is None:
             graph.initializer.append(_inline(value))
         else:
@@ -143,7 +143,7 @@ def _constants(dependencies: Dependencies, positions: int) -> Iterator[ir.Value]
                 yield value
 
 
-def _as_input(dependencies: Dependencies, value: ir.Value) -> Array | None:
+def _as_input(value: ir.Value) -> Array | None:
     """Return a large weight of standard operators, to be fed; None for a constant to build in.
 
     Operators of other domains may insist on constants, so they get them.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -156,8 +155,3 @@ class NodeView:
 def in_range(axis: int, rank: int) -> int:
     """Return a possibly negative axis counted from the front."""
     return axis + rank if axis < 0 else axis
-
-
-def index_of(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the positions that a mask keeps."""
-    return np.flatnonzero(mask).astype(np.int64)

@@ -237,7 +237,7 @@ def compensate(
     readers = _readers(working, removal, method, calibration, found)
     found.skipped += _strangers(lattice, working, removal)
     for group in choosing if method == "refit" else ():
-        _let_choose(lattice, group, units, readers, found)
+        _let_choose(lattice, group, units, readers)
     digest = hashlib.sha256(repr(sorted(_plain(removal))).encode()).hexdigest()
     calibration.sequential(
         working,
@@ -287,7 +287,6 @@ def _let_choose(
     group: Group,
     units: Labels,
     readers: dict[str, Reader],
-    found: Compensation,
 ) -> None:
     """Open a group to the one layer that reads its units, if there is one and nothing else does."""
     count = int(np.isin(group.units, units).sum())

@@ -7,11 +7,13 @@ between (a full disk, Ctrl-C, a failed check) removes that folder again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,8 @@ def write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         at = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENOSPC and not at:  # a write that fails does not say to which file
+            at = f" (there, or in {tempfile.gettempdir()} for scratch files: TMPDIR names another)"
         raise ArtifactError(
             f"{path}: cannot be written: {reason}{at}; nothing was left behind", where=str(path)
         ) from error

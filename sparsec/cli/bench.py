@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sparsec.cli.console import console, print_json, table, text
-from sparsec.cli.options import json_option, numbers, verbose_option
+from sparsec.cli.options import json_option, numbers, thread_counts, verbose_option
 
 
 @click.command("bench")
@@ -17,7 +17,7 @@ from sparsec.cli.options import json_option, numbers, verbose_option
 )
 @click.option(
     "--threads",
-    type=numbers,
+    type=thread_counts,
     metavar="N[,N...]",
     default="1",
     show_default=True,

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+_MOST_THREADS = 1024  # each takes memory before anything runs
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,4 +40,18 @@ def numbers(value: str) -> tuple[int, ...]:
         raise click.BadParameter(f"{value!r} is no list of whole numbers, such as 1,2") from error
     if min(result) < 1:
         raise click.BadParameter(f"{value!r}: needed numbers of at least 1")
+    return result
+
+
+def thread_counts(value: str) -> tuple[int, ...]:
+    """Read numbers of threads joined by commas, as the type of an option.
+
+    Raises
+    ------
+    click.BadParameter
+        If they are none, or more than any machine could use.
+    """
+    result = numbers(value)
+    if max(result) > _MOST_THREADS:
+        raise click.BadParameter(f"{value!r}: needed at most {_MOST_THREADS} threads")
     return result

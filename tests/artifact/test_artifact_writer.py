@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_a_failure_at_any_write_leaves_nothing(
             break
         if isinstance(error, OSError):
             assert message.startswith(f"{out}/a.sparsec: cannot be written: No space left")
+            assert f"{tempfile.gettempdir()} for scratch files" in message
         failures += 1
         assert content(out) == before, f"after a failure at write {at}"
         assert not list(scratch.iterdir())

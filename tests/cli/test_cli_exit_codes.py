@@ -55,6 +55,7 @@ USAGE = [
         "cannot solve for a sparsity",
     ),
     (("bench", "A", "--threads", "0"), "at least 1"),
+    (("bench", "A", "--threads", "1,999999"), "at most 1024 threads"),
     (("bench", "A", "--threads", "two"), "no list of whole numbers"),
     (("passes", "nm42"), "did you mean 'nm4"),
     (("targets", "a10"), "did you mean 'a100'"),
@@ -268,6 +269,16 @@ def test_a_result_that_cannot_be_printed_is_said(
         )
     assert done.returncode == 1
     assert done.stderr == "sparsec: the result cannot be printed: No space left on device\n"
+
+
+def test_closed_streams_are_no_failure() -> None:
+    call = [sys.executable, "-m", "sparsec", "passes"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&- 2>&-', "sh", *call],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0
 
 
 def test_main_is_importable_without_side_effects() -> None:

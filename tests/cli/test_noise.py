@@ -14,7 +14,7 @@ from onnx import helper
 import sparsec
 from sparsec.cli.main import main
 from sparsec.compare import Difference
-from sparsec.ir.noise import FACTOR, MOST, noise_of
+from sparsec.ir.noise import FACTOR, MOST, difference, noise_of
 from sparsec.ir.run import OrtRunner
 from sparsec.prove import verification_json
 from sparsec.verification import verify_artifact
@@ -174,3 +174,8 @@ def test_a_wrong_lowering_is_found_on_the_plain_output(tmp_path: Path, monkeypat
             target="onnx",
             output=tmp_path / "a.sparsec",
         )
+
+
+def test_overflow_is_infinitely_far_apart_and_no_warning():
+    overflown = np.array([np.inf, 1.0], np.float32)
+    assert difference(overflown, np.array([np.inf, 2.0], np.float32)) == np.inf

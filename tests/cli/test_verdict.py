@@ -2,7 +2,8 @@
 
 import pytest
 
-from sparsec.verdict import gained
+from sparsec.goals import Goal
+from sparsec.verdict import gained, no_gain
 
 DENSE = {"bytes": 1000, "macs": 1000}
 
@@ -25,3 +26,41 @@ def test_gains(
     manifest = {"layers": [{"code": code}]}
     latency = {"speedup": speedup}
     assert gained(manifest, DENSE | before, DENSE | after, latency) is expected
+
+
+SLOWER = {"pattern": "unstructured", "code": "measured_slower", "reason": "0.2 ms, dense 0.1 ms"}
+NO_KERNEL = {"pattern": "unstructured", "code": "no_kernel", "reason": "its weights are float16"}
+STOCK = {"pattern": "dense", "code": "dense", "reason": "not pruned"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "said", "unsaid"),
+    [
+        ([SLOWER, NO_KERNEL, NO_KERNEL, STOCK], "2 x no_kernel, 1 x measured_slower", "pays"),
+        ([SLOWER, NO_KERNEL, NO_KERNEL], "the first: its weights are float16", "pays"),
+        ([SLOWER | {"pattern": "2:4"}], "unstructured:sparsity=0.9", "inspect"),
+        ([STOCK], "no layer has zeros that a kernel could skip", "pays"),
+    ],
+)
+def test_no_gain_has_a_reason_and_advice_that_was_not_taken_already(
+    layers: list[dict[str, str]], said: str, unsaid: str
+) -> None:
+    sentence = no_gain({"layers": layers}, {"speedup": 0.98})
+    assert said in sentence
+    assert unsaid not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "expected"),
+    [
+        ("perplexity=+0", 10.1, False),  # no number has a sign where it is zero
+        ("perplexity=+0", 9.9, True),
+        ("perplexity=+0.5", 10.4, True),
+        ("top1=-0", 9.9, False),
+        ("top1=-0", 10.1, True),
+    ],
+)
+def test_a_goal_that_allows_no_loss_keeps_its_direction(
+    text: str, after: float, expected: bool
+) -> None:
+    assert Goal.parse(text).check(10.0, after)["met"] is expected

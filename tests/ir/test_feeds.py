@@ -1,5 +1,6 @@
 """Random feeds are ones that the model runs with; if there are none, the way out is told."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -7,7 +8,7 @@ from onnx import TensorProto, helper
 from sparsec.ir.errors import CalibrationError, UnsupportedOpError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import load_model
-from tests.graphs import model, normal, proto, run, tensor
+from tests.graphs import matmul, model, normal, proto, run, tensor
 
 N = helper.make_node
 INT64 = TensorProto.INT64
@@ -128,3 +129,9 @@ def test_an_operator_that_cannot_be_run_is_named():
     ) as caught:
         random_feeds(graph)
     assert caught.value.exit_code == 4
+
+
+def test_a_type_that_the_runtime_cannot_multiply_has_a_way_out():
+    graph = matmul(np.eye(4, dtype=ml_dtypes.bfloat16), dtype=TensorProto.BFLOAT16)
+    with pytest.raises(UnsupportedOpError, match=r"MatMul .* convert it to float32 or float16"):
+        random_feeds(graph)

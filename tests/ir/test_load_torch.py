@@ -210,6 +210,11 @@ def test_an_error_of_forward_itself_is_said():
         load_model(Pictures(), example_inputs=(torch.zeros(1, 4, 9, 9),))
 
 
+def test_example_inputs_that_are_no_tuple():
+    with pytest.raises(ModelImportError, match=r"got Tensor; write \(x,\)"):
+        load_model(Pictures(), example_inputs=torch.zeros(1, 3, 9, 9))
+
+
 def test_a_module_without_example_inputs():
     with pytest.raises(ModelImportError, match="example_inputs=") as caught:
         load_model(Pictures())

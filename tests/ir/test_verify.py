@@ -39,6 +39,14 @@ def dangling_input(graph):
     graph.graph.node("second").replace_input_with(0, ir.Value(name="nowhere"))
 
 
+def missing_operand(graph):
+    graph.graph.node("first").resize_inputs(1)
+
+
+def empty_operand(graph):
+    graph.graph.node("first").replace_input_with(0, None)
+
+
 def unregistered_initializer(graph):
     del graph.graph.initializers["w"]
 
@@ -83,6 +91,8 @@ BROKEN = [
     ("opset", old_opset, "opset 3 is not supported: needed 7 to"),
     ("opset", no_opset, "no opset of the standard domain"),
     ("domains-imported", unimported_domain, "Relu 'second' uses the domain 'com.example'"),
+    ("operands-given", missing_operand, "MatMul 'first' lacks its input B"),
+    ("operands-given", empty_operand, "MatMul 'first' lacks its input A"),
     ("inputs-produced", dangling_input, "Relu 'second' reads 'nowhere', which nothing produces"),
     ("inputs-produced", unregistered_initializer, "MatMul 'first' reads 'w'"),
     ("inputs-produced", removed_producer, "Relu 'second' reads 'a'"),

@@ -32,7 +32,7 @@ struct SpmmArgs {
   ptrdiff_t ldr;
   float low, high;
   int32_t m;         // rows of y that exist
-  int32_t first;     // the first K block adds the bias; later ones read y
+  int32_t first;     // the first K block adds the bias; later ones add y
   int32_t last;      // the last one adds the residual, clips and finishes
   FinishFn finish;   // may be null
 };

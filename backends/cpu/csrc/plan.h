@@ -225,7 +225,10 @@ int64_t second_cache();
 constexpr double kKept = 0.7;
 // A plane that the second cache loses before it is read: measured, from a third more than its size on.
 inline bool is_large(int64_t floats) { return floats * 3 > second_cache(); }
-int block_rows_of(const TensorRecord& t);  // a dense weight runs as blocks without gaps
+// A dense weight runs as blocks without gaps, higher blocks as several: with so many rows at once a vector of
+// columns or three fill the registers, and narrower panels read all weights more often.
+constexpr int kBlockRows = 4;
+int block_rows_of(const TensorRecord& t);
 const KernelTable* table_for(const Plan& plan, int64_t tile);
 // The kernel of this form, null if the table has none that fits.
 const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op);

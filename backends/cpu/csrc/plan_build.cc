@@ -215,6 +215,17 @@ class Builder {
     if (p.line >= (1 << 24)) fail("a depthwise window needs rows that are too long");
   }
 
+  // Floats from the first row of a window to its last one, in a copy.
+  static int64_t reach(const OpRecord& op, const Layout& y) { return int64_t{op.kernel[0] - 1} * op.dilation[0] / op.stride[0] * y.width; }
+
+  // Whether the rows of a window read the same copies, if these fit a tile. With a stride they do: panel by panel a
+  // channel would be read in scattered pieces.
+  bool shares_copies(const OpRecord& op, const Layout& y) const {
+    const auto& t = v_.tensors[op.weight];
+    const bool aligned = op.dilation[0] * y.width % plan_.tables[0]->lanes == 0, strided = op.stride[0] != 1 || op.stride[1] != 1;
+    return op.kernel[0] > 1 && (strided || aligned || static_cast<double>(t.count) / static_cast<double>(t.columns) < kFewUses);
+  }
+
   void prepare_window(BuiltOp& b, const Layout& x, const Layout& y) {
     const OpRecord& op = *b.record;
     Window& w = b.window;
@@ -233,11 +244,7 @@ class Builder {
         taps.push_back({row - q * op.stride[0], column, q * y.width + (masked ? column : 0)});
       }
     b.channel_stride = x.row_stride;
-    const int64_t reach = int64_t{op.kernel[0] - 1} * op.dilation[0] / op.stride[0] * y.width;
-    const auto& t = v_.tensors[op.weight];
-    const double uses = static_cast<double>(t.count) / static_cast<double>(t.columns);
-    // With a stride, panel by panel would read a channel in scattered pieces.
-    w.shared = op.kernel[0] > 1 && reach <= y.tile && (!masked || op.dilation[0] * y.width % lanes == 0 || uses < kFewUses);
+    w.shared = shares_copies(op, y) && reach(op, y) <= y.tile;
     std::vector<int64_t> first;  // tap of each copy
     for (size_t t = 0; t < taps.size(); ++t) {
       size_t k = 0;
@@ -289,10 +296,8 @@ class Builder {
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
     q.row_bytes = x.row_stride * 4;
     const int64_t taps = conv ? static_cast<int64_t>(b.window.offsets.size()) : 1;
-    int64_t floats = conv && b.window.shared ? 0 : widest;  // that a panel reads for a column of weights
-    if (conv && b.window.shared)
-      for (const TapCopy& copy : b.window.copies)
-        floats = std::max(floats, (widest + copy.more * b.table->lanes) * static_cast<int64_t>(b.window.copies.size()) / taps);
+    int64_t floats = usual_panel(q.block_rows, y.columns);  // that a panel reads for a column of weights
+    if (conv && shares_copies(op, y)) floats = std::min(floats, divide_up(floats + reach(op, y), op.kernel[0]));
     q.depth = op.depth_hint ? std::min<int64_t>(op.depth_hint, t.columns) : choose_depth(t, floats);
     q.depth = std::max<int64_t>(1, q.depth / taps) * taps;  // whole channels
     q.chunks = 1;
@@ -313,6 +318,16 @@ class Builder {
     int64_t floats = 0;
     for (const TapCopy& copy : w.copies) floats += y.tiles * y.tile + (copy.more + 1) * kMostLanes;
     return floats * channels <= int64_t{1} << 26;
+  }
+
+  // The width of most panels of a product of so many columns, however these are cut into tiles: K blocks follow from
+  // it, and sums from them, which must not depend on the number of threads.
+  int64_t usual_panel(int block_rows, int64_t columns) const {
+    const KernelTable& table = *plan_.tables[0];
+    int64_t width = table.lanes;
+    for (int k = 0; k < table.spmm_count; ++k)
+      if (table.spmm[k].block_rows == block_rows && table.spmm[k].width <= 8 * table.lanes) width = std::max<int64_t>(width, table.spmm[k].width);
+    return std::min(width, round_up(std::max<int64_t>(columns, 1), table.lanes));
   }
 
   // Where the copies of a window lie.

@@ -30,10 +30,11 @@ namespace {
 // so many, their outputs still lie close together. Products have more rows, whose outputs are better written in order.
 constexpr int64_t kNear = 128;
 
-// The entries of a group of `block_rows` rows, whatever the tensor is stored as.
+// The entries of a group of `block_rows` rows, whatever the tensor is stored as: dense, or in blocks as high or
+// several times as high.
 class Groups {
  public:
-  Groups(const PlanView& view, const TensorRecord& t, int block_rows) : t_(t), b_(block_rows) {
+  Groups(const PlanView& view, const TensorRecord& t, int block_rows) : t_(t), b_(block_rows), parts_(std::max(1, static_cast<int>(t.block_rows) / block_rows)) {
     values_ = view.at(t.values_at);
     if (t.scales_at) scales_ = view.floats(t.scales_at);
     if (t.kind != TensorKind::kDense) {
@@ -47,7 +48,7 @@ class Groups {
   // Index of the first entry of group g whose column is not below `column`.
   int64_t find(int64_t g, int64_t column) const {
     if (!starts_) return column;
-    int64_t low = starts_[g], high = starts_[g + 1];
+    int64_t low = starts_[g / parts_], high = starts_[g / parts_ + 1];
     while (low < high) {
       const int64_t middle = (low + high) / 2;
       if (this->column(middle) < column) low = middle + 1;
@@ -65,7 +66,8 @@ class Groups {
   float value(int64_t g, int64_t entry, int r) const {
     const int64_t row = g * b_ + r;
     if (!starts_) return row < t_.rows ? stored(row * t_.columns + entry) : 0.0f;
-    return scales_ ? scales_[row] * stored(entry * b_ + r) : stored(entry * b_ + r);
+    const float w = stored((entry * parts_ + g % parts_) * b_ + r);
+    return scales_ ? scales_[row] * w : w;
   }
 
  private:
@@ -76,7 +78,7 @@ class Groups {
   }
 
   const TensorRecord& t_;
-  int b_;
+  int b_, parts_;  // so many groups are stored as one
   const char* values_ = nullptr;
   const float* scales_ = nullptr;
   const uint32_t* starts_ = nullptr;

@@ -88,7 +88,9 @@ int64_t second_cache() {
 #endif
 }
 
-int block_rows_of(const TensorRecord& t) { return t.kind == TensorKind::kDense ? 4 : static_cast<int>(t.block_rows); }
+int block_rows_of(const TensorRecord& t) {
+  return t.kind == TensorKind::kDense ? kBlockRows : std::min(static_cast<int>(t.block_rows), kBlockRows);
+}
 
 const KernelTable* table_for(const Plan& plan, int64_t tile) {
   for (const KernelTable* t : plan.tables)

@@ -95,8 +95,7 @@ using Simd = Avx512;
   X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(13, 1) \
   X(14, 1) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)
 #define SPMM_BLOCKS(X) \
-  X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) \
-  X(1, 8) X(2, 8) X(3, 8)
+  X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4)
 // Lower blocks are left to the AVX2 unit: x is put together float by float, and a wider vector of it
 // takes longer.
 #define GEMV_LIST(X) \

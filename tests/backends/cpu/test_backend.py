@@ -1,5 +1,6 @@
 """Lowering a graph for this machine, and undoing it from the packed bytes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import sparsec
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu import library
 from sparsec.backends.cpu.backend import CpuBackend
@@ -112,6 +114,45 @@ def test_names_of_regions_and_plans_are_not_those_of_the_model(
     assert library_file is not None
     got = OrtRunner(lowered.model, libraries=[library_file]).run(feeds)["y"]
     assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("spec", "bytes_of_a_value", "rows"),
+    [
+        ("unstructured:sparsity=0.9", 4, 1),
+        ("block:rows=8,cols=1,sparsity=0.8,values=int8", 1, 8),
+    ],
+)
+def test_an_artifact_is_as_small_as_its_weights(
+    tmp_path: Path, spec: str, bytes_of_a_value: int, rows: int
+) -> None:
+    """Kept values, a 16-bit column for each block, and the library: what is not stored is not there."""
+    rng = np.random.default_rng(0)
+    size = 768
+    weights = {f"w{i}": rng.standard_normal((size, size)).astype(np.float32) for i in range(3)}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"], f"n{i}") for i in range(3)],
+        "g",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, size])],
+        [helper.make_tensor_value_info("x3", TensorProto.FLOAT, [1, size])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "model.onnx",
+    )
+    artifact = sparsec.compile(
+        tmp_path / "model.onnx", passes=[spec], target="cpu", output=tmp_path / "m.sparsec"
+    )
+    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    assert {layer["code"] for layer in manifest["layers"]} == {Code.MEASURED_FASTER}
+    library_file = library_path()
+    assert library_file is not None
+    rest = manifest["after"]["bytes"] - library_file.stat().st_size
+    packed = manifest["after"]["nonzero"] * (bytes_of_a_value + 2 / rows)
+    rows_and_graph = 3 * 8 * size + 4096  # starts and scales
+    assert packed <= rest <= 1.02 * packed + rows_and_graph
+    assert rest < manifest["before"]["bytes"] / 4
 
 
 def test_dense_models_are_left_alone(feeds: dict[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """Quantised graphs stay quantised, whatever their zeros would gain."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import sparsec
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.backend import CpuBackend
 from sparsec.backends.targets import targets
@@ -15,6 +17,7 @@ from sparsec.ir.codes import Code
 from sparsec.ir.run import OrtRunner
 from sparsec.passes.base import PassContext
 from sparsec.passes.spec import parse_spec
+from sparsec.verification import verify_artifact
 from tests.backends.cpu.layers import NEEDS_LIBRARY
 
 SIZES = (512, 512, 256)
@@ -76,3 +79,28 @@ def test_it_stays_as_it_is(target: str, values: str) -> None:
     got = OrtRunner(lowered.model).run({"x": x})
     for name, array in want.items():
         np.testing.assert_array_equal(got[name], array)
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.INT8, TensorProto.INT4])
+def test_weights_of_few_bits_are_proved_in_the_arithmetic_of_the_graph(
+    dtype: int, tmp_path: Path
+) -> None:
+    """The runtime would round x to 8 bits for such a weight, half a percent away from the graph."""
+    rng = np.random.default_rng(0)
+    weight = helper.make_tensor("w", dtype, [64, 64], rng.integers(-8, 8, 64 * 64).tolist())
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"]),
+        helper.make_node("MatMul", ["x", "d"], ["y"], "fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "weight_only",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
+        [weight, numpy_helper.from_array(np.float32(0.1), "s")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    output = tmp_path / "weight_only.sparsec"
+    artifact = sparsec.compile(proto, passes=["nm24"], target="onnx", output=output)
+    assert artifact.manifest["verify"]["max_rel"] < 1e-5
+    assert verify_artifact(output)["numerics"]["max_rel"] < 1e-5

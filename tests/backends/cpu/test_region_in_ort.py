@@ -37,6 +37,46 @@ np.testing.assert_allclose(results[0], feeds["y"], rtol=1e-4, atol=1e-4)
 print("same")
 """
 
+SEVERAL = """
+import os, sys, threading
+import numpy as np
+import onnxruntime as ort
+folder, library = sys.argv[1:]
+data = np.load(folder + "/data.npz")
+def session(model, threads):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(library)
+    return ort.InferenceSession(f"{folder}/{model}.onnx", options, providers=["CPUExecutionProvider"])
+def threads():
+    return len(os.listdir("/proc/self/task"))
+names = ["a", "b"]
+want = {name: session(name, 1).run(None, {"x": data["x"]})[0] for name in names}
+before = threads()
+kept = [(name, session(name, count)) for name in names for count in (1, 2, 3, 2)]
+made = threads() - before  # a pool counts the thread that calls it
+assert made == len(names) * (0 + 1 + 2 + 1), made
+wrong, start = [], threading.Barrier(len(kept) + 1)
+def run(name, one):
+    start.wait()
+    for _ in range(60):
+        if not (one.run(None, {"x": data["x"]})[0] == want[name]).all():
+            wrong.append(name)
+callers = [threading.Thread(target=run, args=each) for each in kept]
+[caller.start() for caller in callers]
+start.wait()
+most = 0
+while any(caller.is_alive() for caller in callers):
+    most = max(most, threads())
+[caller.join() for caller in callers]
+assert not wrong, wrong
+assert most <= before + made + len(callers), (most, before, made)
+assert threads() == before + made
+for name in names:
+    np.testing.assert_allclose(want[name], data[name], rtol=1e-4, atol=1e-4)
+print("same")
+"""
+
 
 def region_model(plan: bytes, path: Path, *, external: bool) -> None:
     node = helper.make_node("Region", ["plan", "x"], ["y"], domain="sparsec")
@@ -64,6 +104,26 @@ def test_runs_without_sparsec(tmp_path: Path, external: bool, threads: int) -> N
     arguments = [tmp_path / "model.onnx", library_path(), tmp_path / "data.npz", threads]
     done = subprocess.run(
         [sys.executable, "-I", "-c", SCRIPT, *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_sessions_share_nothing_but_the_code(tmp_path: Path) -> None:
+    """Sessions of two models, several of each, at once: the bits of one alone, no thread but their own."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((700, 100)).astype(np.float32)
+    want = {}
+    for name, block in (("a", 1), ("b", 4)):
+        matrix = sparse_matrix(rng, 60, 100, 0.8, block)
+        region_model(
+            linear_plan(matrix, block).to_bytes(), tmp_path / f"{name}.onnx", external=False
+        )
+        want[name] = x @ matrix.T
+    np.savez(tmp_path / "data.npz", x=x, **want)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SEVERAL, str(tmp_path), str(library_path())],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout == "same\n", done.stderr

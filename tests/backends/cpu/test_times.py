@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu import measurer, times
 from sparsec.backends.cpu.backend import CpuBackend
 from sparsec.backends.cpu.times import Times
 from sparsec.backends.targets import CPU
+from sparsec.ir.codes import Code
+from sparsec.ir.patterns import Unstructured
 from tests.backends.cpu.layers import NEEDS_LIBRARY
 from tests.backends.cpu.test_backend import two_layers
+from tests.graphs import matmul, only_site
 
 pytestmark = NEEDS_LIBRARY
 
@@ -49,6 +53,42 @@ def test_a_second_compilation_times_nothing(
         lower(tmp_path, threads=2)
     with pytest.raises(AssertionError, match="nothing is left"):
         lower(None)
+
+
+@pytest.mark.parametrize(
+    ("races", "kept"),
+    [
+        ([1.5], True),
+        ([0.5], False),
+        ([1.08, 0.97], True),  # 1.022 times as fast
+        ([1.08, 0.96], False),
+        ([0.97, 1.09], True),
+    ],
+)
+def test_a_close_race_of_whole_models_is_held_twice(
+    monkeypatch: pytest.MonkeyPatch, races: list[float], kept: bool
+) -> None:
+    """One layer that gains alone; how much the model gains, and how fast the machine is, is made up."""
+    left = iter(enumerate(races, start=1))
+
+    class Raced(measurer.Contest):
+        def run(self, seconds: float = 0.25, *arguments: object, **more: object):
+            if seconds < 1:  # a layer or a region
+                return {"dense": 2.0, "sparse": 1.0}
+            pace, gain = next(left)
+            return {name: pace if name == "dense" else pace / gain for name in self.sessions}
+
+    monkeypatch.setattr(measurer, "Contest", Raced)
+    codes = {row.code for row in lower(None).layers}
+    assert (Code.MEASURED_FASTER in codes) is kept
+    assert not list(left)
+
+
+def test_a_graph_without_anything_to_time_recalls_nothing(tmp_path: Path) -> None:
+    graph = matmul(np.eye(8, dtype=np.float16), dtype=TensorProto.FLOAT16)
+    only_site(graph).mark(Unstructured())
+    context = LowerContext([{"x": np.zeros((4, 8), np.float16)}], cache=tmp_path)
+    assert CpuBackend().lower(graph, CPU, context).notes == []
 
 
 @pytest.mark.parametrize("key", ["cpu", "isa", "library", "onnxruntime"])

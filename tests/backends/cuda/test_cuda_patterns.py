@@ -40,7 +40,7 @@ FORMAT_OF = {  # pattern: the format that is chosen where the launch floor makes
     "block:32x4": "block16x1",
     "block:4x1": "bm32",
 }
-FEW = ("2:8", "unstructured", "block:16x1")
+FEW = ("2:8", "unstructured", "block:16x1", "1:8")
 
 
 def build(pattern, m=70, k=160, rows='"B"', sparsity=0.7):
@@ -78,6 +78,7 @@ def test_a_layer_is_packed_and_comes_back(pattern, target, tmp_path):
     dense = CudaBackend().densify(lowered.model, tmp_path)
     verify(dense)
     (site,) = weight_sites(dense)
+    assert str(site.pattern) == pattern  # of the layer, whatever else its format could hold
     site.pattern.check(site.matrix(), site.name)
     feeds = {"x": np.random.default_rng(0).standard_normal((3, 160)).astype(np.float32)}
     (masked,), (packed,) = (
