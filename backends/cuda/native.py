@@ -114,6 +114,8 @@ class NativeVariant:
     def block_rows(self) -> int:
         """Rows of W of a block: more with many rows of x, if there is shared memory for a ring of them."""
         wide = self.format == "nm24_sp" and self.bucket >= 32 and self.sm not in _SMALL_SHARED
+        if self.values and self.bucket == 64 and not self.aligned:
+            wide = False  # widening and copies of 8 bytes need the registers of the larger tile
         return 256 if wide else 128
 
     @property

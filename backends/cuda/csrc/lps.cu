@@ -19,7 +19,8 @@ constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetch
 constexpr int LATE = 4;                  // and that it fetches together afterwards
 constexpr int TOGETHER = N8 <= 4 ? 2 : 1;  // halves of a tile that are multiplied in one go
 constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
-constexpr int PLACED = N8 <= 4 ? 2 : 0;    // of them with addresses, where accumulators leave room
+// Of them with addresses, where accumulators and the arithmetic of int8 in bfloat16 leave room.
+constexpr int PLACED = N8 <= 4 ? (N8 == 2 && BRAIN && VALUES == INT8 ? 1 : 2) : 0;
 
 // What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
 struct Kept {
@@ -75,8 +76,8 @@ LANE_FN Quad load_x(const char* at, int left) {
   return {w[0], w[1], w[2], w[3]};
 }
 
-// Blocks on a processor that registers must allow.
-KERNEL(THREADS, N8 <= 1 && !CLEAR ? 3 : (N8 <= 2 ? 2 : 1))
+// Blocks on a processor that registers must allow; three leave no room to widen and to read x by elements.
+KERNEL(THREADS, N8 <= 1 && !CLEAR && (X_BYTES == 16 || VALUES == SIXTEEN) ? 3 : (N8 <= 2 ? 2 : 1))
 lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* scale,
            const float* bias, const void* residual, void* y, float* partial, u32* counters, int M, int N, int K,
            int activation, int wide) {
