@@ -12,7 +12,7 @@ namespace {
 // Columns of a tile; more where all channels of them still fit the second cache, so that windows share more rows.
 constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
 // Time to write a float beyond the second cache and to read it from there, in multiply-adds of the roof.
-constexpr double kStream = 20.0;
+constexpr double kStream = 10.0;
 // Rows of the other side's tiles where a window has a stride: its cut is chosen apart.
 constexpr int64_t kFewRows = 2;
 
@@ -202,7 +202,7 @@ Cut Cuts::choose(int64_t columns) {
       if (op.code == OpCode::kDepthwise) {
         // Input rows are loaded once for all rows of a tile; what has no whole rows is copied once more.
         const double reach = op.kernel[0] - 1, kept = rows ? std::min<double>(held / row, shapes_.values[op.output].height) : 1.0;
-        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + reach / kept : 5.0);
+        cost += static_cast<double>(t.count * columns) * (rows ? 1.5 + 2.2 * reach / kept : 5.0);
         if (rows) cost += streaming(op, op.stride[0] == 1 ? static_cast<int64_t>(kept) : kFewRows, static_cast<int64_t>(kept));
         continue;
       }
