@@ -8,7 +8,13 @@ import pytest
 
 from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.loader import Driver, Kernel
-from sparsec.backends.cuda.native import ACTIVATIONS, BUCKETS, NativeVariant, split_for
+from sparsec.backends.cuda.native import (
+    ACTIVATIONS,
+    BUCKETS,
+    NativeUnpack,
+    NativeVariant,
+    split_for,
+)
 from sparsec.ir.errors import UnsupportedTargetError
 
 pytestmark = pytest.mark.gpu
@@ -119,6 +125,36 @@ def test_scattered_weights_of_any_sparsity_and_shape(driver, cache, sparsity, cl
         dense[m // 2] = 0
         x = np.random.default_rng(3).standard_normal((16, k)).astype(np.float16)
         check(run(driver, cache, "lps", dense, x, 16, clear=clear)[0], x, dense)
+
+
+# K of nm24_sp is a multiple of 4; of lps it is any.
+UNPACKED = [
+    *(("nm24_sp", m, k) for m, k in ((33, 100), (128, 640), (4096, 4096))),
+    *(("lps", m, k) for m, k in ((130, 101), (64, 72), (4096, 4096))),
+]
+
+
+@pytest.mark.parametrize("values", ["float16", "float8_e4m3fn", "int8"])
+@pytest.mark.parametrize("case", UNPACKED, ids=str)
+def test_unpacked_weights_are_the_stored_ones_to_the_bit(driver, cache, case, values):
+    pattern, m, k = case
+    dense = weight(pattern, m, k, 0.7, seed=k)
+    if pattern == "lps":
+        dense[:64, :64] = 1.5
+    dense[m // 2] = 0
+    form = formats.get(pattern)
+    packed = form.pack(dense, values)
+    exact = form.unpack(packed, (m, k), values).astype(np.float32).astype(np.float16)
+    scaled = "" if values == "float16" else values
+    variant = NativeUnpack(pattern, "float16", driver.sm, k % 8 == 0 or pattern != "lps", scaled)
+    compiled = nvcc.compile_native(variant, cache)
+    kernel = Kernel(driver, compiled.cubin, compiled.launch)
+    with Memory(driver) as memory:
+        pointers = {name: memory.upload(array) for name, array in packed.items()}
+        pointers["w"] = memory.new(2 * m * k)
+        kernel.launch(pointers, {"M": m, "K": k})
+        w = np.frombuffer(driver.copy_out(pointers["w"], 2 * m * k), np.uint16)
+    assert np.array_equal(w.reshape(m, k), exact.view(np.uint16))
 
 
 @pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
