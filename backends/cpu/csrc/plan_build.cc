@@ -11,6 +11,7 @@ namespace {
 // Multiply-adds of a column of weights up to which one more copy of its input takes longer than loads that straddle
 // two cache lines.
 constexpr double kFewUses = 30;
+// Floats of the widest vector of any instruction set.
 constexpr int64_t kMostLanes = 16;
 
 class Builder {
@@ -307,14 +308,14 @@ class Builder {
       q.chunks = static_cast<int>(std::clamp<int64_t>(divide_up(parts, y.tiles), 1, std::max<int64_t>(1, groups * q.block_rows / 16)));
     if (conv) {
       const bool pays = q.chunks > 1 || (taps == 1 && q.depth < t.columns);
-      b.window.ahead = !b.window.phases.empty() && pays && copies_ahead(b.window, y, t.columns / taps);
+      b.window.ahead = !b.window.phases.empty() && pays && fits_ahead(b.window, y, t.columns / taps);
       place_taps(b, y, widest, q);
     }
     b.pack = cached_pack(q);
   }
 
   // Whether all copies of all channels are small enough to be made ahead.
-  static bool copies_ahead(const Window& w, const Layout& y, int64_t channels) {
+  static bool fits_ahead(const Window& w, const Layout& y, int64_t channels) {
     int64_t floats = 0;
     for (const TapCopy& copy : w.copies) floats += y.tiles * y.tile + (copy.more + 1) * kMostLanes;
     return floats * channels <= int64_t{1} << 26;

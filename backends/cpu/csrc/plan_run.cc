@@ -1,5 +1,6 @@
 // Runs a built plan step by step, each split into independent tasks.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 
@@ -7,6 +8,19 @@
 
 namespace sparsec {
 namespace {
+
+using Range = std::pair<int64_t, int64_t>;  // [first, second)
+
+// Which tiles of each stage but the last a thread's rings hold, of the step that it works on.
+struct Rings {
+  uint64_t job = 0;
+  std::vector<Range> held;
+};
+
+Rings& rings() {
+  thread_local Rings mine;
+  return mine;
+}
 
 class Run {
  public:
@@ -36,17 +50,16 @@ class Run {
     last_ = now;
   }
 
+  template <class F>
+  void each_task(int64_t tasks, F f) {
+    parallel_.run(tasks, [](void* data, size_t i) { (*static_cast<F*>(data))(static_cast<int64_t>(i)); }, &f);
+  }
+
   // A few tasks for each thread: a late thread holds up a part of its share, and none waits long.
   template <class F>
   void ranges(int64_t count, F f) {
-    const int64_t threads = parallel_.threads();
-    if (threads == 1) return f(int64_t{0}, count);
-    const int64_t tasks = std::min(count, 8 * threads);
-    auto task = [&](size_t t) {
-      const auto at = static_cast<int64_t>(t);
-      f(count * at / tasks, count * (at + 1) / tasks);
-    };
-    parallel_.run(tasks, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
+    const int64_t tasks = parallel_.threads() == 1 ? 1 : std::min<int64_t>(count, 8 * parallel_.threads());
+    each_task(tasks, [&](int64_t t) { f(count * t / tasks, count * (t + 1) / tasks); });
   }
 
   template <class F>
@@ -77,28 +90,34 @@ class Run {
     }
   }
 
-  // Each thread makes its part of the last stage and, whenever that wants them, the tiles of the stages before.
+  // A task is a tile of the last stage. Whoever takes it makes, before it, the tiles of the stages before that it reads and
+  // that the thread has not.
   void depth_first(const Step& s) {
-    const int64_t tiles = c_.out(c_.in.ops[s.stages.back().begin]).tiles, parts = std::min<int64_t>(tiles, parallel_.threads());
-    const auto part = [&](int64_t p) {
-      std::vector<int64_t> next(s.stages.size(), -1);  // tile of each stage
-      next.back() = tiles * p / parts;
-      make(s, s.stages.size() - 1, tiles * (p + 1) / parts, next);
-    };
-    if (parts == 1) return part(0);
-    auto task = [&](size_t t) { part(static_cast<int64_t>(t)); };
-    parallel_.run(parts, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
+    static std::atomic<uint64_t> jobs{0};
+    const uint64_t job = ++jobs;
+    each_task(c_.out(c_.in.ops[s.stages.back().begin]).tiles, [&](int64_t tile) {
+      Rings& mine = rings();
+      if (mine.job != job) mine = {job, std::vector<Range>(s.stages.size() - 1, Range{0, 0})};
+      make(s, s.stages.size() - 1, tile, mine.held);
+    });
   }
 
-  void make(const Step& s, size_t level, int64_t stop, std::vector<int64_t>& next) {
-    for (; next[level] < stop; ++next[level]) {
-      if (level > 0) {
-        const auto [first, last] = s.stages[level].reads[next[level]];
-        if (next[level - 1] < 0) next[level - 1] = first;
-        make(s, level - 1, last, next);
+  void make(const Step& s, size_t level, int64_t tile, std::vector<Range>& held) {
+    if (level > 0) {
+      const Range wanted = s.stages[level].reads[tile];
+      Range& have = held[level - 1];
+      const int64_t slots = c_.out(c_.in.ops[s.stages[level - 1].end - 1]).slots;
+      if (wanted.first > have.second || wanted.second < have.first) have = {wanted.first, wanted.first};
+      while (have.first > wanted.first) {
+        make(s, level - 1, have.first - 1, held);
+        have = {have.first - 1, std::min(have.second, have.first - 1 + slots)};
       }
-      stage(s.stages[level], next[level]);
+      while (have.second < wanted.second) {
+        make(s, level - 1, have.second, held);
+        have = {std::max(have.first, have.second + 1 - slots), have.second + 1};
+      }
     }
+    stage(s.stages[level], tile);
   }
 
   // One operator on all of its output.

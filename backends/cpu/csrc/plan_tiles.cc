@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
 // Time to write a float beyond the second cache and to read it from there, in multiply-adds of the roof.
 constexpr double kStream = 10.0;
+// Threads are never equally fast, and the last tile of all keeps all but one waiting: for so much of its time, as measured.
+constexpr double kWaits = 0.1;
 // Rows of the other side's tiles where a window has a stride: its cut is chosen apart.
 constexpr int64_t kFewRows = 2;
 
@@ -216,6 +218,7 @@ Cut Cuts::choose(int64_t columns) {
     if (crowds_sets(table, width)) cost *= 1.1;
     // On a cut too uneven operators are split by rows, and the threads wait for each other after every one.
     cost *= std::min(unevenness(columns, held, threads_), kSplitByRows);
+    if (threads_ > 1) cost *= 1.0 + kWaits * threads_ / static_cast<double>(std::max<int64_t>(tiles, threads_));
     if (cost < best_cost * 0.999) {
       best_cost = cost;
       // No cache line belongs to two tiles: they are written by different threads.

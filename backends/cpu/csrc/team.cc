@@ -67,15 +67,22 @@ void Team::run(size_t tasks, void (*fn)(void*, size_t), void* data) {
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+bool Team::claim(Shard& shard, bool own, size_t& task) {
+  uint64_t word = shard.word.load(std::memory_order_acquire);
+  for (;;) {
+    const uint64_t next = word & kMask, end = word >> kBits;
+    if (next >= end) return false;
+    const uint64_t left = own ? end << kBits | (next + 1) : (end - 1) << kBits | next;
+    if (shard.word.compare_exchange_weak(word, left, std::memory_order_acquire)) {
+      task = own ? next : end - 1;
+      return true;
+    }
+  }
+}
+
 void Team::work(int home) {
-  for (int i = 0; i < shards_; ++i) {
-    std::atomic<uint64_t>& shard = tasks_[(home + i) % shards_].word;
-    for (;;) {
-      uint64_t word = shard.load(std::memory_order_relaxed);
-      if (static_cast<uint32_t>(word) >= word >> kBits) break;
-      word = shard.fetch_add(1, std::memory_order_acquire);
-      const size_t task = static_cast<uint32_t>(word);
-      if (task >= word >> kBits) break;
+  for (int i = 0; i < shards_; ++i)
+    for (size_t task; claim(tasks_[(home + i) % shards_], i == 0, task);) {
       try {
         fn_(data_, task);
       } catch (...) {
@@ -87,7 +94,6 @@ void Team::work(int home) {
         done_.notify_one();
       }
     }
-  }
 }
 
 void Team::help() {

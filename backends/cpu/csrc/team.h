@@ -16,7 +16,8 @@ namespace sparsec {
 // spins takes the processor from whoever else needs it.
 //
 // Each thread has a shard of the tasks and takes from the others when its own is empty, so that a thread works
-// on the same part of the columns in one operator after the other and finds them in its cache.
+// on the same part of the columns in one operator after the other and finds them in its cache. It goes through its own
+// from the front and takes from the others' ends, so that what anybody does are neighbouring tasks.
 class Team final : public Parallel {
  public:
   explicit Team(int threads);
@@ -30,14 +31,15 @@ class Team final : public Parallel {
   void help();
 
  private:
-  // A shard in one word, so that a claim says at once which task it got and whether there is one: tasks
-  // [next, end). Claims beyond the end are harmless.
+  // A shard in one word, so that both of its ends change together: tasks [next, end) are left.
   static constexpr int kBits = 32;
+  static constexpr uint64_t kMask = 0xffffffff;
   static constexpr int kMostShards = 64;
   struct alignas(64) Shard {
     std::atomic<uint64_t> word{0};  // end << kBits | next
   };
 
+  static bool claim(Shard& shard, bool own, size_t& task);
   void work(int home);
 
   const int threads_, shards_;
