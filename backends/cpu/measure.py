@@ -30,7 +30,6 @@ def race(
     rounds: tuple[int, int] = (5, 25),
     threads: int = 1,
     cold: bool = False,
-    wall: bool = False,
     batch: float = 2e-3,
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the seconds of a call, round by round.
@@ -43,12 +42,10 @@ def race(
         At least and at most so many, whatever the time.
     cold : bool
         Let every call find the caches empty, as a layer does in a model that exceeds them.
-    wall : bool
-        Count wall time on one thread too.
     batch : float
         Seconds of calls in a row that make one time of a contestant, after a call that is not counted.
     """
-    clock = time.process_time if threads == 1 and not wall else time.perf_counter
+    clock = time.process_time if threads == 1 else time.perf_counter
     calls: dict[str, int] = {}
     total = 0.0
     for name, run in contestants.items():
@@ -102,13 +99,20 @@ class Contest:
         self._threads = threads
         self._runs: dict[str, Callable[[], object]] = {}
         self.sessions: dict[str, ort.InferenceSession] = {}
-        self.least: dict[str, float] = {}
+        self.times: dict[str, list[float]] = {}
 
-    def enter(self, name: str, model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Add a model. ``feeds`` may hold more than its inputs."""
+    def enter(
+        self,
+        name: str,
+        model: ir.Model,
+        feeds: Mapping[str, NDArray[Any]],
+        threads: int | None = None,
+    ) -> None:
+        """Add a model. ``feeds`` may hold more than its inputs; ``threads``: other than the contest's."""
         library = library_path()
         libraries = [] if library is None else [library]
-        session = new_session(model, session_options(threads=self._threads, libraries=libraries))
+        options = session_options(threads=threads or self._threads, libraries=libraries)
+        session = new_session(model, options)
         binding = session.io_binding()
         for given in session.get_inputs():
             binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))
@@ -127,11 +131,6 @@ class Contest:
         """Add a contestant of another kind."""
         self._runs[name] = run
 
-    def run_wall(self, name: str, seconds: float) -> float:
-        """Return the least wall seconds of one contestant alone."""
-        run = {name: self._runs[name]}
-        return min(race(run, seconds, (5, 20), self._threads, wall=True, batch=0.05)[name])
-
     def run(
         self,
         seconds: float = 0.25,
@@ -140,7 +139,6 @@ class Contest:
         cold: bool = False,
         batch: float = 2e-3,
     ) -> dict[str, float]:
-        """Race all models and return their seconds; ``least`` has those of their best rounds."""
-        times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
-        self.least = {name: min(values) for name, values in times.items()}
-        return seconds_of(times)
+        """Race all models and return their seconds; ``times`` has those of every round."""
+        self.times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
+        return seconds_of(self.times)
