@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sparsec.backends.cpu.caches import empty_caches
 from sparsec.backends.cpu.library import library_path
 from sparsec.ir.run import new_session, session_options
+from sparsec.timing import wait_for_idle_workers
 
 _WARM_UP = 2
-_SPIN_SECONDS = 0.03  # longer than ONNX Runtime's workers spin after a run
 
 
 def race(
@@ -63,7 +63,7 @@ def race(
         for name in order if index % 2 == 0 else order[::-1]:
             run, repeat = contestants[name], calls[name]
             if threads > 1:
-                time.sleep(_SPIN_SECONDS)
+                wait_for_idle_workers()
             if cold:
                 repeat = 1
                 empty_caches()
