@@ -238,6 +238,8 @@ LANE_FN const char* element(const void* base, u32 index) {
 }
 // The value as it is, which the compiler can no longer compute anew: it stays in a register.
 LANE_FN u32 pin(u32 v) { return __shfl_sync(0xffffffffu, v, threadIdx.x & 31); }
+// A value that is the same in all lanes of the warp, known to be: a branch on it needs no book-keeping of lanes.
+LANE_FN u32 same(u32 v) { return __shfl_sync(0xffffffffu, v, 0); }
 LANE_FN float as_float(u32 v) { return __uint_as_float(v); }
 LANE_FN u32 as_bits(float v) { return __float_as_uint(v); }
 // To float16 or bfloat16, to nearest, ties to even.

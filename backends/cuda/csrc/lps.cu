@@ -26,6 +26,7 @@ constexpr int PLACED = N8 <= 4 ? (N8 == 2 && BRAIN && VALUES == INT8 ? 1 : 2) : 
 struct Kept {
   Stored v[KEEP];
   u32 gaps[KEEP], at[KEEP][8];
+  u32 low, high;  // where the last one of KEEP ends
 };
 
 // Asks for the chunks of a tile; `values` and `gaps` are where its first one lies.
@@ -37,9 +38,10 @@ LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) 
 
 // Scatters chunks C, C + 1, ... of the `count` of a tile, KEEP at most.
 template <int C>
-LANE_FN void scatter_kept(Kept& kept, int count, u32& low, u32& high) {
-  if constexpr (C < KEEP) {
-    if (C >= count) return;
+LANE_FN void scatter_kept(Kept& kept, int count, u32 low, u32 high) {
+  if constexpr (C == KEEP) {
+    kept.low = low, kept.high = high;
+  } else if (C < count) {
     scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
     scatter_kept<C + 1>(kept, count, low, high);
   }
@@ -47,15 +49,16 @@ LANE_FN void scatter_kept(Kept& kept, int count, u32& low, u32& high) {
 
 // Zeroes what scatter_kept wrote; `gaps` are those of then.
 template <int C>
-LANE_FN void clear(const Kept& kept, const u32 (&gaps)[KEEP], int count, u32& low, u32& high) {
+LANE_FN void clear(const Kept& kept, const u32 (&gaps)[KEEP], int count, u32 low, u32 high) {
   if constexpr (C < KEEP) {
     if (C >= count) return;
     if constexpr (C < PLACED) {
-      low = kept.at[C][6], high = kept.at[C][7];
-      store_shared16<512 * C + 128>(kept.at[C][0], 0), store_shared16<512 * C + 128>(kept.at[C][1], 0);
-      store_shared16<512 * C + 256>(kept.at[C][2], 0), store_shared16<512 * C + 256>(kept.at[C][3], 0);
-      store_shared16<512 * C + 384>(kept.at[C][4], 0), store_shared16<512 * C + 384>(kept.at[C][5], 0);
-      store_shared16<512 * C + 512>(kept.at[C][6], 0), store_shared16<512 * C + 512>(kept.at[C][7], 0);
+      const u32 (&at)[8] = kept.at[C];
+      store_shared16<512 * C + 128>(at[0], 0), store_shared16<512 * C + 128>(at[1], 0);
+      store_shared16<512 * C + 256>(at[2], 0), store_shared16<512 * C + 256>(at[3], 0);
+      store_shared16<512 * C + 384>(at[4], 0), store_shared16<512 * C + 384>(at[5], 0);
+      store_shared16<512 * C + 512>(at[6], 0), store_shared16<512 * C + 512>(at[7], 0);
+      low = at[6], high = at[7];
     } else {
       scatter<512 * C>({0, 0, 0, 0}, gaps[C], low, high);
     }
@@ -81,7 +84,7 @@ KERNEL(THREADS, N8 <= 1 && !CLEAR && (X_BYTES == 16 || VALUES == SIXTEEN) ? 3 : 
 lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* scale,
            const float* bias, const void* residual, void* y, float* partial, u32* counters, int M, int N, int K,
            int activation, int wide) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int lane = threadIdx.x & 31, warp = (int)same(threadIdx.x >> 5);
   const int set = warp % SETS, member = warp / SETS;
   const int group = blockIdx.x * SETS + set;
   const int steps = (K + STEP - 1) / STEP;
@@ -98,12 +101,12 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     sync_warp();
 
     // tiles[t] = {first chunk, first overflow entry}; the chunks of consecutive tiles follow each other.
-    const int* at = tiles + 2 * ((u64)group * steps + first);
+    const char* at = (const char*)(tiles + 2 * ((u64)group * steps + first));
     const u64 here = load64(at);
-    u64 next = load64(at + 2);
+    u64 next = load64(at + 8);
     int chunk = (int)here, over = (int)(here >> 32);
-    const int end = (int)load32(at + 2 * (last - first));
-    at += 4;
+    const int end = (int)load32(at + 8 * (last - first));
+    advance(at, 16);
     const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + LANE_BYTES * lane;
     const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + GAPS_AT + 4 * lane;
     // 16 bytes behind what they load, these lanes meet each of the 128-byte lines of a chunk.
@@ -130,17 +133,17 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       const int n = blockIdx.z * 8 * N8 + 8 * j + (lane >> 2);
       x_at[j] = ((u32)(n < N ? n : N - 1) * K + first * STEP + 8 * (lane & 3)) * 2;
     }
+    u32 early[EARLY] = {}, spots[EARLY] = {};  // overflow entries, and where they went
     int x_left = K - first * STEP - 8 * (lane & 3);
 
 #pragma unroll 1
     for (int step = first; step < last; step++) {
-      int count = (int)next - chunk;
-      const int extra = (int)(next >> 32) - over - lane;
+      int count = (int)same((int)next - chunk);
+      const int spare = (int)same((int)(next >> 32) - over), extra = spare - lane;
       const char* spilt = element<4>(overflow, over + lane);
       chunk = (int)next, over = (int)(next >> 32);
       if (step + 1 < last) next = load64(at);
-      at += 2;
-      u32 early[EARLY];
+      advance(at, 8);
 #pragma unroll
       for (int i = 0; i < EARLY; i++)
         if (extra > 32 * i) early[i] = load32(spilt + 128 * i);
@@ -151,7 +154,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         scatter_kept<0>(kept, count, low, high);
 #pragma unroll
         for (int c = 0; c < KEEP; c++) written[c] = kept.gaps[c];
-        low += KEEP * 512, high += KEEP * 512;
+        low = kept.low + KEEP * 512, high = kept.high + KEEP * 512;
 #pragma unroll 1
         for (int c = KEEP; c < count; c++, low += 512, high += 512)
           scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
@@ -179,9 +182,8 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
 #pragma unroll
       for (int i = 0; i < EARLY; i++)
         if (extra > 32 * i) {
-          const u32 to = tile + (early[i] >> 16);
-          store_shared16<0>(to, spilt_value(early[i]));
-          early[i] = to;
+          spots[i] = tile + (early[i] >> 16);
+          store_shared16<0>(spots[i], spilt_value(early[i]));
         }
 #pragma unroll 1
       for (int from = 32 * EARLY; from < extra; from += 32 * LATE) {
@@ -223,13 +225,12 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         // A line a lane: as many bytes as this tile had, AHEAD chunks on. Past the end there is none to bring.
         if (lane * 128 < count * CHUNK_BYTES && end - chunk > AHEAD + 4096 / CHUNK_BYTES)
           prefetch(values + (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES);
-        low = own - 128, high = own - 126;
-        clear<0>(kept, written, count, low, high);
+        clear<0>(kept, written, count, own - 128, own - 126);
 #pragma unroll
         for (int i = 0; i < EARLY; i++)
-          if (extra > 32 * i) store_shared16<0>(early[i], 0);
+          if (extra > 32 * i) store_shared16<0>(spots[i], 0);
         if (count > KEEP) {
-          low += KEEP * 512, high += KEEP * 512;
+          low = kept.low + KEEP * 512, high = kept.high + KEEP * 512;
 #pragma unroll 1
           for (int c = KEEP - count; c < 0; c++, low += 512, high += 512)
             scatter<0>(zero, load32(gaps + c * CHUNK_BYTES), low, high);

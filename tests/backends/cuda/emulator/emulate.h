@@ -240,6 +240,11 @@ inline void run_load_matrices(Rows* const* lanes) {
 
 inline void run_nothing(int* const*) {}
 
+inline void run_same(u32* const* lanes) {
+  for (int l = 1; l < 32; l++)
+    if (*lanes[l] != *lanes[0]) fail("lane " + std::to_string(l) + " differs in what is to be the same");
+}
+
 inline void (*entry)(void**);
 inline void** entry_arguments;
 
@@ -414,6 +419,10 @@ template <u32 SIZE>
 LANE_FN const char* element(const void* base, u32 index) { return (const char*)base + (u64)index * SIZE; }
 LANE_FN u32 pin(u32 v) {
   sync_warp();  // the whole warp has to be there
+  return v;
+}
+LANE_FN u32 same(u32 v) {
+  emulated::together("same", v, emulated::run_same);
   return v;
 }
 LANE_FN u32 dot4(u32 a, u32 b, u32 c) {
