@@ -370,6 +370,8 @@ LANE_FN Quad load128(const void* at) { return emulated::load_global<Quad>(at); }
 LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u64 stream64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
+template <int OFFSET>
+LANE_FN u32 load32_at(const void* at) { return emulated::load_global<u32>((const char*)at + OFFSET); }
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
 LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
 LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
