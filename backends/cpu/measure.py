@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from sparsec.backends.cpu.caches import empty_caches
 from sparsec.backends.cpu.library import library_path
 from sparsec.ir.run import new_session, session_options
+from sparsec.timing import wait_for_idle_workers
 
 _WARM_UP = 2
-_SPIN_SECONDS = 0.03  # longer than ONNX Runtime's workers spin after a run
+_REST = 0.06  # seconds that workers of ONNX Runtime spin after a run, about
 
 
 def race(
@@ -37,7 +38,7 @@ def race(
     Parameters
     ----------
     seconds : float
-        Aim for this much time in all.
+        Aim for this much time in all, waiting included.
     rounds : tuple of int
         At least and at most so many, whatever the time.
     cold : bool
@@ -48,6 +49,9 @@ def race(
     clock = time.process_time if threads == 1 else time.perf_counter
     calls: dict[str, int] = {}
     total = 0.0
+    if threads > 1:  # fewer rounds and longer ones: most of their time goes by waiting
+        total = _REST * len(contestants)
+        batch = max(batch, _REST / 4)
     for name, run in contestants.items():
         for _ in range(_WARM_UP):
             run()
@@ -63,7 +67,7 @@ def race(
         for name in order if index % 2 == 0 else order[::-1]:
             run, repeat = contestants[name], calls[name]
             if threads > 1:
-                time.sleep(_SPIN_SECONDS)
+                wait_for_idle_workers()
             if cold:
                 repeat = 1
                 empty_caches()
