@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from sparsec.backends.cpu.caches import empty_caches
 from sparsec.backends.cpu.library import library_path
 from sparsec.ir.run import new_session, session_options
+from sparsec.timing import wait_for_idle_workers
 
 _WARM_UP = 2
-_SPIN_SECONDS = 0.03  # longer than ONNX Runtime's workers spin after a run
+_REST = 0.06  # seconds that workers of ONNX Runtime spin after a run, about
 
 
 def race(
@@ -30,7 +31,6 @@ def race(
     rounds: tuple[int, int] = (5, 25),
     threads: int = 1,
     cold: bool = False,
-    wall: bool = False,
     batch: float = 2e-3,
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the seconds of a call, round by round.
@@ -38,19 +38,20 @@ def race(
     Parameters
     ----------
     seconds : float
-        Aim for this much time in all.
+        Aim for this much time in all, waiting included.
     rounds : tuple of int
         At least and at most so many, whatever the time.
     cold : bool
         Let every call find the caches empty, as a layer does in a model that exceeds them.
-    wall : bool
-        Count wall time on one thread too.
     batch : float
         Seconds of calls in a row that make one time of a contestant, after a call that is not counted.
     """
-    clock = time.process_time if threads == 1 and not wall else time.perf_counter
+    clock = time.process_time if threads == 1 else time.perf_counter
     calls: dict[str, int] = {}
     total = 0.0
+    if threads > 1:  # fewer rounds and longer ones: most of their time goes by waiting
+        total = _REST * len(contestants)
+        batch = max(batch, _REST / 4)
     for name, run in contestants.items():
         for _ in range(_WARM_UP):
             run()
@@ -66,7 +67,7 @@ def race(
         for name in order if index % 2 == 0 else order[::-1]:
             run, repeat = contestants[name], calls[name]
             if threads > 1:
-                time.sleep(_SPIN_SECONDS)
+                wait_for_idle_workers()
             if cold:
                 repeat = 1
                 empty_caches()
@@ -102,13 +103,20 @@ class Contest:
         self._threads = threads
         self._runs: dict[str, Callable[[], object]] = {}
         self.sessions: dict[str, ort.InferenceSession] = {}
-        self.least: dict[str, float] = {}
+        self.times: dict[str, list[float]] = {}
 
-    def enter(self, name: str, model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Add a model. ``feeds`` may hold more than its inputs."""
+    def enter(
+        self,
+        name: str,
+        model: ir.Model,
+        feeds: Mapping[str, NDArray[Any]],
+        threads: int | None = None,
+    ) -> None:
+        """Add a model. ``feeds`` may hold more than its inputs; ``threads``: other than the contest's."""
         library = library_path()
         libraries = [] if library is None else [library]
-        session = new_session(model, session_options(threads=self._threads, libraries=libraries))
+        options = session_options(threads=threads or self._threads, libraries=libraries)
+        session = new_session(model, options)
         binding = session.io_binding()
         for given in session.get_inputs():
             binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))
@@ -127,11 +135,6 @@ class Contest:
         """Add a contestant of another kind."""
         self._runs[name] = run
 
-    def run_wall(self, name: str, seconds: float) -> float:
-        """Return the least wall seconds of one contestant alone."""
-        run = {name: self._runs[name]}
-        return min(race(run, seconds, (5, 20), self._threads, wall=True, batch=0.05)[name])
-
     def run(
         self,
         seconds: float = 0.25,
@@ -140,7 +143,6 @@ class Contest:
         cold: bool = False,
         batch: float = 2e-3,
     ) -> dict[str, float]:
-        """Race all models and return their seconds; ``least`` has those of their best rounds."""
-        times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
-        self.least = {name: min(values) for name, values in times.items()}
-        return seconds_of(times)
+        """Race all models and return their seconds; ``times`` has those of every round."""
+        self.times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
+        return seconds_of(self.times)

@@ -135,8 +135,9 @@ SparsecTensor describe(const Api& api, const OrtValue* value, int element) {
 }
 
 // Counts the threads of the session's pool: the API does not tell. Each task lingers long enough for an idle
-// worker to take the next one; workers that find no processor free are missed.
-int count_threads(const Api& api, const OrtKernelContext* context, size_t tasks) {
+// worker to take the next one; workers that are slow to wake, or find no processor free, are missed.
+int count_threads(const Api& api, const OrtKernelContext* context) {
+  constexpr size_t kTasks = 64;
   struct Seen {
     std::mutex mutex;
     std::set<std::thread::id> ids;
@@ -151,14 +152,16 @@ int count_threads(const Api& api, const OrtKernelContext* context, size_t tasks)
     while (std::chrono::steady_clock::now() < end) {
     }
   };
-  must(api.parallel_for(context, task, tasks, 0, &seen));
+  must(api.parallel_for(context, task, kTasks, 0, &seen));
   return static_cast<int>(seen.ids.size());
 }
 
-// Runs f(team) on one thread of the session's pool while the others that are idle help. Whoever comes first
-// leads: a pool that is busy with another session then delays nothing.
+// Runs f(team) on one thread of the session's pool while the others that are idle help, and returns how many were
+// there. Whoever comes first leads: a pool that is busy with another session then delays nothing. The work is cut for
+// so many threads, and as many as there are processors are asked to come.
 template <class F>
-void with_team(const Api& api, const OrtKernelContext* context, int threads, F f) {
+int with_team(const Api& api, const OrtKernelContext* context, int threads, F f) {
+  static const int processors = static_cast<int>(std::thread::hardware_concurrency());
   struct Job {
     sparsec::Team team;
     F& f;
@@ -175,8 +178,9 @@ void with_team(const Api& api, const OrtKernelContext* context, int threads, F f
     }
     j.team.close();
   };
-  must(api.parallel_for(context, enter, threads, 0, &job));
+  must(api.parallel_for(context, enter, std::max(threads, processors), 0, &job));
   if (job.error) std::rethrow_exception(job.error);
+  return 1 + job.team.helpers();
 }
 
 struct Kernel {
@@ -187,7 +191,6 @@ struct Kernel {
   size_t size = 0;
   std::shared_ptr<sparsec::Plan> plan;
   std::atomic<int> threads{0};
-  std::atomic<uint32_t> runs{0};
 
   std::shared_ptr<sparsec::Plan> load(const OrtValue* value) {
     const SparsecTensor t = describe(api, value, kElementUint8);
@@ -225,14 +228,11 @@ struct Kernel {
       must(api.data(out, &data));
       outputs[i].data = static_cast<float*>(data);
     }
-    // A pool that seems to have one thread may have been starved: it is counted again, ever more seldom.
-    const uint32_t run_index = runs.fetch_add(1);
-    if (run_index == 0 || !threads) threads = count_threads(api, context, 64);
-    else if (threads == 1 && run_index <= 1024 && !(run_index & (run_index - 1))) threads = count_threads(api, context, 12);
+    // Results do not depend on this number: two runs at once may both change it.
+    if (!threads) threads = count_threads(api, context);
     const auto run = [&](sparsec::Parallel& parallel) { sparsec::run_plan(*current, inputs.data(), outputs.data(), parallel, nullptr); };
-    sparsec::Serial serial;
-    if (const int count = threads; count == 1) run(serial);
-    else with_team(api, context, count, run);
+    const int count = threads, came = with_team(api, context, count, run);
+    if (came > count) threads = came;
   }
 };
 

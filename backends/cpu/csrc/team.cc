@@ -97,6 +97,7 @@ void Team::work(int home) {
 }
 
 void Team::help() {
+  if (closed_.load()) return;
   const int home = (helpers_.fetch_add(1) + 1) % shards_;
   uint64_t seen = 0;
   while (!closed_.load()) {

@@ -29,6 +29,8 @@ class Team final : public Parallel {
 
   // Any other thread: returns after close().
   void help();
+  // How many came before close().
+  int helpers() const { return helpers_.load(); }
 
  private:
   // A shard in one word, so that both of its ends change together: tasks [next, end) are left.
