@@ -105,17 +105,22 @@ LANE_FN Quad load_x(const char* at, int left) {
   return {w[0], w[1], w[2], w[3]};
 }
 
-// Where a row of x stands: its address or, where there are too few registers for it, bytes from an address that moves on
-// for all rows.
+// Where a row of x stands, by what ptxas finds registers for: its address; bytes from an address `now` that moves on for
+// all rows; or bytes from x.
 #if N8 <= 4 && !(BRAIN && VALUES == 2 && X_BYTES == 2)
 using Place = const char*;
 LANE_FN Place place(const char* x, u32 bytes) { return x + bytes; }
-LANE_FN const char* start(const char*, Place at) { return at; }
-#else
+LANE_FN const char* start(const char*, const char*, Place at) { return at; }
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || EVEN
 using Place = u32;
 LANE_FN Place place(const char*, u32 bytes) { return pin(bytes); }
-LANE_FN const char* start(const char* x, Place at) { return x + at; }
+LANE_FN const char* start(const char*, const char* now, Place at) { return now + at; }
 LANE_FN void advance(Place, u32) {}
+#else
+using Place = u32;
+LANE_FN Place place(const char*, u32 bytes) { return bytes; }
+LANE_FN const char* start(const char* x, const char*, Place at) { return x + at; }
+LANE_FN void advance(Place& at, u32 bytes) { at += bytes; }
 #endif
 
 // Blocks on a processor that registers must allow; three leave no room to widen and to read x by elements.
@@ -238,7 +243,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       for (int b = 0; b < STEP / 32; b++) {
         Quad xs[N8];
 #pragma unroll
-        for (int j = 0; j < N8; j++) xs[j] = load_x(start(x_now, x_at[j]) + 64 * b, x_left - 32 * b);
+        for (int j = 0; j < N8; j++) xs[j] = load_x(start((const char*)x, x_now, x_at[j]) + 64 * b, x_left - 32 * b);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
 #pragma unroll
