@@ -15,6 +15,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from sparsec.ir.linked import is_within
+
 _MOST_BYTES = 1 << 48  # beyond any machine: the product of damaged dimensions
 
 
@@ -33,7 +35,7 @@ def check_proto(proto: onnx.ModelProto, folder: Path | None) -> list[str]:
     for graph, where in _graphs(proto.graph, ""):
         violations += _names(graph, where)
     sizes: dict[Path, int] = {}
-    for tensor in _tensors(proto):
+    for tensor in tensors_of(proto):
         violations += _tensor(tensor, folder, sizes)
     return violations
 
@@ -91,7 +93,8 @@ def _names(graph: onnx.GraphProto, where: str) -> Iterator[str]:
             yield f"the graph output {value.name!r} is produced by nothing"
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a model, wherever it is stored."""
     for graph, _ in _graphs(proto.graph, ""):
         yield from graph.initializer
         for node in graph.node:
@@ -151,7 +154,7 @@ def _typed_count(tensor: onnx.TensorProto) -> int:
 def _external(
     tensor: onnx.TensorProto, name: str, needed: int, folder: Path | None, sizes: dict[Path, int]
 ) -> Iterator[str]:
-    """External data must lie inside a file beside the model, reached by no link."""
+    """External data must lie inside a file in the model's folder, reached by no link out of it."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
@@ -161,10 +164,10 @@ def _external(
         yield f"{name} is stored in another file, but does not say in which"
         return
     path = folder / location
-    if os.path.isabs(location) or ".." in Path(location).parts:
+    if not is_within(location):
         yield f"{name} points to {location!r}, outside the model's folder"
         return
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what no path can be
         yield f"{name} needs the data file {location!r}, which is missing; put it beside the model"
         return
     if path not in sizes:
@@ -172,7 +175,7 @@ def _external(
         if not inside or path.stat().st_nlink > 1:
             yield (
                 f"{name} points to {location!r}, a link to data outside the model's folder; "
-                "put a copy there"
+                "put a copy there: cp -L folder/* follows links"
             )
             return
         sizes[path] = path.stat().st_size

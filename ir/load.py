@@ -21,8 +21,9 @@ import onnx
 import onnx_ir as ir
 
 from sparsec.ir.canonical import canonicalise, first_line
-from sparsec.ir.check_proto import check_proto
+from sparsec.ir.check_proto import check_proto, tensors_of
 from sparsec.ir.errors import ModelImportError
+from sparsec.ir.linked import follow_links
 from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 # our one error that says the same.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
+LOCATIONS = (
+    "sparsec.locations"  # in a model's meta: what the file calls data that lies under other names
+)
 _SHOWN = 20
 
 
@@ -115,7 +119,10 @@ def _load_onnx(path: Path) -> ir.Model:
             f"{path}: not an ONNX model, or a truncated one{kind}; fetch or export it again",
             where=str(path),
         ) from error
-    return _from_proto(proto, str(path), path.absolute().parent)
+    folder, locations = follow_links(tensors_of(proto), path)
+    model = _from_proto(proto, str(path), folder)
+    model.meta[LOCATIONS] = locations
+    return model
 
 
 # First bytes of files that are taken for ONNX models.

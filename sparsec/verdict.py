@@ -71,7 +71,7 @@ def judge(
     elif goals:
         exit_code = 5 if any(goal["met"] is False for goal in goals) else 0
     elif latency is not None and not gained(manifest, before, after, latency):
-        notes.append(no_gain(manifest, latency))
+        notes.append(no_gain(manifest, before, after, latency))
         exit_code = 5
     else:
         exit_code = 0
@@ -154,11 +154,22 @@ def gained(
     return any(before[key] - after[key] > MIN_SHRINK * before[key] for key in ("bytes", "macs"))
 
 
-def no_gain(manifest: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+def no_gain(
+    manifest: Mapping[str, Any],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    latency: Mapping[str, Any],
+) -> str:
     """Return the sentence that says why nothing was gained, and what would pay."""
     start = f"no gain on this machine (x{latency['speedup']:.2f}): "
     pruned = [layer for layer in manifest["layers"] if layer["pattern"] != "dense"]
     if not pruned:
+        if (removed := before["params"] - after["params"]) > 0:
+            return (
+                f"{start}{removed} parameters were removed, too few to count, and layers of odd "
+                "widths can take longer than before; channel:sparsity=0.3 keeps multiples that suit "
+                "the machine"
+            )
         return f"{start}no layer has zeros that a kernel could skip"
     codes = Counter(layer["code"] for layer in pruned).most_common()
     reason = next(layer["reason"] for layer in pruned if layer["code"] == codes[0][0])

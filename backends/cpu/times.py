@@ -49,8 +49,8 @@ class Times:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.machine = machine()
-        self.taken = 0  # contests that were held, not remembered
-        self.recalled = 0
+        self.taken = 0  # contests that were held
+        self.recalled = 0  # answers from memory or the file, to what was held just now too
         self._held: dict[str, Seconds] = {}
         self._file: Path | None = None
         if folder is not None:

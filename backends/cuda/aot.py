@@ -179,24 +179,30 @@ def _launch_data(
     nvidia = variant.arch.startswith("sm")
     architecture = {"sm": int(variant.arch[2:])} if nvidia else {"arch": variant.arch}
     divisor = variant.step if variant.even else (16 if variant.aligned else 4)
-    if not variant.format or variant.module == "block_matmul":
+    if not variant.format or variant.unpacks or variant.module == "block_matmul":
         divisor = 16 if variant.aligned else 1
+    if variant.unpacks:
+        purpose: dict[str, Any] = {"unpacks": variant.format, "grouped": variant.grouped}
+    else:
+        purpose = {
+            "format": variant.format,
+            "n_max": variant.bucket,
+            "out": variant.out,
+            "activation": variant.act,
+        }
     return {
         "name": variant.name,
         "entry": str(metadata.name),
         **architecture,
-        "format": variant.format,
+        **purpose,
         "values": variant.values,
         "grid": variant.grid(),
         "num_warps": variant.num_warps,
         "threads": (32 if nvidia else _AMD_WARP) * variant.num_warps,
         "shared_bytes": int(metadata.shared),
         "arguments": arguments,
-        "n_max": variant.bucket,
         "k_multiple": divisor,
         "dtype": variant.dtype,
-        "out": variant.out,
-        "activation": variant.act,
         "registers": code.registers,
         "tensor_op": code.tensor_op,
         "source_sha256": sources_hash(),

@@ -29,7 +29,14 @@ from sparsec.backends.cuda.native import (
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, name_kernels
 from sparsec.backends.cuda.rounding import round_layers
 from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
-from sparsec.backends.cuda.variants import MAX_N, Variant, family, shares, variants_for
+from sparsec.backends.cuda.variants import (
+    MAX_N,
+    Variant,
+    family,
+    shares,
+    unpack_variant,
+    variants_for,
+)
 from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
@@ -194,12 +201,19 @@ def _note_launches(
     """Return what a node launches, as it is stored, and note the variants in ``needed``."""
     by_bucket = _launches(choice, epilogue, target)
     needed.update(dict.fromkeys(variant for chain, _ in by_bucket for variant in chain))
-    packed = choice.packed
-    if packed is not None and packed.format.name in NATIVE:  # for dense_from rows of x and more
-        aligned = packed.shape[1] % 8 == 0 or packed.format.name == "nm24_sp"
-        sm = int(_arch(target)[2:])
-        needed[NativeUnpack(packed.format.name, packed.values, sm, aligned)] = None
+    needed[_unpack(choice, target)] = None  # for dense_from rows of x and more
     return [(_names(chain), shares) for chain, shares in by_bucket]
+
+
+def _unpack(choice: Choice, target: Target) -> AnyVariant:
+    """Return the kernel that unpacks a layer's weight."""
+    packed = choice.packed
+    assert packed is not None
+    name, columns, arch = packed.format.name, packed.shape[1], _arch(target)
+    if name in NATIVE:
+        aligned = columns % 8 == 0 or name == "nm24_sp"
+        return NativeUnpack(name, packed.values, int(arch[2:]), aligned)
+    return unpack_variant(name, columns, packed.values, packed.values, arch)
 
 
 def _launches(
@@ -325,5 +339,5 @@ def _notes(layers: list[LayerRow], target: Target) -> list[str]:
         "packed layers multiply 16-bit values and sum in float32; in a float32 graph x and the "
         "weights are rounded to float16, and x beyond 65504 becomes infinite",
         f"kernels take up to {MAX_N} rows of x at a time; from dense_from rows on, a session unpacks the "
-        f"weight once and multiplies densely; for that it needs triton, except for {' and '.join(NATIVE)}",
+        "weight once and multiplies densely",
     ]

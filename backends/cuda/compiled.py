@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sparsec.backends.cuda import aot, nvcc, on_tensors
+from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.loader import Driver, Kernel, load_kernel
 from sparsec.backends.cuda.native import ACTIVATIONS, NATIVE
 from sparsec.ir.errors import ArtifactError
@@ -208,15 +209,40 @@ def linear(
         on_tensors.launch(kernels, tensors, sizes | {"N": len(x[part])})
 
 
-def unpacker(form: str, values: str, dtype: str, columns: int, device: int) -> Kernel | None:
-    """Return a kernel loaded on ``device`` that unpacks weights of K = ``columns`` to ``dtype``, if any."""
-    wanted = {"unpacks": form, "values": values, "dtype": dtype}
-    for name, kernel in _LOADED.items():
-        data = kernel.launch_data
-        fits = all(data.get(key) == each for key, each in wanted.items())
-        if fits and f"@{device}." in name and columns % data["k_multiple"] == 0:
-            return kernel
-    return None
+def unpack(form: str, arrays: Mapping[str, Tensor], w: Tensor, values: str) -> bool:
+    """Write the dense matrix of a packed one to ``w`` [M, K] by a loaded kernel; whether there is one.
+
+    Parameters
+    ----------
+    form : str
+    arrays : mapping of str to Tensor
+        W as the format packs it, checked when it was loaded.
+    w : float16 or bfloat16 [M, K], contiguous
+        Of the type of the stored values, if they have 16 bits.
+    values : str
+        Type of the stored values.
+
+    Raises
+    ------
+    ArtifactError
+        If an array has another type than the kernel was compiled for.
+    """
+    wanted = {"unpacks": form, "values": values, "dtype": str(w.dtype).removeprefix("torch.")}
+    grouped = SCALE in arrays and arrays[SCALE].shape[-1] > 1
+    m, k = w.shape
+    kernels = [
+        kernel
+        for name, kernel in _LOADED.items()
+        if all(kernel.launch_data.get(key) == each for key, each in wanted.items())
+        and kernel.launch_data.get("grouped", False) == grouped
+        and f"@{w.device.index or 0}." in name
+        and k % kernel.launch_data["k_multiple"] == 0
+    ]
+    if not kernels:
+        return False
+    best = max(kernels, key=lambda each: int(each.launch_data["k_multiple"]))
+    on_tensors.launch([best], {**arrays, "w": w}, {"M": m, "K": k})
+    return True
 
 
 def _check_epilogue(

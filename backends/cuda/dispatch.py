@@ -78,7 +78,7 @@ def _by_gluon(name: str, values: str, x: Tensor) -> bool:
 def unpack(
     name: str, packed: Sequence[Tensor], shape: tuple[int, int], values: str, dtype: torch.dtype
 ) -> Tensor:
-    """Return W [M, K], rebuilt on the device.
+    """Return W [M, K], rebuilt on the device by an artifact's kernel, by CUDA C++, or by Triton.
 
     Raises
     ------
@@ -90,12 +90,9 @@ def unpack(
     made = dtype if narrow else torch_formats.multiplied_in(values)
     weight = torch.empty(shape, dtype=made, device=packed[0].device)
     arrays = torch_formats.named(name, packed, values)
-    if name in NATIVE:
-        index = weight.device.index or 0
-        kernel = compiled.unpacker(name, values, str(made).removeprefix("torch."), shape[1], index)
-        native_unpack(name, arrays, weight, values, kernel)
-    else:
-        launch.unpack(name, arrays, weight, values)
+    if not compiled.unpack(name, arrays, weight, values):
+        by_source = native_unpack if name in NATIVE else launch.unpack
+        by_source(name, arrays, weight, values)
     return weight.to(dtype)
 
 

@@ -15,14 +15,13 @@ from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.variants import (
-    BITMAP,
     BLOCK,
     FORMATS,
     MAX_N,
-    NM,
     SPARSE_MMA,
     Variant,
     shares,
+    unpack_variant,
     variants_for,
 )
 from sparsec.ir.errors import ShapeError, UnsupportedTargetError
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KERNELS = "sparsec.backends.cuda.kernels"
-_UNPACK_STEP = 128
 _FLOATS = ("float16", "bfloat16", "float32")
 
 
@@ -227,8 +225,6 @@ def unpack(
     UnsupportedTargetError
         If no kernel here reads the format.
     """
-    from sparsec.backends.cuda.kernels import unpack as kernels
-
     if form not in FORMATS:
         raise UnsupportedTargetError(f"no Triton kernel unpacks the format {form!r}")
     values = values or _name(out.dtype)
@@ -240,24 +236,8 @@ def unpack(
     m, k = out.shape
     grouped = _check_arrays(form, arrays, (m, k), values, out)
     _check("out", out, (m, k), out.dtype, out)
-    constants = {"VALUES": values if is_scaled(values) else 16, "GROUP_SCALE": grouped}
-    operands = {SCALE: arrays.get(SCALE), "w": out, "M": m, "K": k}
-    packed = {name: arrays[name] for name in formats.get(form).arrays}
-    kernel: Any
-    grid: tuple[int, ...]
-    if form in NM:
-        variant = variants_for(k, "float16", _arch(out.device), form=form, values=values)[-1]
-        constants |= {key: variant.constants[key] for key in ("KEPT", "GROUP", "PAD")}
-        constants |= {"BM": 16, "BK": _UNPACK_STEP, "ASM": asm}
-        kernel, grid = kernels.nm_unpack, (-(-m // 16), -(-k // _UNPACK_STEP))
-    elif form in BITMAP:
-        kernel, grid = kernels.bitmap_unpack, (-(-m // 64), -(-k // 64))
-    else:
-        height = int(form.removeprefix("block").split("x")[0])
-        constants |= {"BM": height, "BK": 64}
-        kernel, grid = kernels.block_unpack, (-(-m // height),)
-        out.zero_()
-    kernel[grid](**packed, **operands, **constants, num_warps=4)
+    variant = unpack_variant(form, k, values, _name(out.dtype), _arch(out.device), grouped=grouped)
+    _run(variant, {**arrays, "w": out}, {"M": m, "K": k, "split": 1}, asm)
     return out
 
 

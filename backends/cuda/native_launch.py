@@ -100,9 +100,7 @@ def native_linear(
     return y
 
 
-def native_unpack(
-    form: str, arrays: Mapping[str, Tensor], w: Tensor, values: str, kernel: Kernel | None = None
-) -> Tensor:
+def native_unpack(form: str, arrays: Mapping[str, Tensor], w: Tensor, values: str) -> Tensor:
     """Write the dense matrix of a packed one to ``w`` and return it.
 
     Parameters
@@ -115,8 +113,6 @@ def native_unpack(
         Of the type of the stored values, if they have 16 bits.
     values : str
         Type of the stored values.
-    kernel : Kernel, optional
-        A loaded one; compiled on first use if absent.
 
     Raises
     ------
@@ -133,12 +129,8 @@ def native_unpack(
         _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
     if scaled:
         _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
-    if kernel is None:
-        index = w.device.index
-        kernel = _kernel(
-            NativeUnpack(form, dtype, device_sm(index), k % 8 == 0 or form == "nm24_sp", scaled),
-            index,
-        )
+    aligned, index = k % 8 == 0 or form == "nm24_sp", w.device.index
+    kernel = _kernel(NativeUnpack(form, dtype, device_sm(index), aligned, scaled), index)
     on_tensors.launch([kernel], {"w": w, **arrays}, {"M": m, "K": k})
     return w
 

@@ -23,7 +23,7 @@ NM = ("nm24", "nm1_4", "nm2_4", "nm2_8", "nm4_8", "nm8_16")
 BITMAP = ("bm32",)
 BLOCK = ("block8x1", "block16x1")
 FORMATS = NM + BITMAP + BLOCK
-SPARSE_MMA = ("nm24_sp",)  # by Gluon; nothing unpacks it on a device
+SPARSE_MMA = ("nm24_sp",)  # by Gluon; what unpacks it is CUDA C++
 
 _KERNELS = {  # function: file
     "nm_matmul": "nm_matmul",
@@ -34,6 +34,9 @@ _KERNELS = {  # function: file
     "sp_matmul": "sp_matmul",
     "transpose_x": "block_matmul",
     "reduce_partials": "epilogue",
+    "nm_unpack": "unpack",
+    "bitmap_unpack": "unpack",
+    "block_unpack": "unpack",
 }
 _SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
 _STORED = {"float8_e4m3fn": "e4m3", "int8": "i8"}
@@ -56,7 +59,8 @@ class Variant:
     values : str
         Type of the stored values.
     dtype : str
-        ``"float16"`` or ``"bfloat16"``: x, and the numbers that are multiplied.
+        ``"float16"`` or ``"bfloat16"``: x, and the numbers that are multiplied; of a kernel that
+        unpacks, W.
     out : str
         Type of y: ``dtype``, or ``"float32"``, the sum as it is.
     arch : str
@@ -108,7 +112,7 @@ class Variant:
     @property
     def name(self) -> str:
         """``<dtype>_<op>_<pattern>_<tile>__<isa>``, as all microkernels are named."""
-        op = "gemv" if self.kernel.endswith("gemv") else "matmul"
+        op = self.kernel.rpartition("_")[2]
         if self.kernel in ("transpose_x", "reduce_partials"):
             op = self.kernel
         form = [_stored(self)] if self.format else [_STORED[self.values]] if self.scaled else []
@@ -121,7 +125,8 @@ class Variant:
             "residual": self.residual,
             self.act: self.act != "none",
         }
-        tile = f"{self.rows}x{self.bucket}x{self.step}"
+        sizes = (self.rows, self.step) if self.unpacks else (self.rows, self.bucket, self.step)
+        tile = "x".join(map(str, sizes))
         parts = [_types(self), op, *form, tile, *(name for name, on in flags.items() if on)]
         return f"{'_'.join(parts)}__{self.arch}"
 
@@ -129,6 +134,11 @@ class Variant:
     def scaled(self) -> bool:
         """Whether it reads a scale."""
         return bool(self.values) and is_scaled(self.values)
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether it writes W [M, K] itself, and no product."""
+        return self.module == "unpack"
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -146,13 +156,15 @@ class Variant:
             "BK": self.step,
             "VALUES": self.values if self.scaled else 16,
             "GROUP_SCALE": self.grouped,
-            "ACT": self.act,
-            "SPLIT": self.split,
         }
-        if not self.kernel.endswith("gemv"):
-            found["BN"] = self.bucket
-        if self.format not in BLOCK:
-            found["EVEN_K"] = self.even
+        if not self.unpacks:
+            found |= {"ACT": self.act, "SPLIT": self.split}
+            if not self.kernel.endswith("gemv"):
+                found["BN"] = self.bucket
+            if self.format not in BLOCK:
+                found["EVEN_K"] = self.even
+        elif self.format in BITMAP:  # its tile is that of the format
+            del found["BM"], found["BK"]
         if self.format in NM:
             kept, group = (int(each) for each in formats.get(self.format).pattern.split(":"))
             pad = 32 if self.format == "nm24" else 64
@@ -164,6 +176,9 @@ class Variant:
 
     def grid(self) -> list[dict[str, Any] | int]:
         """Return the grid as the manifest stores it: ``ceil(of / per)``, or a number."""
+        if self.unpacks:
+            across = 1 if self.format in BLOCK else {"of": "K", "per": self.step}
+            return [{"of": "M", "per": self.rows}, across, 1]
         if self.kernel == "transpose_x":
             return [{"of": "K", "per": self.step}, 1, 1]
         if self.kernel == "reduce_partials":
@@ -184,6 +199,9 @@ class Variant:
             finish.append(_pointer("bias", "float32", "M"))
         if self.residual:
             finish.append(_pointer("residual", self.out, "N", "M"))
+        if self.unpacks:
+            arrays = [_array(name, self) for name in formats.get(self.format).arrays]
+            return [*arrays, *finish, _pointer("w", self.dtype, "M", "K"), *_sizes("M", "K")]
         y = _pointer("y", self.out, "N", "M")
         if self.kernel == "reduce_partials":
             share = {**_sizes("split")[0], "parameter": "S"}
@@ -201,7 +219,7 @@ class Variant:
 
     def before(self) -> Variant | None:
         """Return the kernel to launch before this one: blocks read x transposed."""
-        if self.format not in BLOCK:
+        if self.format not in BLOCK or self.unpacks:
             return None
         return Variant(
             "transpose_x", "", "", self.dtype, self.dtype, self.arch, self.bucket, 1, _TRANSPOSED,
@@ -250,11 +268,33 @@ def variants_for(
     )  # fmt: skip
 
 
+def unpack_variant(
+    form: str, columns: int, values: str, dtype: str, arch: str, *, grouped: bool = False
+) -> Variant:
+    """Return the variant that unpacks weights of K = ``columns`` to ``dtype``: one for all M.
+
+    16-bit values are unpacked to their own type, scaled ones to any float type.
+    """
+    rows, step = {"nm": (16, 128), "bitmap": (64, 64), "block": (_strip(form), 64)}[_family(form)]
+    return Variant(
+        f"{_family(form)}_unpack", form, values, dtype, dtype, arch, 1, rows, step,
+        even=True, aligned=columns % 16 == 0, grouped=grouped,
+    )  # fmt: skip
+
+
 def _kernel(form: str, bucket: int) -> tuple[str]:
     if form in SPARSE_MMA:
         return ("sp_matmul",)
-    family = "nm" if form in NM else "bitmap" if form in BITMAP else "block"
-    return (f"{family}_{'gemv' if bucket == 1 else 'matmul'}",)
+    return (f"{_family(form)}_{'gemv' if bucket == 1 else 'matmul'}",)
+
+
+def _family(form: str) -> str:
+    return "nm" if form in NM else "bitmap" if form in BITMAP else "block"
+
+
+def _strip(form: str) -> int:
+    """Return the rows of a strip of a block format; 0 for others."""
+    return int(form.removeprefix("block").split("x")[0]) if form in BLOCK else 0
 
 
 def _local(form: str, bucket: int, columns: int, arch: str) -> bool:
@@ -282,9 +322,14 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
             "local": True,
         }
     if form in BLOCK:
-        rows = int(form.removeprefix("block").split("x")[0])
         warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
-        return {"rows": rows, "step": 64, "even": True, "aligned": aligned, "num_warps": warps}
+        return {
+            "rows": _strip(form),
+            "step": 64,
+            "even": True,
+            "aligned": aligned,
+            "num_warps": warps,
+        }
     if form in SPARSE_MMA:  # a step is a block of the format, a warp owns 32 rows of it
         return {
             "rows": 128,

@@ -19,13 +19,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.plan import ENTRIES, EVERYWHERE, native_table, table
+from benchmarks.gpu.plan import (
+    ENTRIES,
+    EVERYWHERE,
+    PREFILL,
+    native_table,
+    prefill_table,
+    table,
+)
 
 NO_DEVICE = 4
 WRONG_RESULT = 3
 RESULTS = Path(__file__).parents[1] / "results"
-# Of the time: when the tables of the Triton and of the CUDA C++ kernels have to be done.
-TRITON_SHARE, NATIVE_SHARE = 0.45, 0.7
+# Of the time: when the tables of the Triton kernels, of the CUDA C++ kernels and of long prompts have to
+# be done, and until when the whole model may start.
+TRITON_SHARE, NATIVE_SHARE, PREFILL_SHARE, MODEL_SHARE = 0.4, 0.62, 0.78, 0.82
 
 
 def missing() -> str | None:
@@ -81,17 +89,37 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+PREFILL_HEADER = (
+    "format    values        zeros layer         M      K    N  dense us unpacked us  ratio packed us  "
+    "unpack us  GB/s\n" + "-" * 112
+)
+
+
+def prefill_line(row: dict[str, Any]) -> str:
+    """Return one row of the table of many rows; the ratio is dense over unpacked."""
+    return (
+        f"{row['format']:9s} {row['values']:13s} {100 * row['sparsity']:4.0f}% "
+        f"{row['layer']:8s} {row['m']:6d} {row['k']:6d} {row['n']:4d} "
+        f"{row['dense_us']:9.1f} {row['unpacked_us']:11.1f} {row['speedup']:6.2f} "
+        f"{row['packed_us']:9.1f} {row['unpack_us']:10.1f} {row['unpack_gbytes_per_second']:5.0f}"
+    )
+
+
 def plan(quick: bool) -> str:
     """Return what a run measures, for people."""
-    rows, native = table(quick), native_table()
+    rows, native, long = table(quick), native_table(), prefill_table()
     lines = ["ceilings: copy, matmul", f"correctness: {', '.join(map(str, EVERYWHERE + ENTRIES))}"]
     lines += [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows]
     lines += [
         f"time: {name} {100 * s:.0f}% {layer.model} {layer.name} N={n} (CUDA C++)"
         for layer, n, name, s in native
     ]
+    lines += [
+        f"time: {entry} {layer.model} {layer.name} N={n} (unpacked, then dense)"
+        for layer, n, entry in long
+    ]
     lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
-    return "\n".join([*lines, f"{len(rows) + len(native)} rows"])
+    return "\n".join([*lines, f"{len(rows) + len(native) + len(long)} rows"])
 
 
 def in_time(
@@ -99,6 +127,7 @@ def in_time(
     measure: Callable[..., dict[str, Any]],
     until: float,
     clock: Callable[[], float] = time.monotonic,
+    show: Callable[[dict[str, Any]], str] = line,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Measure and print one row after the other; return the rows, and what came after ``until``."""
     rows, unmeasured = [], []
@@ -107,7 +136,7 @@ def in_time(
             unmeasured.append(" ".join(str(getattr(part, "name", part)) for part in each))
             continue
         rows.append(measure(*each))
-        print(line(rows[-1]), flush=True)
+        print(show(rows[-1]), flush=True)
     if unmeasured:
         print(
             f"unmeasured, time was up: {len(unmeasured)} rows, from {unmeasured[0]!r} on",
@@ -135,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
         return NO_DEVICE
 
-    from benchmarks.gpu import ceilings, end_to_end, native, packed
+    from benchmarks.gpu import ceilings, end_to_end, native, packed, prefill
 
     start, seconds = time.monotonic(), 60 * options.minutes
     result: dict[str, Any] = {"machine": machine()}
@@ -174,7 +203,21 @@ def main(arguments: list[str] | None = None) -> int:
             start + NATIVE_SHARE * seconds,
         )
 
-    if time.monotonic() - start > (1 + NATIVE_SHARE) / 2 * seconds:
+    print("many rows: the weight unpacked and multiplied densely, against dense and packed")
+    result["prefill"] = {"correctness": prefill.check(options.seed, PREFILL)}
+    print(f"many rows, correctness: {result['prefill']['correctness']}")
+    if not result["prefill"]["correctness"]["passed"]:
+        print("A kernel computes wrong results; its times mean nothing.")
+        return WRONG_RESULT
+    print(PREFILL_HEADER)
+    result["prefill"]["rows"], result["prefill"]["unmeasured"] = in_time(
+        [each for each in prefill_table() if prefill.missing(each[-1]) is None],
+        prefill.measure,
+        start + PREFILL_SHARE * seconds,
+        show=prefill_line,
+    )
+
+    if time.monotonic() - start > MODEL_SHARE * seconds:
         result["end_to_end"] = {"skipped": "time was up"}
         print("end to end: unmeasured, time was up; python -m benchmarks.gpu.end_to_end")
     else:

@@ -44,6 +44,17 @@ FEW_ROWS = (1, 16, 64)
 # CUDA C++ kernels: format and sparsity.
 NATIVE = (("nm24_sp", 0.5), *(("lps", sparsity) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)))
 
+# Products of many rows, by kernels of both kinds; a format at a time, since packing takes longest.
+PREFILL = (
+    Entry("nm24", 0.5),
+    Entry("nm24_sp", 0.5),
+    Entry("lps", 0.7),
+    Entry("nm1_4", 0.75),
+    Entry("bm32", 0.7),
+    Entry("block16x1", 0.7),
+)
+PREFILL_ROWS = (128, 512, 2048)
+
 
 def table(quick: bool) -> list[tuple[Layer, int, Entry]]:
     """Return what is measured of the Triton kernels, in order."""
@@ -55,3 +66,8 @@ def table(quick: bool) -> list[tuple[Layer, int, Entry]]:
 def native_table() -> list[tuple[Layer, int, str, float]]:
     """Return what is measured of the CUDA C++ kernels, in order."""
     return [(layer, n, name, s) for layer in QUICK for name, s in NATIVE for n in FEW_ROWS]
+
+
+def prefill_table() -> list[tuple[Layer, int, Entry]]:
+    """Return what is measured of products of many rows, in order."""
+    return [(layer, n, entry) for entry in PREFILL for layer in QUICK for n in PREFILL_ROWS]

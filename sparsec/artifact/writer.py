@@ -24,7 +24,7 @@ from sparsec.artifact import format as fmt
 from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
-from sparsec.ir.load import is_onnx
+from sparsec.ir.load import LOCATIONS, is_onnx
 from sparsec.ir.safetensors import point_into, write_weights
 
 _CHUNK = 1 << 20
@@ -255,18 +255,16 @@ def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
         return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}
     if not is_onnx(path):
         return {"name": path.name, "sha256": sha256(path), "bytes": None, "data": {}}
-    locations = sorted(
-        {
-            str(value.const_value.location)
-            for graph in model.graphs()
-            for value in graph.initializers.values()
-            if isinstance(value.const_value, ir.ExternalTensor)
-        }
-    )
-    files = [path, *(path.parent / location for location in locations)]
+    called = model.meta.get(LOCATIONS, {})
+    files: dict[str, Path] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                location = str(tensor.location)
+                files[called.get(location, location)] = Path(tensor.path)
     return {
         "name": path.name,
         "sha256": sha256(path),
-        "bytes": sum(file.stat().st_size for file in files),
-        "data": {location: sha256(path.parent / location) for location in locations},
+        "bytes": sum(file.stat().st_size for file in (path, *files.values())),
+        "data": {location: sha256(files[location]) for location in sorted(files)},
     }

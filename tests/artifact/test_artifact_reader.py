@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import random
@@ -139,10 +138,14 @@ def fuzz_manifests(compiled: Path, tmp_path: Path, count: int) -> None:
     good = (compiled / "manifest.json").read_bytes()
     root = Path(shutil.copytree(compiled, tmp_path / "a.sparsec"))
     rng = random.Random(0)
+    refused = 0
     for _ in range(count):
         (root / "manifest.json").write_bytes(mutate(good, rng))
-        with contextlib.suppress(SparsecError):
+        try:
             use(open_artifact(root))
+        except SparsecError:  # and no other
+            refused += 1
+    assert count / 2 < refused < count
 
 
 def fuzz_payloads(compiled: Path, tmp_path: Path, count: int) -> None:
@@ -150,6 +153,7 @@ def fuzz_payloads(compiled: Path, tmp_path: Path, count: int) -> None:
     rng = random.Random(1)
     root = tmp_path / "a.sparsec"
     feeds = {"x": np.ones((1, 32), np.float32)}
+    refused = 0
     for _ in range(count):
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(compiled, root)
@@ -157,8 +161,11 @@ def fuzz_payloads(compiled: Path, tmp_path: Path, count: int) -> None:
         file.write_bytes(mutate(file.read_bytes(), rng))
         nasty.rehash(root)
         for door in (lambda path: sparsec.load(path).run(feeds), verify_artifact, inspect_path):
-            with contextlib.suppress(SparsecError):
+            try:
                 door(root)
+            except SparsecError:  # and no other
+                refused += 1
+    assert 0 < refused < 3 * count
 
 
 def test_fuzzed_manifests(

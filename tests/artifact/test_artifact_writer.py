@@ -173,8 +173,10 @@ def test_an_existing_artifact_needs_force(mlp: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_artifact_can_be_replaced(mlp: Path, artifact: Path) -> None:
     (artifact / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        open_artifact(artifact)
     compile_to(mlp, artifact, force=True)
-    open_artifact(artifact)
+    assert open_artifact(artifact)["target"] == "onnx"
 
 
 def _file(path: Path) -> None:

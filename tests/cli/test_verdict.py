@@ -45,9 +45,17 @@ STOCK = {"pattern": "dense", "code": "dense", "reason": "not pruned"}
 def test_no_gain_has_a_reason_and_advice_that_was_not_taken_already(
     layers: list[dict[str, str]], said: str, unsaid: str
 ) -> None:
-    sentence = no_gain({"layers": layers}, {"speedup": 0.98})
+    same = {"params": 100}
+    sentence = no_gain({"layers": layers}, same, same, {"speedup": 0.98})
     assert said in sentence
     assert unsaid not in sentence
+
+
+def test_no_gain_of_a_smaller_graph_does_not_blame_zeros() -> None:
+    """Channels are gone, and the time with them is that of widths which suit no kernel."""
+    sentence = no_gain({"layers": [STOCK]}, {"params": 100}, {"params": 97}, {"speedup": 0.67})
+    assert "3 parameters were removed" in sentence
+    assert "zeros" not in sentence
 
 
 @pytest.mark.parametrize(

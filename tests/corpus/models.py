@@ -145,6 +145,10 @@ def outside_link(folder: Path) -> Path:
     return external(folder / "inner", "weights.bin")
 
 
+def endless_location(folder: Path) -> Path:
+    return external(folder, "w" * 5000)
+
+
 def no_location(folder: Path) -> Path:
     path = external(folder, "weights.bin")
     proto = onnx.load(path, load_external_data=False)
@@ -286,6 +290,7 @@ IMPORT = (
     Case("data-outside", outside, ("'w'", "outside")),
     Case("data-absolute", outside_absolute, ("'w'", "outside")),
     Case("data-link-outside", outside_link, ("'w'", "outside")),
+    Case("data-location-endless", endless_location, ("'w'", "missing")),
     Case("data-no-location", no_location, ("'w'",)),
     Case("data-is-a-folder", data_is_a_folder, ("weights.bin",)),
     Case("tensor-short", saved(short_tensor()), ("'w'", "64", "10")),

@@ -142,3 +142,24 @@ def test_cubins_run_from_their_launch_data_through_the_driver_alone(form, split)
         kernel.launch({name: t.data_ptr() for name, t in tensors.items()}, sizes, stream)
     torch.cuda.synchronize()
     assert_close(y, x.double() @ dense.T + bias)
+
+
+@pytest.mark.parametrize(("form", "values"), [case for case in CASES if case[0] in FORMATS])
+@pytest.mark.parametrize("shape", [(1000, 1280), (77, 100)], ids=str)
+def test_cubins_that_unpack_run_from_their_launch_data_through_the_driver_alone(
+    form, values, shape
+):
+    from sparsec.backends.cuda.aot import compile_variant
+    from sparsec.backends.cuda.loader import Driver, Kernel
+    from sparsec.backends.cuda.variants import unpack_variant
+
+    major, minor = torch.cuda.get_device_capability()
+    (m, k), dtype = shape, "bfloat16" if values == "bfloat16" else "float16"
+    _, dense, arrays, *_ = operands(form, values, m, 1, k)
+    w = torch.full((m, k), torch.nan, dtype=getattr(torch, dtype), device="cuda")
+    compiled = compile_variant(unpack_variant(form, k, values, dtype, f"sm{10 * major + minor}"))
+    kernel = Kernel(Driver(torch.cuda.current_device()), compiled.cubin, compiled.launch)
+    pointers = {name: each.data_ptr() for name, each in {**arrays, "w": w}.items()}
+    kernel.launch(pointers, {"M": m, "K": k}, torch.cuda.current_stream().cuda_stream)
+    torch.cuda.synchronize()
+    assert torch.equal(w, dense.to(w.dtype))

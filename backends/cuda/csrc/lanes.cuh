@@ -89,6 +89,13 @@ LANE_FN u32 load32(const void* at) {
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(at));
   return v;
 }
+// The offset is a literal of the instruction: it costs nothing.
+template <int OFFSET>
+LANE_FN u32 load32_at(const void* at) {
+  u32 v;
+  asm volatile("ld.global.nc.u32 %0, [%1+%2];" : "=r"(v) : "l"(at), "n"(OFFSET));
+  return v;
+}
 LANE_FN u64 load64(const void* at) {
   u64 v;
   asm volatile("ld.global.nc.u64 %0, [%1];" : "=l"(v) : "l"(at));
@@ -238,6 +245,8 @@ LANE_FN const char* element(const void* base, u32 index) {
 }
 // The value as it is, which the compiler can no longer compute anew: it stays in a register.
 LANE_FN u32 pin(u32 v) { return __shfl_sync(0xffffffffu, v, threadIdx.x & 31); }
+// A value that is the same in all lanes of the warp, known to be: a branch on it needs no book-keeping of lanes.
+LANE_FN u32 same(u32 v) { return __shfl_sync(0xffffffffu, v, 0); }
 LANE_FN float as_float(u32 v) { return __uint_as_float(v); }
 LANE_FN u32 as_bits(float v) { return __float_as_uint(v); }
 // To float16 or bfloat16, to nearest, ties to even.

@@ -12,15 +12,24 @@
 #define WIDE_BRAIN BRAIN
 #include "lps.cuh"
 
+#ifdef __CUDA_ARCH__
+constexpr bool BEFORE_90 = __CUDA_ARCH__ < 900, HOPPER = __CUDA_ARCH__ == 900;
+#else
+constexpr bool BEFORE_90 = false, HOPPER = true;
+#endif
 constexpr int SETS = 2;                  // of rows, in a block
 constexpr int TEAM = 4;                  // warps of a set, over the reduction
 constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that is brought to the L2 cache
 constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetches before it scatters the lists
 constexpr int LATE = 4;                  // and that it fetches together afterwards
-constexpr int TOGETHER = N8 <= 4 ? 2 : 1;  // halves of a tile that are multiplied in one go
+// Halves of a tile that are multiplied in one go: what ptxas finds registers for, here and where AHEAD_STAYS.
+constexpr int TOGETHER = N8 <= 4 && !(BEFORE_90 && CLEAR && VALUES && X_BYTES == 2) ? 2 : 1;
 constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
-// Of them with addresses, where accumulators and the arithmetic of int8 in bfloat16 leave room.
-constexpr int PLACED = N8 <= 4 ? (N8 == 2 && BRAIN && VALUES == INT8 ? 1 : 2) : 0;
+// Of them with addresses, where accumulators, masks of x and the arithmetic of int8 in bfloat16 leave room.
+constexpr int PLACED = N8 <= 4 ? (N8 == 2 && ((!EVEN && X_BYTES == 16) || (BRAIN && VALUES == INT8)) ? 1 : 2) : 0;
+
+// Whether the distance that a lane prefetches at has a register of its own.
+constexpr bool AHEAD_STAYS = (N8 <= 4 || HOPPER) && (X_BYTES == 16 || VALUES == SIXTEEN);
 
 // What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
 struct Kept {
@@ -35,31 +44,51 @@ LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) 
     if (c < count) kept.v[c] = load_values(values + c * CHUNK_BYTES), kept.gaps[c] = load32(gaps + c * CHUNK_BYTES);
 }
 
-// Scatters chunks C, C + 1, ... of the `count` of a tile, KEEP at most.
-template <int C>
-LANE_FN void scatter_kept(Kept& kept, int count, u32& low, u32& high) {
-  if constexpr (C < KEEP) {
-    if (C >= count) return;
-    scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
-    scatter_kept<C + 1>(kept, count, low, high);
+// Asks for the overflow entries I, I + 1, ... < EARLY of a lane: every 32nd, of the `extra` that lie from `spilt` on.
+template <int I>
+LANE_FN void fetch_spilt(u32 (&early)[EARLY], const char* spilt, int extra) {
+  if constexpr (I < EARLY) {
+    if (extra > 32 * I) early[I] = load32_at<128 * I>(spilt);
+    fetch_spilt<I + 1>(early, spilt, extra);
   }
 }
 
-// Zeroes what scatter_kept wrote; `gaps` are those of then.
+// Scatters chunks C, C + 1, ... of the `count` of a tile: those that were fetched, then the others from memory.
 template <int C>
-LANE_FN void clear(const Kept& kept, const u32 (&gaps)[KEEP], int count, u32& low, u32& high) {
+LANE_FN void scatter_kept(Kept& kept, const char* values, const char* gaps, int count, u32 low, u32 high) {
+  if (C >= count) return;
   if constexpr (C < KEEP) {
-    if (C >= count) return;
-    if constexpr (C < PLACED) {
-      low = kept.at[C][6], high = kept.at[C][7];
-      store_shared16<512 * C + 128>(kept.at[C][0], 0), store_shared16<512 * C + 128>(kept.at[C][1], 0);
-      store_shared16<512 * C + 256>(kept.at[C][2], 0), store_shared16<512 * C + 256>(kept.at[C][3], 0);
-      store_shared16<512 * C + 384>(kept.at[C][4], 0), store_shared16<512 * C + 384>(kept.at[C][5], 0);
-      store_shared16<512 * C + 512>(kept.at[C][6], 0), store_shared16<512 * C + 512>(kept.at[C][7], 0);
-    } else {
-      scatter<512 * C>({0, 0, 0, 0}, gaps[C], low, high);
-    }
-    clear<C + 1>(kept, gaps, count, low, high);
+    scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
+    scatter_kept<C + 1>(kept, values, gaps, count, low, high);
+  } else {
+    low += KEEP * 512, high += KEEP * 512;
+#pragma unroll 1
+    for (int c = KEEP; c < count; c++, low += 512, high += 512)
+      scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
+  }
+}
+
+// Zeroes what scatter_kept wrote; `first` are the gaps of chunks that were fetched, `gaps` is where those of the next
+// tile lie.
+template <int C>
+LANE_FN void clear(const Kept& kept, const u32 (&first)[KEEP], const char* gaps, int count, u32 low, u32 high) {
+  const Quad zero = {0, 0, 0, 0};
+  if (C >= count) return;
+  if constexpr (C < PLACED) {
+    const u32 (&at)[8] = kept.at[C];
+    store_shared16<512 * C + 128>(at[0], 0), store_shared16<512 * C + 128>(at[1], 0);
+    store_shared16<512 * C + 256>(at[2], 0), store_shared16<512 * C + 256>(at[3], 0);
+    store_shared16<512 * C + 384>(at[4], 0), store_shared16<512 * C + 384>(at[5], 0);
+    store_shared16<512 * C + 512>(at[6], 0), store_shared16<512 * C + 512>(at[7], 0);
+    clear<C + 1>(kept, first, gaps, count, at[6], at[7]);
+  } else if constexpr (C < KEEP) {
+    scatter<512 * C>(zero, first[C], low, high);
+    clear<C + 1>(kept, first, gaps, count, low, high);
+  } else {
+    low += KEEP * 512, high += KEEP * 512;
+#pragma unroll 1
+    for (int c = KEEP - count; c < 0; c++, low += 512, high += 512)
+      scatter<0>(zero, load32(gaps + c * CHUNK_BYTES), low, high);
   }
 }
 
@@ -76,12 +105,30 @@ LANE_FN Quad load_x(const char* at, int left) {
   return {w[0], w[1], w[2], w[3]};
 }
 
+// Where a row of x stands, by what ptxas finds registers for: its address; bytes from an address `now` that moves on for
+// all rows; or bytes from x.
+#if N8 <= 4 && !(BRAIN && VALUES == 2 && X_BYTES == 2)
+using Place = const char*;
+LANE_FN Place place(const char* x, u32 bytes) { return x + bytes; }
+LANE_FN const char* start(const char*, const char*, Place at) { return at; }
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || EVEN
+using Place = u32;
+LANE_FN Place place(const char*, u32 bytes) { return pin(bytes); }
+LANE_FN const char* start(const char*, const char* now, Place at) { return now + at; }
+LANE_FN void advance(Place, u32) {}
+#else
+using Place = u32;
+LANE_FN Place place(const char*, u32 bytes) { return bytes; }
+LANE_FN const char* start(const char* x, const char*, Place at) { return x + at; }
+LANE_FN void advance(Place& at, u32 bytes) { at += bytes; }
+#endif
+
 // Blocks on a processor that registers must allow; three leave no room to widen and to read x by elements.
 KERNEL(THREADS, N8 <= 1 && !CLEAR && (X_BYTES == 16 || VALUES == SIXTEEN) ? 3 : (N8 <= 2 ? 2 : 1))
 lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflow, const float* scale,
            const float* bias, const void* residual, void* y, float* partial, u32* counters, int M, int N, int K,
            int activation, int wide) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int lane = threadIdx.x & 31, warp = (int)same(threadIdx.x >> 5);
   const int set = warp % SETS, member = warp / SETS;
   const int group = blockIdx.x * SETS + set;
   const int steps = (K + STEP - 1) / STEP;
@@ -98,12 +145,12 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     sync_warp();
 
     // tiles[t] = {first chunk, first overflow entry}; the chunks of consecutive tiles follow each other.
-    const int* at = tiles + 2 * ((u64)group * steps + first);
+    const char* at = (const char*)(tiles + 2 * ((u64)group * steps + first));
     const u64 here = load64(at);
-    u64 next = load64(at + 2);
+    u64 next = load64(at + 8);
     int chunk = (int)here, over = (int)(here >> 32);
-    const int end = (int)load32(at + 2 * (last - first));
-    at += 4;
+    const int end = (int)load32(at + 8 * (last - first));
+    advance(at, 16);
     const char* values = (const char*)chunks + (u64)chunk * CHUNK_BYTES + LANE_BYTES * lane;
     const char* gaps = (const char*)chunks + (u64)chunk * CHUNK_BYTES + GAPS_AT + 4 * lane;
     // 16 bytes behind what they load, these lanes meet each of the 128-byte lines of a chunk.
@@ -124,37 +171,35 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     }
 
     // Rows of x past the end repeat the last one: nothing of them is stored.
-    u32 x_at[N8];  // bytes into x: below 4 GiB
+    Place x_at[N8];
+    const char* x_now = (const char*)x;
 #pragma unroll
     for (int j = 0; j < N8; j++) {
       const int n = blockIdx.z * 8 * N8 + 8 * j + (lane >> 2);
-      x_at[j] = ((u32)(n < N ? n : N - 1) * K + first * STEP + 8 * (lane & 3)) * 2;
+      x_at[j] = place((const char*)x, ((u32)(n < N ? n : N - 1) * K + first * STEP + 8 * (lane & 3)) * 2);
     }
+    // From a lane's values to the line that it brings to the L2 cache.
+    u32 ahead = (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES;
+    if constexpr (AHEAD_STAYS) ahead = pin(ahead);
+    u32 early[EARLY] = {}, spots[EARLY] = {};  // overflow entries, and where they went
     int x_left = K - first * STEP - 8 * (lane & 3);
 
 #pragma unroll 1
     for (int step = first; step < last; step++) {
-      int count = (int)next - chunk;
-      const int extra = (int)(next >> 32) - over - lane;
+      int count = (int)same((int)next - chunk);
+      const int spare = (int)same((int)(next >> 32) - over), extra = spare - lane;
       const char* spilt = element<4>(overflow, over + lane);
       chunk = (int)next, over = (int)(next >> 32);
       if (step + 1 < last) next = load64(at);
-      at += 2;
-      u32 early[EARLY];
-#pragma unroll
-      for (int i = 0; i < EARLY; i++)
-        if (extra > 32 * i) early[i] = load32(spilt + 128 * i);
+      advance(at, 8);
+      fetch_spilt<0>(early, spilt, extra);
 
       u32 low = own - 128, high = own - 126;
       u32 written[KEEP];
       if constexpr (CLEAR) {
-        scatter_kept<0>(kept, count, low, high);
+        scatter_kept<0>(kept, values, gaps, count, low, high);
 #pragma unroll
         for (int c = 0; c < KEEP; c++) written[c] = kept.gaps[c];
-        low += KEEP * 512, high += KEEP * 512;
-#pragma unroll 1
-        for (int c = KEEP; c < count; c++, low += 512, high += 512)
-          scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
       } else {
 #pragma unroll 1
         for (; count > 1; count -= 2) {
@@ -179,12 +224,11 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
 #pragma unroll
       for (int i = 0; i < EARLY; i++)
         if (extra > 32 * i) {
-          const u32 to = tile + (early[i] >> 16);
-          store_shared16<0>(to, spilt_value(early[i]));
-          early[i] = to;
+          spots[i] = tile + (early[i] >> 16);
+          store_shared16<0>(spots[i], spilt_value(early[i]));
         }
 #pragma unroll 1
-      for (int from = 32 * EARLY; from < extra; from += 32 * LATE) {
+      for (int from = 32 * EARLY; from < spare; from += 32 * LATE) {
         u32 late[LATE];
 #pragma unroll
         for (int i = 0; i < LATE; i++)
@@ -199,7 +243,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       for (int b = 0; b < STEP / 32; b++) {
         Quad xs[N8];
 #pragma unroll
-        for (int j = 0; j < N8; j++) xs[j] = load_x((const char*)x + x_at[j] + 64 * b, x_left - 32 * b);
+        for (int j = 0; j < N8; j++) xs[j] = load_x(start((const char*)x, x_now, x_at[j]) + 64 * b, x_left - 32 * b);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
 #pragma unroll
@@ -214,28 +258,22 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         }
       }
 #pragma unroll
-      for (int j = 0; j < N8; j++) x_at[j] += STEP * 2;
+      for (int j = 0; j < N8; j++) advance(x_at[j], STEP * 2);
+      advance(x_now, STEP * 2);
       x_left -= STEP;
       sync_warp();
       if constexpr (CLEAR) {
         advance(values, count * CHUNK_BYTES), advance(gaps, count * CHUNK_BYTES);
         fetch(kept, values, gaps, (int)next - chunk);
         // A line a lane: as many bytes as this tile had, AHEAD chunks on. Past the end there is none to bring.
-        if (lane * 128 < count * CHUNK_BYTES && end - chunk > AHEAD + 4096 / CHUNK_BYTES)
-          prefetch(values + (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES);
-        low = own - 128, high = own - 126;
-        clear<0>(kept, written, count, low, high);
+        if (lane < count * (CHUNK_BYTES / 128) && end - chunk > AHEAD + 4096 / CHUNK_BYTES) prefetch(values + ahead);
+        clear<0>(kept, written, gaps, count, own - 128, own - 126);
 #pragma unroll
         for (int i = 0; i < EARLY; i++)
-          if (extra > 32 * i) store_shared16<0>(early[i], 0);
-        if (count > KEEP) {
-          low += KEEP * 512, high += KEEP * 512;
+          if (extra > 32 * i) store_shared16<0>(spots[i], 0);
 #pragma unroll 1
-          for (int c = KEEP - count; c < 0; c++, low += 512, high += 512)
-            scatter<0>(zero, load32(gaps + c * CHUNK_BYTES), low, high);
-        }
-#pragma unroll 1
-        for (int i = 32 * EARLY; i < extra; i += 32) store_shared16<0>(tile + (load32(spilt + 4 * i) >> 16), 0);
+        for (int i = 32 * EARLY; i < spare; i += 32)
+          if (i < extra) store_shared16<0>(tile + (load32(spilt + 4 * i) >> 16), 0);
         sync_warp();
       }
     }

@@ -46,7 +46,7 @@ def nm_unpack(
     vals,
     meta,
     scale,
-    w,  # float16 or bfloat16 [M, K], written in full
+    w,  # float [M, K], written in full
     M,
     K,
     BM: tl.constexpr,
@@ -75,7 +75,7 @@ def bitmap_unpack(
     tile,
     vals,
     scale,
-    w,  # float16 or bfloat16 [M, K], written in full
+    w,  # float [M, K], written in full
     M,
     K,
     VALUES: tl.constexpr,
@@ -94,7 +94,7 @@ def block_unpack(
     cols,
     start,
     scale,
-    w,  # float16 or bfloat16 [M, K], all zeros before
+    w,  # float [M, K], written in full
     M,
     K,
     BM: tl.constexpr,  # R
@@ -102,9 +102,16 @@ def block_unpack(
     VALUES: tl.constexpr,
     GROUP_SCALE: tl.constexpr,
 ):
-    """Write the blocks of one strip of w; the grid is (ceil(M / R),)."""
+    """Write one strip of w, zeros and then its blocks; the grid is (ceil(M / R),)."""
+    ZEROED: tl.constexpr = 256  # columns at a time
     strip = tl.program_id(0)
     row = strip * BM + tl.arange(0, BM)
+    zeros = tl.zeros((BM, ZEROED), w.dtype.element_ty)
+    for first in range(0, K, ZEROED):
+        k = first + tl.arange(0, ZEROED)
+        inside = (row < M)[:, None] & (k < K)[None, :]
+        tl.store(w + row[:, None].to(tl.int64) * K + k[None, :], zeros, mask=inside)
+    tl.debug_barrier()  # blocks overwrite zeros that other threads wrote
     begin, end = tl.load(start + strip), tl.load(start + strip + 1)
     for at in range(begin, end, BK):
         block = at + tl.arange(0, BK)

@@ -1,6 +1,5 @@
 """Lowering a graph for this machine, and undoing it from the packed bytes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import weight_sites
 from sparsec.ir.verify import verify
 from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
+from tests.graphs import proto
 
 pytestmark = NEEDS_LIBRARY
 
@@ -49,9 +49,9 @@ def two_layers(sparsity: float) -> ir.Model:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(proto)
-    model = ir.from_proto(proto)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(made)
+    model = ir.from_proto(made)
     for site in weight_sites(model):
         if site.name != "head":
             site.mark(Block(4, 1) if site.name == "second" else Unstructured())
@@ -130,21 +130,16 @@ def test_an_artifact_is_as_small_as_its_weights(
     rng = np.random.default_rng(0)
     size = 768
     weights = {f"w{i}": rng.standard_normal((size, size)).astype(np.float32) for i in range(3)}
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"], f"n{i}") for i in range(3)],
-        "g",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, size])],
-        [helper.make_tensor_value_info("x3", TensorProto.FLOAT, [1, size])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
-        tmp_path / "model.onnx",
-    )
+    nodes = [
+        helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"], f"n{i}") for i in range(3)
+    ]
     artifact = sparsec.compile(
-        tmp_path / "model.onnx", passes=[spec], target="cpu", output=tmp_path / "m.sparsec"
+        proto(nodes, {"x0": [1, size]}, ["x3"], weights),
+        passes=[spec],
+        target="cpu",
+        output=tmp_path / "m.sparsec",
     )
-    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    manifest = artifact.manifest
     assert {layer["code"] for layer in manifest["layers"]} == {Code.MEASURED_FASTER}
     library_file = library_path()
     assert library_file is not None

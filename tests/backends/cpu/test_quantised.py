@@ -2,7 +2,9 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -19,6 +21,7 @@ from sparsec.passes.base import PassContext
 from sparsec.passes.spec import parse_spec
 from sparsec.verification import verify_artifact
 from tests.backends.cpu.layers import NEEDS_LIBRARY
+from tests.graphs import proto
 
 SIZES = (512, 512, 256)
 
@@ -53,9 +56,9 @@ def quantised() -> ir.Model:
         [helper.make_tensor_value_info(x, TensorProto.FLOAT, [64, SIZES[-1]])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(proto)
-    return ir.from_proto(proto)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(made)
+    return ir.from_proto(made)
 
 
 @NEEDS_LIBRARY
@@ -81,26 +84,19 @@ def test_it_stays_as_it_is(target: str, values: str) -> None:
         np.testing.assert_array_equal(got[name], array)
 
 
-@pytest.mark.parametrize("dtype", [TensorProto.INT8, TensorProto.INT4])
+@pytest.mark.parametrize("dtype", [np.int8, ml_dtypes.int4])
 def test_weights_of_few_bits_are_proved_in_the_arithmetic_of_the_graph(
-    dtype: int, tmp_path: Path
+    dtype: Any, tmp_path: Path
 ) -> None:
     """The runtime would round x to 8 bits for such a weight, half a percent away from the graph."""
-    rng = np.random.default_rng(0)
-    weight = helper.make_tensor("w", dtype, [64, 64], rng.integers(-8, 8, 64 * 64).tolist())
+    weight = np.random.default_rng(0).integers(-8, 8, (64, 64)).astype(dtype)
     nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=1),
         helper.make_node("MatMul", ["x", "d"], ["y"], "fc"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "weight_only",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
-        [weight, numpy_helper.from_array(np.float32(0.1), "s")],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    weights = {"w": weight, "s": np.full(64, 0.1, np.float32)}
+    source = proto(nodes, {"x": ["n", 64]}, ["y"], weights, opset=21)
     output = tmp_path / "weight_only.sparsec"
-    artifact = sparsec.compile(proto, passes=["nm24"], target="onnx", output=output)
+    artifact = sparsec.compile(source, passes=["nm24"], target="onnx", output=output)
     assert artifact.manifest["verify"]["max_rel"] < 1e-5
     assert verify_artifact(output)["numerics"]["max_rel"] < 1e-5

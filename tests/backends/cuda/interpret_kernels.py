@@ -1,7 +1,8 @@
 """Run the kernels in Triton's interpreter: ``python interpret_kernels.py results.npz``.
 
 A program of its own because TRITON_INTERPRET must be set before triton is imported. Stores ``y_i``
-and ``w_i``, the decompressed weight, for each case of ``kernel_cases``.
+and ``w_i``, the decompressed weight, for each case of ``kernel_cases``, and ``u_i``, the weight as
+float32, for each one of its ``unpack_cases``.
 """
 
 import os
@@ -15,7 +16,7 @@ import torch
 
 
 def run(case):
-    from sparsec.backends.cuda.launch import packed_linear, unpack
+    from sparsec.backends.cuda.launch import packed_linear
 
     packed = case.packed()
     arrays = {name: torch.from_numpy(array) for name, array in packed.arrays.items()}
@@ -27,18 +28,27 @@ def run(case):
         bucket=case.bucket, asm=False,
     )  # fmt: skip
     assert torch.isnan(y[case.n]).all(), f"written past the end: {case}"
-    w = torch.full((case.m + 1, case.k), torch.nan, dtype=torch.float16)
+    return y[: case.n].numpy(), unpacked(case, "float16").numpy()
+
+
+def unpacked(case, dtype):
+    from sparsec.backends.cuda.launch import unpack
+
+    arrays = {name: torch.from_numpy(array) for name, array in case.packed().arrays.items()}
+    w = torch.full((case.m + 1, case.k), torch.nan, dtype=getattr(torch, dtype))  # poisoned
     unpack(case.form, arrays, w[: case.m], case.values, asm=False)
     assert torch.isnan(w[case.m]).all(), f"decompressed past the end: {case}"
-    return y[: case.n].numpy(), w[: case.m].numpy()
+    return w[: case.m]
 
 
 def main(results_file):
-    from kernel_cases import cases
+    from kernel_cases import cases, unpack_cases
 
     results = {}
     for i, case in enumerate(cases()):
         results[f"y_{i}"], results[f"w_{i}"] = run(case)
+    for i, (case, dtype) in enumerate(unpack_cases()):
+        results[f"u_{i}"] = unpacked(case, dtype).float().numpy()
     np.savez(results_file, **results)
 
 

@@ -118,3 +118,23 @@ def cases() -> list[Case]:
         ]
     found += [Case("nm24", 70, 130, 64), Case("block16x1", 20, 70, 64, residual=True)]
     return found
+
+
+def unpack_cases() -> list[tuple[Case, str]]:
+    """Return weights to unpack and the type to unpack them to, where :func:`cases` unpack to float16."""
+    found = []
+    for form in FORMATS:
+        for values in get(form).values:
+            if values == "bfloat16":
+                found += [
+                    (Case(form, m, 1, k, values, dense=dense), values)
+                    for m, k, dense in ((37, 196, ""), (16, 64, "tile"), (50, 324, "rows"))
+                ]
+            elif values != "float16":
+                found += [
+                    (Case(form, 21, 1, 516, values), "bfloat16"),
+                    (Case(form, 35, 1, 268, values, group=128), "bfloat16"),
+                    (Case(form, 17, 1, 132, values, group=128, dense="empty"), "float16"),
+                    (Case(form, 19, 1, 68, values, dense="rows"), "float32"),
+                ]
+    return found

@@ -7,7 +7,7 @@ import pytest
 from sparsec.backends.cuda import aot, formats
 from sparsec.backends.cuda.cost import INSTRUCTIONS
 from sparsec.backends.cuda.formats.nm24 import packed_bytes
-from sparsec.backends.cuda.variants import BUCKETS, FORMATS, shares, variants_for
+from sparsec.backends.cuda.variants import BUCKETS, FORMATS, shares, unpack_variant, variants_for
 from sparsec.ir.errors import UnsupportedTargetError
 
 pytest.importorskip("triton", reason="compiling needs triton: pip install sparsec[cuda]")
@@ -122,6 +122,7 @@ def everything(columns):
                 found = variants_for(
                     columns, dtype, arch, form=form, values=values, grouped=grouped, bias=True
                 )
+                yield unpack_variant(form, columns, values, dtype, arch, grouped=grouped)
                 for variant in found:
                     yield variant
                     yield from variant.split_form()

@@ -56,7 +56,8 @@ def test_the_kernels_import_without_the_rest_of_the_project():
         "benchmarks.gpu.__main__", "benchmarks.gpu.packed", "benchmarks.gpu.ceilings",
         "sparsec.backends.cuda.aot", "sparsec.backends.cuda.launch",
         "sparsec.backends.cuda.kernels.nm_matmul", "sparsec.backends.cuda.kernels.unpack",
-        "benchmarks.gpu.native", "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
+        "benchmarks.gpu.native", "benchmarks.gpu.prefill",
+        "sparsec.backends.cuda.loader", "sparsec.backends.cuda.nvcc",
         "sparsec.backends.cuda.native_launch",
         "benchmarks.gpu.end_to_end", "sparsec.torch", "examples.zoo.decode_graph",
     )  # fmt: skip
@@ -116,6 +117,60 @@ def test_rows_there_is_no_time_for_are_listed(capsys):
     rows, unmeasured = in_time(plans, measure, until=2, clock=lambda: next(now))
     assert (len(rows), unmeasured) == (2, ["down 16 nm24 float16 50%", "down 32 nm24 float16 50%"])
     assert "unmeasured, time was up: 2 rows, from 'down 16 nm24" in capsys.readouterr().out
+
+
+def test_products_of_many_rows_are_planned_and_measured(monkeypatch):
+    """Everything but the device and its clock: packing, both ways to multiply, the row as it is printed."""
+    pytest.importorskip("torch", reason="the benchmark needs torch")
+    from benchmarks.gpu import prefill
+    from benchmarks.gpu.__main__ import prefill_line
+    from benchmarks.gpu.plan import PREFILL, PREFILL_ROWS, prefill_table
+    from benchmarks.gpu.shapes import QUICK, Layer
+
+    assert PREFILL_ROWS == (128, 512, 2048)
+    assert len(prefill_table()) == len(PREFILL) * len(QUICK) * 3
+    assert {"nm24", "bm32", "block16x1", "nm24_sp", "lps"} <= {e.format for e in PREFILL}
+    monkeypatch.setattr(prefill, "copies_needed", lambda nbytes: 2)
+    clock = {"dense": 4e-6, "packed": 8e-6, "unpacked": 5e-6, "unpack": 1e-6}
+
+    def timer(candidates):
+        results = {name: [call() for call in calls] for name, calls in candidates.items()}
+        assert {name: len(made) for name, made in results.items()} == dict.fromkeys(clock, 2)
+        shapes = {name: tuple(made[0].shape) for name, made in results.items()}
+        assert shapes == {**dict.fromkeys(clock, (130, 64)), "unpack": (64, 256)}
+        assert (results["packed"][0] == results["unpacked"][0]).all()
+        return {name: [seconds] * 3 for name, seconds in clock.items()}
+
+    layer = Layer("tiny", "up", 64, 256)
+    for entry in PREFILL:
+        row = prefill.measure(layer, 130, entry, "cpu", timer)
+        assert (row["speedup"], row["speedup_packed"]) == pytest.approx((0.8, 0.5))
+        assert (row["unpack_us"], row["n"]) == (pytest.approx(1.0), 130)
+        assert 2 * 64 * 256 / 1e-6 < row["unpack_gbytes_per_second"] * 1e9 < 4 * 64 * 256 / 1e-6
+        assert f" {row['unpacked_us']:.1f} " in prefill_line(row)
+
+
+def test_wrong_products_of_many_rows_are_noticed(monkeypatch):
+    torch = pytest.importorskip("torch", reason="the benchmark needs torch")
+    from benchmarks.gpu import prefill
+    from benchmarks.gpu.plan import PREFILL
+
+    found = prefill.check(0, PREFILL, "cpu")
+    assert found["passed"]
+    assert 0 < found["max_rel"] <= prefill.TOLERANCE
+    real = prefill.unpack_operator
+
+    def wrong(name):
+        return lambda *args: real(name)(*args) * (1 - 2.0**-9 * (name == "bm32"))
+
+    monkeypatch.setattr(prefill, "unpack_operator", wrong)
+    found = prefill.check(0, PREFILL, "cpu")
+    assert not found["passed"]
+    assert {each.split()[0] for each in found["inexact"]} == {"bm32"}
+    monkeypatch.setattr(prefill, "unpack_operator", real)
+    add = lambda name: lambda *args: torch.full((130, args[5]), torch.nan)  # noqa: E731
+    monkeypatch.setattr(prefill, "linear_operator", add)
+    assert not prefill.check(0, PREFILL, "cpu")["passed"]
 
 
 def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):

@@ -1,6 +1,6 @@
 """Every kernel in Triton's interpreter against float64: odd shapes, poisoned outputs, all epilogues.
 
-float16 only: the interpreter multiplies bfloat16 as the integers it stores them in. Decoders move
+Products of float16 only: the interpreter multiplies bfloat16 as the integers it stores them in. Decoders move
 16-bit halves whatever they are. Inline assembly has no interpreter; ``test_decoders.py`` emulates it.
 """
 
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_cases import cases
+from kernel_cases import cases, unpack_cases
 
 pytest.importorskip("triton", reason="Triton's interpreter needs triton: pip install sparsec[cuda]")
-pytest.importorskip("torch", reason="Triton's interpreter needs torch tensors")
+torch = pytest.importorskip("torch", reason="Triton's interpreter needs torch tensors")
 
 ROOT = Path(__file__).parents[3]
 CASES = cases()
+UNPACKED = unpack_cases()
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,18 @@ def test_the_kernel_computes_the_product(results, index):
 def test_the_weight_is_decompressed_exactly(results, index):
     case = CASES[index]
     np.testing.assert_array_equal(results[f"w_{index}"], case.packed().unpack().astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "index", range(len(UNPACKED)), ids=[f"{case.label}-{dtype}" for case, dtype in UNPACKED]
+)
+def test_the_weight_is_decompressed_to_the_type_of_the_product(results, index):
+    case, dtype = UNPACKED[index]
+    exact = torch.from_numpy(case.packed().unpack())  # float32: values times scales
+    if (
+        dtype == "bfloat16" and case.values != dtype
+    ):  # the interpreter cuts; devices round to nearest
+        rounded = (exact.view(torch.int32) & -65536).view(torch.float32).numpy()
+    else:
+        rounded = exact.to(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(results[f"u_{index}"], rounded)

@@ -35,8 +35,9 @@ LAYER = formats.get("lps")
 MEMORY_BOUND = {0.5: 7.8, 0.6: 6.3, 0.7: 5.0, 0.8: 3.6, 0.9: 2.3}
 # The budgets that the kernels are held to, by rows of x.
 NM24_SP = {8: 0.65, 16: 0.72, 32: 0.72, 64: 1.05}
-NM24_SP_SMALL = {8: 0.7, 16: 0.75, 32: 1.0, 64: 1.45}  # blocks of 128 rows: little shared memory
-LPS = {0.5: 4.3, 0.6: 3.7, 0.7: 3.1, 0.8: 2.5, 0.9: 2.15}  # at 16 rows; 6 (1 - s) + 1.3 up to 80 %
+NM24_SP_SMALL = {8: 0.7, 16: 0.75, 32: 1.0, 64: 1.35}  # blocks of 128 rows: little shared memory
+NM24_SP_IDLE = 0.4  # besides, on sm_120: a NOP of ptxas behind each HMMA.SP that no other follows
+LPS = {0.5: 4.0, 0.6: 3.4, 0.7: 2.8, 0.8: 2.3, 0.9: 1.9}  # at 16 rows; 6 (1 - s) + 1.3 at most
 
 
 def test_2_to_4_runs_on_sparse_tensor_cores_within_its_budget(compiled):
@@ -48,6 +49,11 @@ def test_2_to_4_runs_on_sparse_tensor_cores_within_its_budget(compiled):
     assert wide == code.count("LDGSTS") > 0
     assert code.registers <= 128  # two blocks on a processor
     assert 0.4 < instructions_per_element(code, kernel.variant, 0.5) <= NM24_SP[16]
+
+
+def is_cleared(sparsity):
+    stored = LAYER.expected_bytes((4096, 4096), sparsity, "float16")
+    return clears("lps", stored / 4096**2)
 
 
 @pytest.mark.parametrize("sm", [80, 90])
@@ -63,11 +69,27 @@ def test_scattered_weights_stay_within_their_budget(compiled, sm):
         assert (code.count("POPC"), blocks) == (0, 1)
         assert code.registers <= 128
         for sparsity, budget in LPS.items():
-            if clear == clears(
-                "lps", LAYER.expected_bytes((4096, 4096), sparsity, "float16") / 4096**2
-            ):
+            if clear == is_cleared(sparsity):
                 spent = instructions_per_element(code, kernel.variant, sparsity)
                 assert 1.0 < spent <= budget < MEMORY_BOUND[sparsity]
+
+
+@pytest.mark.parametrize("bucket", [32, 64])
+def test_more_rows_of_x_are_bound_by_memory_up_to_the_documented_sparsity(compiled, bucket):
+    for clear in (False, True):
+        kernel = compiled(NativeVariant("lps", "float16", 90, bucket, clear=clear))
+        for sparsity, budget in MEMORY_BOUND.items():
+            if clear == is_cleared(sparsity):
+                spent = instructions_per_element(kernel.code, kernel.variant, sparsity)
+                # The one that does not hold: docs/targets/cuda.md says why.
+                limit = 3.3 if (bucket, sparsity) == (64, 0.9) else budget
+                assert 1.0 < spent <= limit
+
+
+def idle_per_element(code, variant):
+    """Return how many of the instructions for an element of nm24_sp are NOPs."""
+    (loop,) = (each for each in code.loops if each["NOP"] and "LDGDEPBAR" in each)
+    return loop["NOP"] * 32 / (variant.stages * variant.block_rows // 4 * 64)
 
 
 def test_launch_data_names_every_parameter_of_the_ptx_in_order(compiled):
@@ -96,7 +118,10 @@ def test_every_variant_compiles_without_spills(compiled, sm, bucket, dtype):
         assert (kernel.code.stack, kernel.code.count("LDL", "STL")) == (0, 0)
         if even:
             budget = (NM24_SP_SMALL if kernel.variant.block_rows == 128 else NM24_SP)[bucket]
-            assert instructions_per_element(kernel.code, kernel.variant, 0.5) <= budget
+            spent = instructions_per_element(kernel.code, kernel.variant, 0.5)
+            idle = idle_per_element(kernel.code, kernel.variant) if sm == 120 else 0
+            assert idle <= NM24_SP_IDLE
+            assert spent - idle <= budget
         for clear in (False, True) if aligned or bucket < 64 else ():
             kernel = compiled(NativeVariant("lps", dtype, sm, bucket, aligned, even, clear))
             assert (kernel.code.stack, kernel.code.count("LDL", "STL")) == (0, 0)
@@ -104,7 +129,7 @@ def test_every_variant_compiles_without_spills(compiled, sm, bucket, dtype):
 
 
 # Of 8-bit values, at 16 rows and 50 %, widened by the conversion of sm_89 and up, or by arithmetic.
-NARROW = {"nm24_sp": {True: 1.0, False: 1.9}, "lps": {True: 4.8, False: 5.8}}
+NARROW = {"nm24_sp": {True: 1.0, False: 1.9}, "lps": {True: 4.6, False: 5.6}}
 
 
 @pytest.mark.parametrize("sm", [80, 90])

@@ -258,6 +258,7 @@ FAULTS = {
     6: "deadlock",
     7: "still under way",
     8: "metadata out of order",
+    13: "lane 31 differs",
 }
 
 

@@ -240,6 +240,11 @@ inline void run_load_matrices(Rows* const* lanes) {
 
 inline void run_nothing(int* const*) {}
 
+inline void run_same(u32* const* lanes) {
+  for (int l = 1; l < 32; l++)
+    if (*lanes[l] != *lanes[0]) fail("lane " + std::to_string(l) + " differs in what is to be the same");
+}
+
 inline void (*entry)(void**);
 inline void** entry_arguments;
 
@@ -365,6 +370,8 @@ LANE_FN Quad load128(const void* at) { return emulated::load_global<Quad>(at); }
 LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u64 stream64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
+template <int OFFSET>
+LANE_FN u32 load32_at(const void* at) { return emulated::load_global<u32>((const char*)at + OFFSET); }
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
 LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
 LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
@@ -414,6 +421,10 @@ template <u32 SIZE>
 LANE_FN const char* element(const void* base, u32 index) { return (const char*)base + (u64)index * SIZE; }
 LANE_FN u32 pin(u32 v) {
   sync_warp();  // the whole warp has to be there
+  return v;
+}
+LANE_FN u32 same(u32 v) {
+  emulated::together("same", v, emulated::run_same);
   return v;
 }
 LANE_FN u32 dot4(u32 a, u32 b, u32 c) {

@@ -15,6 +15,7 @@ KERNEL(THREADS, 1) faulty(const u32* input, u32* output, int fault) {
   if (fault == 7) copy_async<16>(base + 16 * lane, input, true), copy_commit();  // never waited for
   float c[4] = {};
   if (fault == 8) multiply_sparse<false, 0>(c, {0, 0, 0, 0}, {0, 0, 0, 0}, 0);  // metadata does not ascend
+  if (fault == 13 && same(lane / 31)) store32(output, 1);        // lane 31 differs from the others
   if (fault == 9 || fault == 10) {  // a race: lane 31 reads what lane 0 writes, without and with a barrier
     store_shared32(base + 4 * threadIdx.x, threadIdx.x + 1);
     if (fault == 10) sync_warp();
