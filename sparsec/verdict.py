@@ -75,6 +75,8 @@ def judge(
         exit_code = 5
     else:
         exit_code = 0
+    if exit_code == 0 and latency is not None and (warning := slower(latency)):
+        notes.append(warning)
     return {
         "before": before,
         "after": after,
@@ -152,6 +154,13 @@ def gained(
     if lowered and latency["speedup"] >= MIN_SPEEDUP:
         return True
     return any(before[key] - after[key] > MIN_SHRINK * before[key] for key in ("bytes", "macs"))
+
+
+def slower(latency: Mapping[str, Any]) -> str | None:
+    """Return the sentence for an artifact that lost time in nine rounds of ten, else None."""
+    if latency["speedup_p90"] * MIN_SPEEDUP >= 1:
+        return None
+    return f"slower than the dense model on this machine (x{latency['speedup']:.2f}), in nine rounds of ten"
 
 
 def no_gain(

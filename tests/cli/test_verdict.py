@@ -3,7 +3,7 @@
 import pytest
 
 from sparsec.goals import Goal
-from sparsec.verdict import gained, no_gain
+from sparsec.verdict import gained, no_gain, slower
 
 DENSE = {"bytes": 1000, "macs": 1000}
 
@@ -56,6 +56,11 @@ def test_no_gain_of_a_smaller_graph_does_not_blame_zeros() -> None:
     sentence = no_gain({"layers": [STOCK]}, {"params": 100}, {"params": 97}, {"speedup": 0.67})
     assert "3 parameters were removed" in sentence
     assert "zeros" not in sentence
+
+
+def test_what_shrank_and_lost_time_says_so() -> None:
+    assert "x0.67" in str(slower({"speedup": 0.67, "speedup_p90": 0.8}))
+    assert slower({"speedup": 0.9, "speedup_p90": 1.0}) is None
 
 
 @pytest.mark.parametrize(
