@@ -25,8 +25,8 @@ class Spinner:
 
     @staticmethod
     def _spin() -> None:
-        end = time.perf_counter() + 0.05
-        while time.perf_counter() < end:
+        end = time.thread_time() + 0.05  # of a processor, however busy the machine is
+        while time.thread_time() < end:
             pass
 
 
