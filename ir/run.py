@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +25,9 @@ from sparsec.ir.errors import (
 )
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+
+# Seconds. Idle workers of the runtime spin for so many turns, not for a time: 60 ms on some processors.
+_LONGEST_SPIN = 0.5
 
 # A serialised model must stay below 2 GiB; beyond half of that it goes through a file.
 _MAX_IN_MEMORY_BYTES = 1 << 30
@@ -103,6 +107,20 @@ def new_session(
         path = Path(name) / "model.onnx"
         ir.save(model, path, external_data="model.onnx.data")
         return open_session(str(path), options, where)
+
+
+def wait_for_idle_workers() -> None:
+    """Return when this process uses no processor, or after half a second.
+
+    The workers of a session spin for a while after its run, on the processors that the next
+    contestant's need.
+    """
+    end = time.perf_counter() + _LONGEST_SPIN
+    rests = 0  # in a row: a worker that another process keeps from the processor does not rest
+    while rests < 3 and time.perf_counter() < end:
+        used, start = time.process_time(), time.perf_counter()
+        time.sleep(0.005)
+        rests = 0 if time.process_time() - used > 0.1 * (time.perf_counter() - start) else rests + 1
 
 
 def in_memory_bytes(model: ir.Model) -> int:

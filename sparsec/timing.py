@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.ir.run import Feeds, OrtRunner
+from sparsec.ir.run import Feeds, OrtRunner, wait_for_idle_workers
 
 Run = Callable[[], object]
 
@@ -24,8 +24,6 @@ Run = Callable[[], object]
 _BATCH_SECONDS = 0.01
 _BATCHES = 4
 _MAX_CALLS = 50
-# Seconds. Idle workers of ONNX Runtime spin for so many turns, not for a time: 60 ms on some processors.
-_LONGEST_SPIN = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,20 +77,6 @@ def race(
             run()  # the caches are the other contestant's
             seconds[name].append(min(_time(run, calls, clock) for _ in range(count)))
     return Times({name: tuple(values) for name, values in seconds.items()})
-
-
-def wait_for_idle_workers() -> None:
-    """Return when this process uses no processor, or after half a second.
-
-    The workers of a session spin for a while after its run, on the processors that the next
-    contestant's need.
-    """
-    end = time.perf_counter() + _LONGEST_SPIN
-    rests = 0  # in a row: a worker that another process keeps from the processor does not rest
-    while rests < 3 and time.perf_counter() < end:
-        used, start = time.process_time(), time.perf_counter()
-        time.sleep(0.005)
-        rests = 0 if time.process_time() - used > 0.1 * (time.perf_counter() - start) else rests + 1
 
 
 def relative_time(before: ir.Model, after: ir.Model, feeds: Feeds, rounds: int = 7) -> float:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.caches import empty_caches
 from sparsec.backends.cpu.library import library_path
-from sparsec.ir.run import new_session, session_options
-from sparsec.timing import wait_for_idle_workers
+from sparsec.ir.run import new_session, session_options, wait_for_idle_workers
 
 _WARM_UP = 2
 _REST = 0.06  # seconds that workers of ONNX Runtime spin after a run, about

@@ -223,7 +223,12 @@ def test_a_signal_leaves_nothing(mlp: Path, tmp_path: Path, number: signal.Signa
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # tests may run under nohup
     ) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists():
