@@ -168,8 +168,11 @@ def test_wrong_products_of_many_rows_are_noticed(monkeypatch):
     assert not found["passed"]
     assert {each.split()[0] for each in found["inexact"]} == {"bm32"}
     monkeypatch.setattr(prefill, "unpack_operator", real)
-    add = lambda name: lambda *args: torch.full((130, args[5]), torch.nan)  # noqa: E731
-    monkeypatch.setattr(prefill, "linear_operator", add)
+
+    def broken(name):
+        return lambda *args: torch.full((130, args[5]), torch.nan)
+
+    monkeypatch.setattr(prefill, "linear_operator", broken)
     assert not prefill.check(0, PREFILL, "cpu")["passed"]
 
 

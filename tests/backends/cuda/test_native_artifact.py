@@ -10,12 +10,12 @@ import hashlib
 import json
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from host_operator import device_operator_on_host
 from nm24_cases import nm24_matrix
 from onnx import TensorProto, helper, numpy_helper
 
@@ -137,15 +137,9 @@ def device(artifact, monkeypatch):
         (backend, "_torch_runner", functools.partial(_on_host, backend._torch_runner)),
     ):
         monkeypatch.setattr(module, name, value)
-    for name in [each for each in sys.modules if each.split(".")[0] == "triton"] + ["triton"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    on_host = torch.library.Library("sparsec", "IMPL")
-    call = functools.partial(operators.linear_on_device, form)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it overrides
-        on_host.impl(f"{form}_linear", call, "CPU", allow_override=True)
-    before = len(library.fake_log())
-    yield lambda: library.fake_log()[before:].decode().splitlines()
-    on_host._destroy()
+    with device_operator_on_host(monkeypatch, form):
+        before = len(library.fake_log())
+        yield lambda: library.fake_log()[before:].decode().splitlines()
 
 
 def _on_host(torch_runner, root, device, called):

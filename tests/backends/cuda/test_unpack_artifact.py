@@ -4,16 +4,14 @@ The device is the host, and the kernels stand-ins that know W: they check what t
 """
 
 import ctypes
-import functools
 import json
 import re
-import sys
-import warnings
 
 import numpy as np
 import onnx
 import pytest
 from format_cases import matrix_for
+from host_operator import device_operator_on_host
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
@@ -110,14 +108,8 @@ def launched(artifact, monkeypatch):
         (operators, "_product", lambda rows, w: rows.float() @ w.float().T),
     ):
         monkeypatch.setattr(module, name, value)
-    for name in [each for each in sys.modules if each.split(".")[0] == "triton"] + ["triton"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    on_host = torch.library.Library("sparsec", "IMPL")
-    call = functools.partial(operators.linear_on_device, form)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it overrides
-        on_host.impl(f"{form}_linear", call, "CPU", allow_override=True)
-    yield names
-    on_host._destroy()
+    with device_operator_on_host(monkeypatch, form):
+        yield names
 
 
 def test_many_rows_are_multiplied_by_a_weight_that_the_artifact_unpacks(artifact, launched):
