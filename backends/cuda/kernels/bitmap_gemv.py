@@ -12,7 +12,7 @@ from sparsec.backends.cuda.kernels.bitmap_matmul import load_bitmap_tile
 from sparsec.backends.cuda.kernels.epilogue import finish, store_partial
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def bitmap_gemv(
     x,  # dtype [1, K]
     bits,

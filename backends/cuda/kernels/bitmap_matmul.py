@@ -51,7 +51,7 @@ def load_bitmap_tile(
     return tl.reshape(value, (64, 64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def bitmap_matmul(
     x,  # dtype [N, K]
     bits,

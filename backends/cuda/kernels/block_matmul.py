@@ -15,7 +15,7 @@ import triton.language as tl
 from sparsec.backends.cuda.kernels.epilogue import finish, store_partial
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def transpose_x(
     x,  # 16-bit [N, K]
     xt,  # 16-bit [K, NP], written in full: zero beyond N
@@ -32,7 +32,7 @@ def transpose_x(
     tl.store(xt + k[:, None].to(tl.int64) * NP + n[None, :], columns, mask=(k < K)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def block_matmul(
     xt,  # dtype [K, BN]
     vals,  # int16 or int8 [B, R]

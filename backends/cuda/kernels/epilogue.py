@@ -60,7 +60,7 @@ def store_partial(acc, row, col, partial, M, N):
     tl.store(partial + share + col[None, :].to(tl.int64) * M + row[:, None], acc, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N", "S"])
 def reduce_partials(
     partial,  # float32 [S, N, M]
     scale,  # float32 [M], or None

@@ -13,7 +13,7 @@ from sparsec.backends.cuda.kernels.epilogue import finish, store_partial
 from sparsec.backends.cuda.kernels.nm_matmul import load_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def nm_gemv(
     x,  # dtype [1, K]
     vals,

@@ -194,7 +194,7 @@ def as_operand(tile, BM: tl.constexpr, BK: tl.constexpr):
     return tl.reshape(tl.permute(tile, (1, 0, 2, 3, 5, 4, 6)), (BM, BK))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def nm_matmul(
     x,  # dtype [N, K]
     vals,  # int32 [M, ...], see the formats

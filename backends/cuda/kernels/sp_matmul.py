@@ -70,7 +70,7 @@ def number(layout: gl.constexpr, axis: gl.constexpr, size: gl.constexpr):
     return value
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["M", "N"])
 def sp_matmul(
     x,  # int32 [N, K / 2]: pairs of float16 or bfloat16
     packed,  # int32 [ceil(M / 32), ceil(K / 64), 576]

@@ -41,7 +41,7 @@ def store_tile(
     tl.store(at, tile.to(w.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def nm_unpack(
     vals,
     meta,
@@ -68,7 +68,7 @@ def nm_unpack(
     store_tile(tile, scale, w, row, step * BK + tl.arange(0, BK), M, K, VALUES, GROUP_SCALE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def bitmap_unpack(
     bits,
     offs,
@@ -88,7 +88,7 @@ def bitmap_unpack(
     store_tile(dense, scale, w, row, k, M, K, VALUES, GROUP_SCALE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def block_unpack(
     vals,
     cols,
