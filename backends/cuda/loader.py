@@ -7,10 +7,11 @@ the data for loaders in other languages.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _CEIL = re.compile(r"ceil\((\w+)/(\d+)\)(?:\*(\d+))?")
 
 class Driver:
     """The CUDA driver on one device, in its primary context, which torch uses too.
+
+    Every method works from any thread and leaves the thread's current device as it was.
 
     Parameters
     ----------
@@ -49,10 +52,9 @@ class Driver:
                 "`sparsec verify` checks an artifact without one"
             ) from error
         self.call("cuInit", 0)
-        handle, context = ctypes.c_int(), ctypes.c_void_p()
+        handle, self._context = ctypes.c_int(), ctypes.c_void_p()
         self.call("cuDeviceGet", ctypes.byref(handle), device)
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
-        self.call("cuCtxSetCurrent", context)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), handle)
         self.sm = 10 * self._attribute(_MAJOR, handle) + self._attribute(_MINOR, handle)
 
     def call(self, name: str, *arguments: object) -> None:
@@ -70,31 +72,52 @@ class Driver:
             reason = (text.value or b"unknown error").decode()
             raise UnsupportedTargetError(f"{name} returned {status}: {reason}")
 
+    def within(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver that works in the current context, in that of this device.
+
+        A thread that torch has not used yet has no current context, and another device may be current.
+
+        Raises
+        ------
+        UnsupportedTargetError
+            As :meth:`call`.
+        """
+        with self._current():
+            self.call(name, *arguments)
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        self.call("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self.call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+
     def allocate(self, nbytes: int) -> int:
         """Return the address of new device memory."""
         address = ctypes.c_uint64()
-        self.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
+        self.within("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
         return address.value
 
     def free(self, address: int) -> None:
         """Give memory of :meth:`allocate` back."""
-        self.call("cuMemFree_v2", ctypes.c_uint64(address))
+        self.within("cuMemFree_v2", ctypes.c_uint64(address))
 
     def fill(self, address: int, byte: int, nbytes: int) -> None:
         """Set ``nbytes`` bytes of device memory to ``byte``."""
         size = ctypes.c_size_t(nbytes)
-        self.call("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(byte), size)
+        self.within("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(byte), size)
 
     def copy_in(self, address: int, data: bytes) -> None:
         """Copy from the host to device memory."""
         size = ctypes.c_size_t(len(data))
-        self.call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_char_p(data), size)
+        self.within("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_char_p(data), size)
 
     def copy_out(self, address: int, nbytes: int) -> bytes:
         """Return device memory, after all work before it."""
         buffer = ctypes.create_string_buffer(nbytes)
         size = ctypes.c_size_t(nbytes)
-        self.call("cuMemcpyDtoH_v2", buffer, ctypes.c_uint64(address), size)
+        self.within("cuMemcpyDtoH_v2", buffer, ctypes.c_uint64(address), size)
         return buffer.raw
 
     def _attribute(self, which: int, device: ctypes.c_int) -> int:
@@ -120,12 +143,12 @@ class Kernel:
         self._driver = driver
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         # The driver reads PTX up to a zero byte; to a cubin one more byte does nothing.
-        driver.call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code + b"\0"))
+        driver.within("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code + b"\0"))
         entry = str(launch["entry"]).encode()
-        driver.call("cuModuleGetFunction", ctypes.byref(self._function), module, entry)
+        driver.within("cuModuleGetFunction", ctypes.byref(self._function), module, entry)
         if launch["shared_bytes"] > _ALWAYS_ALLOWED:
             size = int(launch["shared_bytes"])
-            driver.call("cuFuncSetAttribute", self._function, _DYNAMIC_SHARED, size)
+            driver.within("cuFuncSetAttribute", self._function, _DYNAMIC_SHARED, size)
 
     def scratch(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, bool]]:
         """Return bytes, and whether they must be zero before the first launch, of scratch memory.
@@ -163,7 +186,7 @@ class Kernel:
         values = [self._argument(each, pointers, sizes) for each in self.launch_data["arguments"]]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(each) for each in values))
         grid = [*extents(self.launch_data["grid"], sizes), 1, 1][:3]
-        self._driver.call(
+        self._driver.within(
             "cuLaunchKernel",
             self._function,
             *grid,

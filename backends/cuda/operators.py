@@ -19,6 +19,7 @@ multiply in float32. Gradients reach x, bias and residual; the packed weight is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,26 +94,56 @@ def linear_on_device(
 ) -> Tensor:
     """Go the way that the number of rows says; see the top of this module."""
     _check(name, x, K, M, residual, activation, out)
-    rows = x.reshape(-1, K).contiguous()
-    if rows.data_ptr() % _BORDER:
-        rows = rows.clone()  # kernels load x 16 bytes at a time
-    added = None if residual is None else residual.reshape(-1, M).contiguous()
+    rows = _ready(x.reshape(-1, K))
+    added = None if residual is None else _ready(residual.reshape(-1, M))
+    with _current(x.device):
+        y = _linear_of_rows(
+            name, rows, packed, None if bias is None else _ready(bias), added, activation,
+            (M, K), values, out, dense_from, prefill, kernels,
+        )  # fmt: skip
+    return y.reshape(*x.shape[:-1], M)
+
+
+def _linear_of_rows(
+    name: str,
+    rows: Tensor,
+    packed: Sequence[Tensor],
+    bias: Tensor | None,
+    added: Tensor | None,
+    activation: str,
+    shape: tuple[int, int],
+    values: str,
+    out: torch.dtype,
+    dense_from: int,
+    prefill: Tensor | None,
+    kernels: str,
+) -> Tensor:
+    outputs, _ = shape
     if not len(rows):
-        y = rows.new_empty((0, M), dtype=out)
-    elif len(rows) < dense_from:
-        y = rows.new_empty((len(rows), M), dtype=out)
+        return rows.new_empty((0, outputs), dtype=out)
+    if len(rows) < dense_from:
+        y = rows.new_empty((len(rows), outputs), dtype=out)
         dispatch.linear(
             name, rows, packed, y, values, kernels, bias=bias, residual=added, act=activation
         )
-    elif prefill is not None:
-        y = _finish(_cusparselt(rows, prefill, M), bias, activation, added, out)
-    else:
-        weight = dispatch.unpack(name, packed, (M, K), values, x.dtype)
-        if out == rows.dtype and activation == "none" and added is None:
-            y = torch.nn.functional.linear(rows, weight, None if bias is None else bias.to(out))
-        else:
-            y = _finish(_product(rows, weight), bias, activation, added, out)
-    return y.reshape(*x.shape[:-1], M)
+        return y
+    if prefill is not None:
+        return _finish(_cusparselt(rows, prefill, outputs), bias, activation, added, out)
+    weight = dispatch.unpack(name, packed, shape, values, rows.dtype)
+    if out == rows.dtype and activation == "none" and added is None:
+        return torch.nn.functional.linear(rows, weight, None if bias is None else bias.to(out))
+    return _finish(_product(rows, weight), bias, activation, added, out)
+
+
+def _ready(tensor: Tensor) -> Tensor:
+    """Return it contiguous and where kernels, which load 16 bytes at a time, can read it."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % _BORDER else tensor
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Make the device of the operands the current one, which torch does for its own operators only."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _linear_fake(
@@ -151,7 +182,8 @@ def _unpack_on_device(
     values: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return dispatch.unpack(name, packed, (M, K), values, dtype)
+    with _current(packed[0].device):
+        return dispatch.unpack(name, packed, (M, K), values, dtype)
 
 
 def _unpack_fake(

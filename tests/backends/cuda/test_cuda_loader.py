@@ -1,5 +1,6 @@
 """The loader that needs the driver only, against a driver that runs the emulated kernel."""
 
+import concurrent.futures
 import ctypes
 import sys
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_errors_of_the_driver_come_in_its_words(library, driver):
         Kernel(driver, b"neither", VARIANT.launch())
     with pytest.raises(UnsupportedTargetError, match="no CUDA driver"):
         Driver(library="libno-such-driver.so")
+
+
+def test_calls_work_from_any_thread_and_leave_its_device_as_it_was(library, driver):
+    """A thread of a server, or of torch's backward pass, may never have touched the device."""
+    depth = ctypes.CDLL(str(library)).fake_depth
+
+    def use():
+        kernel = Kernel(driver, CUBIN, VARIANT.launch())
+        address = driver.allocate(8)
+        driver.fill(address, 7, 8)
+        contents = driver.copy_out(address, 8)
+        driver.free(address)
+        with pytest.raises(UnsupportedTargetError, match="cuMemFree"):
+            driver.free(address)
+        return kernel.launch_data["name"], contents, depth()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        there = pool.submit(use).result()
+    assert there == use() == (VARIANT.name, b"\x07" * 8, 0)
 
 
 def test_cubins_load_on_their_architecture_and_ptx_on_later_ones(tmp_path, library, driver):

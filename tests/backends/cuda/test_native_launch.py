@@ -83,13 +83,15 @@ def test_the_operators_reach_it(asked):
 def test_the_operator_of_the_device_computes_what_the_reference_does(asked):
     from sparsec.backends.cuda import operators, torch_formats
 
+    # x, bias and residual lie off a border: they are moved.
     buffer = torch.zeros(16 * 640 + 1, dtype=torch.float16)
-    x = buffer[1:].view(4, 4, 640).copy_(torch.randn(4, 4, 640))  # off a border: it is moved
+    x = buffer[1:].view(4, 4, 640).copy_(torch.randn(4, 4, 640))
     for dense in (layer()[0], torch.zeros(130, 640)):
         packed = torch_formats.pack("lps", dense, "float16")
         for out, act in ((torch.float32, "none"), (torch.float16, "gelu")):
-            residual = None if act == "none" else torch.randn(4, 4, 130).to(out)
-            bias, rest = torch.ones(130), (130, 640, "float16", out, operators.NEVER, None, "")
+            residual = None if act == "none" else torch.randn(16 * 130 + 1).to(out)[1:]
+            residual = None if residual is None else residual.view(4, 4, 130)
+            bias, rest = torch.randn(131)[1:], (130, 640, "float16", out, operators.NEVER, None, "")
             args = (x, packed, bias, residual, act, *rest)
             y = operators.linear_on_device("lps", *args)
             torch.testing.assert_close(
