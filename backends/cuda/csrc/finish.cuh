@@ -26,26 +26,49 @@ struct Epilogue {
   int wide;              // y and residual are float32
 };
 
-// y = activation(sum * scale + bias) + residual, for one element.
+// y = activation(v) + residual, for one element.
 template <bool BF>
-LANE_FN void put(const Epilogue& e, int row, int col, float sum) {
+LANE_FN void put(const Epilogue& e, int row, int col, float v) {
   const u64 at = (u64)col * e.m + row;
-  if (e.scale) sum *= as_float(load32(e.scale + row));
-  if (e.bias) sum += as_float(load32(e.bias + row));
-  sum = activate(sum, e.activation);
+  v = activate(v, e.activation);
   if (e.wide) {
-    if (e.residual) sum += as_float(load32((const float*)e.residual + at));
-    store32((float*)e.y + at, as_bits(sum));
+    if (e.residual) v += as_float(load32((const float*)e.residual + at));
+    store32((float*)e.y + at, as_bits(v));
   } else {
-    if (e.residual) sum += widen<BF>(load16((const u16*)e.residual + at));
-    store16((u16*)e.y + at, narrow<BF>(sum));
+    if (e.residual) v += widen<BF>(load16((const u16*)e.residual + at));
+    store16((u16*)e.y + at, narrow<BF>(v));
+  }
+}
+
+// Adds, in the order of the splits, what they left in memory, and puts the sums where each left its own in shared
+// memory, which is the order that `sums` has too. A thread has QUADS pieces of 16 bytes; few reach memory at a time
+// what many bytes need to arrive, so loads go out eight together.
+template <int QUADS>
+LANE_FN void add_partials(const float* sums, u32 own, int splits) {
+  constexpr int TOGETHER = QUADS < 4 ? QUADS : 4;
+#pragma unroll 1
+  for (int q = 0; q < QUADS; q += TOGETHER) {
+    float sum[TOGETHER][4] = {};
+#pragma unroll(8 / TOGETHER)
+    for (int s = 0; s < splits; s++) {
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++) {
+        const Quad v = load_partial128(sums + ((u64)s * QUADS + q + i) * 4 * THREADS);
+        sum[i][0] += as_float(v.x), sum[i][1] += as_float(v.y);
+        sum[i][2] += as_float(v.z), sum[i][3] += as_float(v.w);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++)
+      store_shared128(own + (q + i) * 16 * THREADS,
+                      {as_bits(sum[i][0]), as_bits(sum[i][1]), as_bits(sum[i][2]), as_bits(sum[i][3])});
   }
 }
 
 // Called by all threads of the block, which owns ROWS rows of W and 8 NF rows of x. acc[i][j] is the
 // fragment of rows 16 i and columns 8 j of its warp; KW warps hold parts of the sums of the same 16 RF rows,
 // those of set `set`; this one is number `kw` of them. Shared memory is free to overwrite from here on.
-//   partial    float32 [blocks, splits, 8 NF, ROWS]; unused without splits
+//   partial    float32 [blocks, splits, 8 NF * ROWS]; unused without splits
 //   counters   one a block of rows and columns, zero before the launch and zero after it
 template <bool BF, int KW, int RF, int NF>
 LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, int kw, float* partial, u32* counters) {
@@ -66,21 +89,14 @@ LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, i
   }
   sync_block();
 
-  constexpr int SIZE = ROWS * 8 * NF;
+  constexpr int SIZE = ROWS * 8 * NF, QUADS = SIZE / 4 / THREADS;
   const int row0 = blockIdx.x * ROWS, col0 = blockIdx.z * 8 * NF, splits = gridDim.y;
-  const u32 ticket = blockIdx.z * gridDim.x + blockIdx.x;
-  float* sums = partial + (u64)ticket * splits * SIZE;
-  // Threads beside each other take rows beside each other: these are the contiguous axis of y.
-  const int r = threadIdx.x % ROWS, i = r / 16 % RF, row = row0 + r;
-  const u32 from = shared_base() + ((r / (16 * RF) * RF * NF * 4 + i * NF * 4 + 2 * (r / 8 % 2)) * 32 + r % 8 * 4) * 4;
-  auto local = [&](int c) { return as_float(load_shared32(from + ((c / 8 * 4 + c % 2) * 32 + c % 8 / 2) * 4)); };
-  constexpr int TOGETHER = THREADS / ROWS;
-  const int c0 = threadIdx.x / ROWS;
-
   if (splits > 1) {
-#pragma unroll 1
-    for (int c = c0; c < 8 * NF; c += TOGETHER)
-      store_partial(sums + (u64)blockIdx.y * SIZE + c * ROWS + r, local(c));
+    const u32 ticket = blockIdx.z * gridDim.x + blockIdx.x, own = shared_base() + 16 * threadIdx.x;
+    float* sums = partial + (u64)ticket * splits * SIZE + 4 * threadIdx.x;
+#pragma unroll 4
+    for (int q = 0; q < QUADS; q++)
+      store_partial128(sums + ((u64)blockIdx.y * QUADS + q) * 4 * THREADS, load_shared128(own + q * 16 * THREADS));
     fence_device();
     sync_block();
     const u32 flag = shared_base() + SIZE * 4;
@@ -89,16 +105,27 @@ LANE_FN void finish(const float (&acc)[RF][NF][4], const Epilogue& e, int set, i
     if (load_shared32(flag) != (u32)splits - 1) return;
     fence_device();
     if (threadIdx.x == 0) store32(counters + ticket, 0);  // ready for the next launch
+    add_partials<QUADS>(sums, own, splits);
+    sync_block();
   }
+
+  // Threads beside each other take rows beside each other: these are the contiguous axis of y.
+  const int r = threadIdx.x % ROWS, i = r / 16 % RF, row = row0 + r;
   if (row >= e.m) return;
+  const u32 from = shared_base() + ((r / (16 * RF) * RF * NF * 4 + i * NF * 4 + 2 * (r / 8 % 2)) * 32 + r % 8 * 4) * 4;
+  const float scale = e.scale ? as_float(load32(e.scale + row)) : 1.0f;
+  const float bias = e.bias ? as_float(load32(e.bias + row)) : 0.0f;
+  constexpr int TOGETHER = THREADS / ROWS, BATCH = 4;  // columns at a time: of the block, of a thread
 #pragma unroll 1
-  for (int c = c0; c < 8 * NF && col0 + c < e.n; c += TOGETHER) {
-    float sum = 0.0f;
-    if (splits > 1) {
-      for (int s = 0; s < splits; s++) sum += load_partial(sums + (u64)s * SIZE + c * ROWS + r);
-    } else {
-      sum = local(c);
+  for (int c = threadIdx.x / ROWS; c < 8 * NF && col0 + c < e.n; c += BATCH * TOGETHER) {
+    float v[BATCH];
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+      const int at = c + j * TOGETHER;
+      v[j] = as_float(load_shared32(from + ((at / 8 * 4 + at % 2) * 32 + at % 8 / 2) * 4)) * scale + bias;
     }
-    put<BF>(e, row, col0 + c, sum);
+#pragma unroll
+    for (int j = 0; j < BATCH; j++)
+      if (col0 + c + j * TOGETHER < e.n) put<BF>(e, row, col0 + c + j * TOGETHER, v[j]);
   }
 }

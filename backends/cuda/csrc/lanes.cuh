@@ -116,13 +116,17 @@ LANE_FN Quad load128(const void* at) {
 // Brings the 128 bytes around `at` to the L2 cache.
 LANE_FN void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 // Written by other blocks during this launch: not through the read-only path.
-LANE_FN float load_partial(const float* at) {
-  float v;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(at) : "memory");
+LANE_FN Quad load_partial128(const float* at) {
+  Quad v;
+  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at)
+               : "memory");
   return v;
 }
-LANE_FN void store_partial(float* at, float v) {
-  asm volatile("st.global.cg.f32 [%0], %1;" ::"l"(at), "f"(v) : "memory");
+LANE_FN void store_partial128(float* at, Quad v) {
+  asm volatile("st.global.cg.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 LANE_FN void store32(void* at, u32 v) { asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory"); }
 LANE_FN void store64(void* at, u64 v) { asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory"); }

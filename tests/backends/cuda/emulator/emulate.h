@@ -374,8 +374,8 @@ template <int OFFSET>
 LANE_FN u32 load32_at(const void* at) { return emulated::load_global<u32>((const char*)at + OFFSET); }
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
 LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
-LANE_FN float load_partial(const float* at) { return emulated::load_global<float>(at); }
-LANE_FN void store_partial(float* at, float v) { emulated::store_global(at, v); }
+LANE_FN Quad load_partial128(const float* at) { return emulated::load_global<Quad>(at); }
+LANE_FN void store_partial128(float* at, Quad v) { emulated::store_global(at, v); }
 LANE_FN void store32(void* at, u32 v) { emulated::store_global(at, v); }
 LANE_FN void store64(void* at, u64 v) { emulated::store_global(at, v); }
 LANE_FN void store128(void* at, Quad v) { emulated::store_global(at, v); }
