@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -69,9 +70,52 @@ def _scratch(device: torch.device, nbytes: int, zero: bool, stream: int) -> Tens
     """Return scratch memory: what starts at zero is kept for each stream, since launches leave it so."""
     if not zero:
         return torch.empty(nbytes, dtype=torch.uint8, device=device)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return torch.zeros(nbytes, dtype=torch.uint8, device=device)  # it belongs to the graph
+    if _capturing(device):
+        # A launch in a graph has memory of its own: graphs may be replayed beside each other. Where
+        # none was put aside, the graph zeroes some in every replay.
+        mine = _ZEROS.setdefault(device, _Zeros()).take(nbytes)
+        return torch.zeros(nbytes, dtype=torch.uint8, device=device) if mine is None else mine
+    _ZEROS.setdefault(device, _Zeros()).reserve(device)
     return _zeros(device, nbytes, stream)
+
+
+class _Zeros:
+    """Zeroed memory of a device, put aside before a capture, for launches that are captured.
+
+    Slices are given away for good: nothing tells when a graph is gone.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._left = threading.Lock(), torch.empty(0, dtype=torch.uint8)
+
+    def reserve(self, device: torch.device) -> None:
+        """See that there is some; called by launches outside captures."""
+        if self._left.numel() < _PUT_ASIDE // 2:
+            with self._lock:
+                self._left = torch.zeros(_PUT_ASIDE, dtype=torch.uint8, device=device)
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()  # graphs run on any stream
+
+    def take(self, nbytes: int) -> Tensor | None:
+        """Return memory that nobody else gets, or None."""
+        with self._lock:
+            size = -(-nbytes // _BORDER) * _BORDER
+            mine, left = self._left[:nbytes], self._left[size:]
+            if len(mine) < nbytes:
+                return None
+            self._left = left
+            _GIVEN.append(mine)
+        return mine
+
+
+_PUT_ASIDE = 1 << 20  # bytes: some thousand launches
+_BORDER = 128  # bytes, where a slice starts
+_ZEROS: dict[torch.device, _Zeros] = {}
+_GIVEN: list[Tensor] = []  # graphs hold their addresses
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
 
 
 @functools.cache
