@@ -56,11 +56,9 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
     if folder is not None and (folder / "kernel.ptx").is_file():
         cubin, ptx = (folder / "kernel.cubin").read_bytes(), (folder / "kernel.ptx").read_text()
     else:
-        cubin, ptx = _by_nvcc(variant) if find_nvcc() else _by_nvrtc(variant)
+        cubin, ptx = _compiled(variant)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "kernel.cubin").write_bytes(cubin)
-            (folder / "kernel.ptx").write_text(ptx)  # last: its presence says that both are there
+            _keep(folder, {"kernel.cubin": cubin, "kernel.ptx": ptx.encode()})
     code = read_code(cubin)
     check_code(code, variant.name, variant.sm, variant.tensor_op, _KNOWN_GOOD)
     launch = {
@@ -70,6 +68,12 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
         "source_sha256": source_hash(variant.source.name),
     }
     return CompiledKernel(variant, cubin, ptx, launch, code)
+
+
+def kept_in() -> Path | None:
+    """Return the folder of SPARSEC_CACHE, in which kernels compiled on first use are kept, or None."""
+    folder = os.environ.get("SPARSEC_CACHE")
+    return Path(folder) if folder else None
 
 
 def source_text(variant: AnyNative) -> str:
@@ -103,6 +107,27 @@ def find_nvrtc() -> Path | None:
             if "builtins" not in path.name and "alt" not in path.name:
                 return path
     return None
+
+
+def _compiled(variant: AnyNative) -> tuple[bytes, str]:
+    """Return cubin and PTX by nvcc; by NVRTC where it is absent or fails: too old, no host compiler."""
+    ways = [way for way, found in ((_by_nvcc, find_nvcc()), (_by_nvrtc, find_nvrtc())) if found]
+    failures = []
+    for way in ways:
+        try:
+            return way(variant)
+        except UnsupportedTargetError as error:
+            failures.append(error.message)
+    raise UnsupportedTargetError("; ".join(failures), where=variant.name)
+
+
+def _keep(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files so that other processes see each in full or not at all, the last one last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, contents in files.items():
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(contents)
+        os.replace(file.name, folder / name)
 
 
 def _by_nvcc(variant: AnyNative) -> tuple[bytes, str]:

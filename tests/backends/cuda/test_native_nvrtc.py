@@ -42,7 +42,7 @@ def test_it_spends_the_instructions_that_nvcc_spends(form, monkeypatch):
     if nvcc.find_nvcc() is None:
         pytest.skip("there is no nvcc to compare with")
     cubin, _ = nvcc._by_nvcc(variant)
-    check_code(theirs := read_code(cubin), variant.name, 90, nvcc.TENSOR_OP)
+    check_code(theirs := read_code(cubin), variant.name, 90, variant.tensor_op)
     ours, wanted = (instructions_per_element(code, variant, 0.5) for code in (mine, theirs))
     assert abs(ours / wanted - 1) < 0.1
     assert abs(mine.registers - theirs.registers) <= 16
@@ -52,3 +52,16 @@ def test_what_does_not_compile_is_an_error_with_the_compilers_words(monkeypatch)
     monkeypatch.setattr(nvcc, "source_text", lambda variant: "int f( { return 0; }")
     with pytest.raises(nvcc.UnsupportedTargetError, match="expected"):
         nvcc.compile_native(NativeVariant("lps", "float16", 90, 16))
+
+
+def test_where_nvcc_fails_nvrtc_compiles(monkeypatch, tmp_path):
+    """nvcc may be older than the instructions of the kernels, or find no host compiler."""
+    broken = tmp_path / "nvcc"
+    broken.write_text("#!/bin/sh\necho too old >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(nvcc, "find_nvcc", lambda: broken)
+    variant = NativeVariant("nm24_sp", "float16", 90, 8)
+    assert nvcc.compile_native(variant).cubin.startswith(b"\x7fELF")
+    monkeypatch.setattr(nvcc, "find_nvrtc", lambda: None)
+    with pytest.raises(nvcc.UnsupportedTargetError, match="too old"):
+        nvcc.compile_native(variant)
