@@ -20,13 +20,15 @@ _THREADS = 256
 _SHORT = {"float16": "f16", "bfloat16": "bf16"}
 _STORED = {"": "", "float8_e4m3fn": "e4m3", "int8": "i8"}
 _SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
+_SHARED_KIB = {80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}  # of a processor
+_RESERVED = 1024  # bytes of shared memory that the driver takes of each block
 
 # Processors of the device that the architecture is built for; they decide only into how many blocks the
 # reduction is split.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
-_BLOCKS_A_PROCESSOR = 2
 _CLEAR_BYTES, _CLEAR_BYTES_8 = 0.62, 0.36  # an element of lps, of 16 and 8-bit values, see clears()
 _MAX_SPLIT = 16
+_STORED_BYTES = {"nm24_sp": 1.125, "lps": 0.9}  # of an element, about
 _MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
 
 
@@ -127,8 +129,15 @@ class NativeVariant:
 
     @property
     def blocks(self) -> int:
-        """Blocks that a processor is meant to hold."""
-        return 1 if self.block_rows == 256 else _BLOCKS_A_PROCESSOR
+        """Blocks that a processor holds, by the launch bounds of the source and by shared memory."""
+        if self.format == "nm24_sp":
+            bound = 2 if self.block_rows == 128 and self.bucket <= 32 else 1
+        elif self.bucket > 8:
+            bound = 2 if self.bucket == 16 else 1
+        else:
+            bound = 2 if self.clear or not (self.aligned or not self.values) else 3
+        shared = (_SHARED_KIB.get(self.sm, 100) << 10) // (self.shared_bytes + _RESERVED)
+        return max(1, min(bound, shared))
 
     @property
     def shared_bytes(self) -> int:
@@ -271,18 +280,45 @@ class NativeUnpack:
         }
 
 
-def split_for(variant: NativeVariant, rows: int, columns: int) -> int:
-    """Return into how many blocks the reduction is split: the device is to be filled.
+def split_for(
+    variant: NativeVariant, rows: int, columns: int, processors: int | None = None
+) -> int:
+    """Return into how many blocks the reduction is split: as few as fill the device, and no small rest.
+
+    ``processors`` of the device; those of a usual one of its architecture if absent. The fewest modelled
+    seconds count, of reading the weight and of writing and reading partial sums; unmeasured.
 
     Examples
     --------
     >>> variant = NativeVariant("nm24_sp", "float16", 90, 16)
     >>> [split_for(variant, *shape) for shape in ((4096, 11008), (28672, 8192), (128, 512))]
-    [9, 2, 1]
+    [3, 1, 1]
     """
     across = -(-rows // variant.block_rows)
-    wanted = -(-_PROCESSORS.get(variant.sm, 128) * variant.blocks // across)
-    return max(1, min(wanted, _MAX_SPLIT, columns // _MIN_COLUMNS))
+    slots = (processors or _PROCESSORS.get(variant.sm, 128)) * variant.blocks
+    stored = _STORED_BYTES[variant.format] * (0.5 if variant.clear or variant.values else 1.0)
+    of_sums = 8 * variant.bucket / (stored * columns)  # bytes of a share, as part of the weight's
+
+    def seconds(split: int) -> tuple[float, int]:
+        return _waves(across * split, slots, _reach(variant)) + (split > 1) * split * of_sums, split
+
+    return min(range(1, max(1, min(_MAX_SPLIT, columns // _MIN_COLUMNS)) + 1), key=seconds)
+
+
+def _reach(variant: NativeVariant) -> float:
+    """Return how many times its share of the bandwidth a block takes where others leave it: a guess.
+
+    From the bytes that it has under way and, of ``lps``, from its instructions.
+    """
+    if variant.format == "nm24_sp":
+        return 2.0
+    return max(1.0, variant.blocks * (0.8 if variant.clear else 1.0))
+
+
+def _waves(blocks: int, slots: int, reach: float) -> float:
+    """Return the time of equal blocks, in times of a device that is full to the end."""
+    full, rest = divmod(blocks, slots)
+    return (full * slots + (max(rest, slots / reach) if rest else 0)) / blocks
 
 
 def native_variants(
@@ -346,4 +382,5 @@ def _pointer(name: str, dtype: str, *shape: str) -> dict[str, Any]:
 
 
 def _scratch(name: str, dtype: str, shape: list[Any], zero: bool) -> dict[str, Any]:
-    return {"name": name, "kind": "scratch", "dtype": dtype, "shape": shape, "zero": zero}
+    found = {"name": name, "kind": "scratch", "dtype": dtype, "shape": shape, "zero": zero}
+    return {**found, "align": 16}

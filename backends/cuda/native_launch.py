@@ -93,7 +93,7 @@ def native_linear(
     )
     kernel = _kernel(variant, x.device.index)
     sizes = {"M": m, "N": n, "K": k, "wide": int(wide), "activation": ACTIVATIONS.index(act)}
-    sizes["split"] = split or split_for(variant, m, k)
+    sizes["split"] = split or split_for(variant, m, k, _processors(x.device.index))
     on_tensors.launch(
         [kernel], {**arrays, "x": x, "y": y, "bias": bias, "residual": residual}, sizes
     )
@@ -137,7 +137,7 @@ def native_unpack(form: str, arrays: Mapping[str, Tensor], w: Tensor, values: st
 
 @functools.cache
 def _kernel(variant: NativeVariant | NativeUnpack, device: int) -> Kernel:
-    compiled = nvcc.compile_native(variant)
+    compiled = nvcc.compile_native(variant, nvcc.kept_in())
     return Kernel(_driver(device), compiled.cubin, compiled.launch)
 
 
@@ -152,6 +152,11 @@ def device_sm(device: int) -> int:
     """Return the compute capability of a device: 90 for 9.0."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * int(major) + int(minor)
+
+
+@functools.cache
+def _processors(device: int) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _on_device(tensor: Tensor) -> bool:

@@ -180,8 +180,9 @@ def test_shared_memory_fits_the_architecture(pattern, sm, limit, bucket):
     variant = NativeVariant(pattern, "float16", sm, bucket)
     assert variant.shared_bytes <= limit * 1024
     assert variant.shared_bytes >= variant.block_rows * bucket * 4 + 4  # the sum over warps
-    blocks = variant.blocks if bucket <= 32 and sm in (80, 90, 100) else 1  # each reserves 1 KiB
-    assert blocks * (variant.shared_bytes + 1024) <= (limit + 1) * 1024
+    assert (
+        variant.blocks * (variant.shared_bytes + 1024) <= (limit + 1) * 1024
+    )  # each reserves 1 KiB
 
 
 def test_the_grid_covers_every_output_and_splits_fill_the_device():
@@ -192,6 +193,27 @@ def test_the_grid_covers_every_output_and_splits_fill_the_device():
         split = split_for(variant, rows, columns)
         assert 1 <= split <= 16
         assert split == 1 or columns // split >= 512
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("pattern", ["nm24_sp", "lps", "lps clear"])
+def test_no_small_rest_of_blocks_waits_for_a_turn_of_its_own(pattern, bucket):
+    """A few blocks that start when all others end would leave the device idle around them."""
+    variant = NativeVariant(pattern.split()[0], "float16", 90, bucket, clear="clear" in pattern)
+    for rows, columns in ((4096, 4096), (4096, 11008), (12288, 4096), (8192, 28672), (2048, 8192)):
+        for processors in (114, 132):
+            split = split_for(variant, rows, columns, processors)
+            blocks, slots = -(-rows // variant.block_rows) * split, processors * variant.blocks
+            rest = blocks % slots
+            assert not rest or blocks < slots or rest >= slots / 3
+            assert blocks >= processors / 2  # and no half of the device is without one
+
+
+def test_blocks_of_a_processor_are_those_of_the_launch_bounds(compiled):
+    for form, bucket, clear in (("nm24_sp", 16, False), ("lps", 8, False), ("lps", 16, True)):
+        kernel = compiled(NativeVariant(form, "float16", 90, bucket, clear=clear))
+        held = 65536 // (-(-kernel.code.registers // 8) * 8 * 256)
+        assert held >= kernel.variant.blocks >= 2
 
 
 def test_compiled_kernels_are_kept(tmp_path, monkeypatch):

@@ -32,7 +32,8 @@ def asked(monkeypatch):
     ctypes.CDLL(str(library)).fake_open_memory()
     variants = []
 
-    def compiled(variant):
+    def compiled(variant, cache):
+        assert cache is None
         variants.append(variant)
         return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
 
@@ -41,6 +42,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
     monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
     monkeypatch.setattr(native_launch, "device_sm", lambda _: 90)
+    monkeypatch.setattr(native_launch, "_processors", lambda _: 132)
     monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
     yield variants
     for cached in (native_launch._kernel, on_tensors._zeros):
@@ -97,6 +99,38 @@ def test_the_operator_of_the_device_computes_what_the_reference_does(asked):
             torch.testing.assert_close(
                 y, operators.linear_on_cpu("lps", *args), rtol=2e-3, atol=2e-3
             )
+
+
+def test_captured_launches_take_memory_that_is_zero_and_theirs_alone(asked, monkeypatch):
+    """No graph has to zero it again in every replay; what was not put aside in time it does."""
+    for cached in ("_ZEROS", "_GIVEN"):
+        monkeypatch.setattr(on_tensors, cached, type(getattr(on_tensors, cached))())
+    dense, arrays = layer()
+    x, y = torch.randn(9, 640).half(), torch.full((9, 130), torch.nan)
+    exact = x.double() @ dense.double().T
+
+    def run():
+        native_launch.native_linear("lps", x, arrays, y, split=2)
+        assert (y - exact).abs().max() < 1e-4
+        y.fill_(torch.nan)
+
+    monkeypatch.setattr(on_tensors, "_capturing", lambda device: True)
+    run()
+    assert not on_tensors._GIVEN  # nothing was put aside yet
+    monkeypatch.setattr(on_tensors, "_capturing", lambda device: False)
+    run()
+    monkeypatch.setattr(on_tensors, "_capturing", lambda device: True)
+    for _ in range(3):
+        run()
+    first, second, third = on_tensors._GIVEN
+    assert first.nbytes == 2 * 4  # blocks of rows, int32 each
+    assert len({each.data_ptr() // 128 for each in (first, second, third)}) == 3
+    assert not torch.cat(on_tensors._GIVEN).any()
+    (zeros,) = on_tensors._ZEROS.values()
+    assert zeros.take(1 << 20) is None
+    assert zeros.take(1 << 19).nbytes == 1 << 19
+    zeros.reserve(x.device)
+    assert zeros.take(1 << 20).nbytes == 1 << 20
 
 
 def test_what_does_not_fit_is_refused(asked):
