@@ -159,24 +159,31 @@ def _launch(
 def _run(
     variant: Variant, tensors: Mapping[str, Tensor | None], sizes: dict[str, int], asm: bool
 ) -> None:
+    kernel, grid, arguments = bound(variant, tensors, sizes, asm)
+    kernel[grid](**arguments)
+
+
+def bound(
+    variant: Variant, tensors: Mapping[str, Tensor | None], sizes: dict[str, int], asm: bool
+) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+    """Return what a launch of a variant is made of: the function, the grid, arguments and options."""
     kernel = kernel_function(variant)
-    constants = variant.constants
-    if "ASM" in constants:
-        constants["ASM"] = asm
+    arguments = variant.constants
+    if "ASM" in arguments:
+        arguments["ASM"] = asm
     grid = tuple(
         each if isinstance(each, int) else -(-sizes[each["of"]] // each["per"])
         for each in variant.grid()
     )
-    arguments: dict[str, Any] = {}
     named = {each.get("parameter", each["name"]) for each in variant.arguments()}
     sizes = {**sizes, "S": sizes["split"]}
     for name in kernel.arg_names:
         if name in sizes:
             arguments[name] = sizes[name]
-        elif name not in constants:
+        elif name not in arguments:
             arguments[name] = tensors.get(name) if name in named else None
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    kernel[grid](**arguments, **constants, **options)
+    return kernel, grid, arguments | options
 
 
 def kernel_function(variant: Variant) -> Any:

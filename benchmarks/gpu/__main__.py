@@ -1,9 +1,12 @@
 """Check and measure the GPU kernels: ``python -m benchmarks.gpu`` from a checkout.
 
-Needs numpy, torch with CUDA, triton, and this checkout. Prints a table and writes
-``benchmarks/results/gpu-<device>.json``. What there is no time for within ``--minutes`` is listed as
-unmeasured, in both. Without a device it says so and exits with 4; ``--dry-run`` prints what would be
-measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole model.
+Needs numpy, torch with CUDA, triton, and this checkout. Prints tables and writes
+``benchmarks/results/gpu-<device>.json``, anew after every step: what was measured is kept, whatever comes
+next. A kernel that computes wrong results, fails, crashes or hangs is reported and not measured, and the
+others are: each step runs in a process apart. What there is no time for within ``--minutes`` is listed as
+unmeasured. Exits with 3 if anything was wrong or failed; without a device it says so and exits with 4.
+``--dry-run`` prints what would be measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole
+model alone.
 """
 
 from __future__ import annotations
@@ -11,29 +14,37 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import platform
 import re
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.isolated import FailedError, Worker
 from benchmarks.gpu.plan import (
     ENTRIES,
     EVERYWHERE,
     PREFILL,
+    Entry,
     native_table,
     prefill_table,
     table,
 )
+from benchmarks.gpu.prepare import Preparation, compile_native, compile_triton
 
 NO_DEVICE = 4
 WRONG_RESULT = 3
 RESULTS = Path(__file__).parents[1] / "results"
-# Of the time: when the tables of the Triton kernels, of the CUDA C++ kernels and of long prompts have to
-# be done, and until when the whole model may start.
-TRITON_SHARE, NATIVE_SHARE, PREFILL_SHARE, MODEL_SHARE = 0.4, 0.62, 0.78, 0.82
+_STEP_SECONDS = 60.0  # that one step may take
+_CHECK_SECONDS = 150.0  # that a check may take, which compiles what was not compiled ahead
+_GRACE = 20.0  # seconds that a step which began in time may take longer
+# Of the time: when the tables that come before the whole model have to be done, and the whole model.
+NATIVE_SHARE, MODEL_SHARE = 0.4, 0.75
 
 
 def missing() -> str | None:
@@ -63,12 +74,28 @@ def machine() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
         "python": platform.python_version(),
-        "clock_mhz": torch.cuda.clock_rate() if _can_read_clock() else None,
+        # Whether cuBLAS may add float16 products of a split reduction in float16: torch's default is yes.
+        "dense_may_reduce_in_float16": str(
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+        ),
+        "state": state(),
     }
 
 
-def _can_read_clock() -> bool:
-    return importlib.util.find_spec("pynvml") is not None
+_ASKED = (
+    "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw",
+    "power.limit", "temperature.gpu", "clocks_event_reasons.active",
+)  # fmt: skip
+
+
+def state() -> dict[str, str] | None:
+    """Return driver, clocks, power and temperature as the driver's own tool tells them; None without it."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(_ASKED, done.stdout.strip().split(", "), strict=False))
 
 
 HEADER = (
@@ -109,40 +136,120 @@ def plan(quick: bool) -> str:
     """Return what a run measures, for people."""
     rows, native, long = table(quick), native_table(), prefill_table()
     lines = ["ceilings: copy, matmul", f"correctness: {', '.join(map(str, EVERYWHERE + ENTRIES))}"]
-    lines += [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows]
     lines += [
-        f"time: {name} {100 * s:.0f}% {layer.model} {layer.name} N={n} (CUDA C++)"
-        for layer, n, name, s in native
+        f"time: {entry} {layer.model} {layer.name} N={n} (CUDA C++)" for layer, n, entry in native
     ]
+    lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
+    lines += [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows]
     lines += [
         f"time: {entry} {layer.model} {layer.name} N={n} (unpacked, then dense)"
         for layer, n, entry in long
     ]
-    lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
     return "\n".join([*lines, f"{len(rows) + len(native) + len(long)} rows"])
 
 
-def in_time(
-    plans: Iterable[tuple[Any, ...]],
-    measure: Callable[..., dict[str, Any]],
-    until: float,
-    clock: Callable[[], float] = time.monotonic,
-    show: Callable[[dict[str, Any]], str] = line,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure and print one row after the other; return the rows, and what came after ``until``."""
-    rows, unmeasured = [], []
-    for each in plans:
-        if clock() >= until:
-            unmeasured.append(" ".join(str(getattr(part, "name", part)) for part in each))
-            continue
-        rows.append(measure(*each))
-        print(show(rows[-1]), flush=True)
-    if unmeasured:
-        print(
-            f"unmeasured, time was up: {len(unmeasured)} rows, from {unmeasured[0]!r} on",
-            flush=True,
-        )
-    return rows, unmeasured
+class Run:
+    """Steps on the device, one after the other, and the file of their results.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew after every step.
+    until : float
+        On ``clock``: no step begins later.
+    """
+
+    def __init__(
+        self, path: Path, until: float, worker: Worker, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self.until, self.worker, self.clock = path, until, worker, clock
+        self.result: dict[str, Any] = {"unmeasured": [], "failed": []}
+
+    def save(self) -> None:
+        """Write the results so far, in full or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(self.result, indent=1) + "\n")
+        os.replace(unfinished, self.path)
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        until: float | None = None,
+        seconds: float = _STEP_SECONDS,
+    ) -> Any:
+        """Return what a function returns in the process apart; None, and a note why, if it does not."""
+        left = min(self.until, until or self.until) - self.clock()
+        if left <= 0:
+            self.result["unmeasured"].append(name)
+            return None
+        try:
+            return self.worker.call(function, *arguments, seconds=min(seconds, left + _GRACE))
+        except FailedError as error:
+            self.result["failed"].append({"what": name, "reason": str(error)})
+            print(f"FAILED {name}: {error}", flush=True)
+            return None
+        finally:
+            self.save()
+
+    def rows(
+        self,
+        kind: str,
+        plans: Iterable[tuple[Any, ...]],
+        measure: Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]],
+        until: float | None = None,
+        show: Callable[[dict[str, Any]], str] = line,
+    ) -> list[dict[str, Any]]:
+        """Measure and print one row after the other, as many as there is time for; return them.
+
+        ``measure`` returns for a plan the function to call and its arguments.
+        """
+        found: list[dict[str, Any]] = self.result.setdefault(kind, {}).setdefault("rows", [])
+        before = len(self.result["unmeasured"])
+        for each in plans:
+            name = f"{kind} " + " ".join(str(getattr(part, "name", part)) for part in each)
+            if self.clock() >= min(self.until, until or self.until):
+                self.result["unmeasured"].append(name)
+                continue
+            try:
+                function, arguments = measure(*each)
+            except Exception as error:  # of the pool, which packs
+                self.result["failed"].append({"what": name, "reason": str(error)})
+                continue
+            if (row := self.step(name, function, *arguments, until=until)) is not None:
+                found.append(row)
+                print(show(row), flush=True)
+                self.save()
+        if late := self.result["unmeasured"][before:]:
+            print(f"unmeasured, time was up: {len(late)} rows, from {late[0]!r} on", flush=True)
+            self.save()
+        return found
+
+    def correct(self, kind: str, name: str, function: Callable[..., Any], *arguments: Any) -> bool:
+        """Check one kernel; whether its results are right."""
+        what = f"{kind} {name}: correctness"
+        found = self.step(what, function, *arguments, seconds=_CHECK_SECONDS)
+        checks = self.result.setdefault(kind, {}).setdefault("correctness", {})
+        checks[name] = found or {"passed": False, "reason": "not checked or failed"}
+        passed = bool(checks[name]["passed"])
+        print(f"correctness: {kind} {name}: {json.dumps(checks[name])}", flush=True)
+        if not passed:
+            print(f"WRONG or unchecked: {kind} {name}; it is not measured.", flush=True)
+        self.save()
+        return passed
+
+    def wrong(self) -> list[str]:
+        """Return what failed and what was found to compute wrong results."""
+        wrong = [each["what"] for each in self.result["failed"]]
+        for kind, part in self.result.items():
+            for name, check in (
+                part.get("correctness", {}).items() if isinstance(part, dict) else ()
+            ):
+                if not check["passed"]:
+                    wrong.append(f"{kind} {name}")
+        return [*dict.fromkeys(wrong), *self.result.get("end_to_end", {}).get("wrong", [])]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -160,80 +267,140 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         print(plan(options.quick))
         return 0
+    until = time.monotonic() + 60 * options.minutes
     if reason := missing():
         print(f"Nothing was measured: {reason}. Run this on a machine with an NVIDIA GPU.")
         return NO_DEVICE
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the processes
 
-    from benchmarks.gpu import ceilings, end_to_end, native, packed, prefill
-
-    start, seconds = time.monotonic(), 60 * options.minutes
-    result: dict[str, Any] = {"machine": machine()}
-    print(json.dumps(result["machine"]))
-    result["copy_bytes_per_second"] = bandwidth = ceilings.copy_bytes_per_second()
-    result["matmul_flops"] = ceilings.matmul_flops()
-    print(f"copy {bandwidth / 1e12:.2f} TB/s, matmul {result['matmul_flops'] / 1e12:.0f} TFLOP/s")
-
-    result["correctness"] = packed.check(options.seed, EVERYWHERE + ENTRIES)
-    print(f"correctness: {json.dumps(result['correctness'], indent=1)}")
-    if not result["correctness"]["passed"]:
-        print("A kernel computes wrong results; its times mean nothing.")
+    found = machine()
+    print(json.dumps(found), flush=True)
+    device = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
+    path = options.out or RESULTS / f"gpu-{device}.json"
+    with Preparation(int(found["sm"].replace(".", "")), until) as made, Worker() as worker:
+        run = Run(path, until, worker)
+        run.result["machine"] = found
+        begin = time.monotonic()
+        measure_all(run, made, options.quick, options.seed, begin)
+        run.result["state_after"] = state()
+        run.result["seconds"] = time.monotonic() - begin
+        run.save()
+    print(f"written to {path}")
+    if wrong := run.wrong():
+        print(f"WRONG or FAILED: {'; '.join(wrong)}")
         return WRONG_RESULT
+    return 0
 
-    print(HEADER)
-    result["rows"], result["unmeasured"] = in_time(
-        table(options.quick),
-        lambda layer, rows, entry: packed.measure(layer, rows, entry, bandwidth),
-        start + TRITON_SHARE * seconds,
-    )
 
-    if reason := native.missing():
-        result["native"] = {"skipped": reason}
-        print(f"CUDA C++ kernels were not measured: {reason}")
+def measure_all(run: Run, made: Preparation, quick: bool, seed: int, begin: float) -> None:
+    """Prepare, check and measure everything, what the targets are about first."""
+    from benchmarks.gpu import ceilings, native, packed, prefill
+
+    no_native = native.missing()
+    natives = [] if no_native else native.variants()
+    triton = {entry: triton_calls(entry, quick) for entry in (*EVERYWHERE, *ENTRIES)}
+    made.compile(compile_native, natives)
+    made.pack([] if no_native else [(layer, entry) for layer, _, entry in native_table()])
+    for calls in triton.values():
+        made.compile(compile_triton, calls)
+    made.pack((layer, entry) for layer, _, entry in table(quick))
+    long = [each for each in prefill_table() if prefill.missing(each[-1]) is None]
+    made.pack((layer, entry) for layer, _, entry in long)
+
+    copy = run.step("copy", ceilings.copy_bytes_per_second)
+    flops = run.step("matmul", ceilings.matmul_flops)
+    run.result |= {"copy_bytes_per_second": copy, "matmul_flops": flops}
+    if copy and flops:
+        print(f"copy {copy / 1e12:.2f} TB/s, matmul {flops / 1e12:.0f} TFLOP/s", flush=True)
+    bandwidth = copy or float("nan")
+
+    def timed(native_kernel: bool) -> Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]]:
+        def of(layer: Any, n: int, entry: Entry) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            arguments = (layer, n, entry, bandwidth, made.packed(layer, entry), native_kernel)
+            return packed.measure, arguments
+
+        return of
+
+    share = run.until - begin
+    if no_native:
+        run.result["native"] = {"skipped": no_native}
+        print(f"CUDA C++ kernels are not measured: {no_native}", flush=True)
     else:
-        result["native"] = {"correctness": native.check(options.seed)}
-        print(f"CUDA C++ kernels, correctness: {result['native']['correctness']}")
-        if not result["native"]["correctness"]["passed"]:
-            print("A kernel computes wrong results; its times mean nothing.")
-            return WRONG_RESULT
-        result["native"]["rows"], result["native"]["unmeasured"] = in_time(
-            native_table(),
-            lambda layer, rows, name, sparsity: native.measure(
-                layer, rows, bandwidth, name, sparsity
-            ),
-            start + NATIVE_SHARE * seconds,
-        )
+        made.compiled(compile_native, natives)
+        right = {
+            (name, sparsity): run.correct(
+                "native", f"{name} {sparsity:g}", native.check, seed, name, sparsity
+            )
+            for name, sparsity in native.CASES
+        }
+        print(HEADER, flush=True)
+        rows = [each for each in native_table() if right[each[-1].format, each[-1].sparsity]]
+        run.rows("native", rows, timed(True), begin + NATIVE_SHARE * share)
+
+    whole_model(run, begin + MODEL_SHARE * share)
+
+    right_entries = set()
+    for entry, calls in triton.items():
+        made.compiled(compile_triton, calls)
+        if run.correct("triton", str(entry), packed.check, seed, entry):
+            right_entries.add(entry)
+    print(HEADER, flush=True)
+    run.rows("triton", [each for each in table(quick) if each[-1] in right_entries], timed(False))
 
     print("many rows: the weight unpacked and multiplied densely, against dense and packed")
-    result["prefill"] = {"correctness": prefill.check(options.seed, PREFILL)}
-    print(f"many rows, correctness: {result['prefill']['correctness']}")
-    if not result["prefill"]["correctness"]["passed"]:
-        print("A kernel computes wrong results; its times mean nothing.")
-        return WRONG_RESULT
-    print(PREFILL_HEADER)
-    result["prefill"]["rows"], result["prefill"]["unmeasured"] = in_time(
-        [each for each in prefill_table() if prefill.missing(each[-1]) is None],
-        prefill.measure,
-        start + PREFILL_SHARE * seconds,
+    entries = [each for each in PREFILL if prefill.missing(each) is None]
+    right_long = {e for e in entries if run.correct("prefill", str(e), prefill.check, seed, (e,))}
+    print(PREFILL_HEADER, flush=True)
+    run.rows(
+        "prefill",
+        [each for each in long if each[-1] in right_long],
+        lambda layer, n, entry: (prefill.measure, (layer, n, entry, made.packed(layer, entry))),
         show=prefill_line,
     )
 
-    if time.monotonic() - start > MODEL_SHARE * seconds:
-        result["end_to_end"] = {"skipped": "time was up"}
-        print("end to end: unmeasured, time was up; python -m benchmarks.gpu.end_to_end")
-    else:
-        print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
-        result["end_to_end"] = whole = end_to_end.run(end_to_end.FULL)
-        print(end_to_end.table(whole))
-        if wrong := end_to_end.failed(whole):
-            print(f"Wrong logits: {', '.join(wrong)}. Their times mean nothing.")
-            return WRONG_RESULT
 
-    device = re.sub(r"\W+", "-", result["machine"]["device"]).strip("-").lower()
-    path = options.out or RESULTS / f"gpu-{device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {path}")
-    return 0
+def whole_model(run: Run, until: float) -> None:
+    """Compare a whole model, dense and packed, step by step."""
+    from benchmarks.gpu import end_to_end
+
+    print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
+    result: dict[str, Any] = {"checks": {}, "rows": []}
+    run.result["end_to_end"] = result
+    dense = run.step("end to end: dense", end_to_end.begin, end_to_end.FULL, until=until)
+    if dense is None:
+        return
+    result["checks"]["dense"] = dense
+    for variant in end_to_end.VARIANTS:
+        name = end_to_end.label(*variant)
+        found = run.step(
+            f"end to end: {name}", end_to_end.step, "add", *variant, until=until, seconds=120.0
+        )
+        if found is not None:
+            result["checks"][name] = found
+            run.save()
+    for batch in end_to_end.FULL.batches:
+        found = run.step(f"end to end: batch {batch}", end_to_end.step, "rows", batch, until=until)
+        result["rows"] += found or []
+    run.step("end to end: end", end_to_end.end)
+    result["wrong"] = end_to_end.failed(result)
+    print(end_to_end.table(result), flush=True)
+    run.save()
+
+
+def triton_calls(entry: Entry, quick: bool) -> list[tuple[Any, ...]]:
+    """Return what the check of an entry and its rows launch, as ``prepare.compile_triton`` takes it."""
+    from benchmarks.gpu.packed import CHECKED
+
+    measured = {layer.k for layer, _, each in table(quick) if each == entry}
+    wanted: Sequence[tuple[int, tuple[tuple[str, Any], ...]]] = [
+        *((k, (("bias", True),)) for k in dict.fromkeys(k for _, k in CHECKED)),
+        *((k, ()) for k in sorted(measured)),
+    ]
+    return [
+        (entry.format, entry.values, bucket, k, options)
+        for k, options in wanted
+        for bucket in (1, 16, 32, 64)
+    ]
 
 
 if __name__ == "__main__":

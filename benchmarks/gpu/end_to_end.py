@@ -12,7 +12,9 @@ trained model would read, and packing takes seconds. The head and the embedding 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import gc
 import json
 import statistics
 import sys
@@ -137,13 +139,20 @@ def sparse_model(dense: StaticLlama, pattern: str, name: str) -> StaticLlama:
         model = StaticLlama(dense.config, tied=False).half().eval()
     model.embed_tokens, model.lm_head, model.norm = dense.embed_tokens, dense.lm_head, dense.norm
     model.inverse_frequency = dense.inverse_frequency
-    first: dict[str, list[Tensor]] = {}
     sources = [getattr(parent, attribute) for _, parent, attribute in block_layers(dense)]
+    kinds = [kind for kind, _, _ in block_layers(model)]
+    with concurrent.futures.ThreadPoolExecutor(len(set(kinds))) as pool:
+        packing = {
+            kind: pool.submit(torch_formats.pack, name, source.weight, "float16")
+            for kind, source in reversed(list(zip(kinds, sources, strict=True)))
+        }
+        first = {
+            kind: [array.to(sources[0].weight.device) for array in each.result()]
+            for kind, each in packing.items()
+        }
     for (kind, parent, attribute), source in zip(block_layers(model), sources, strict=True):
         weight = source.weight
-        if kind not in first:
-            first[kind] = torch_formats.pack(name, weight, "float16")
-        arrays = [array.to(weight.device, copy=True) for array in first[kind]]
+        arrays = [array.clone() for array in first[kind]]
         shape = (weight.shape[0], weight.shape[1])
         layer = SparseLinear(
             shape,
@@ -200,64 +209,111 @@ def _wait(plan: Plan) -> None:
         torch.cuda.synchronize()
 
 
-def run(plan: Plan) -> dict[str, Any]:
-    """Check, then measure; return all numbers."""
-    dense = dense_model(plan)
-    models: dict[str, StaticLlama] = {}
-    checks: dict[str, Any] = {}
-    for pattern, sparsity, name in VARIANTS:
-        label = f"{pattern} {sparsity:g} {name}"
-        if reason := skipped(name, plan.device):
-            checks[label] = {"skipped": reason}
-            continue
-        mask_model(dense, pattern, sparsity)
-        expected = logits_of(dense, plan)
-        models[label] = sparse_model(dense, pattern, name)
-        got = logits_of(models[label], plan)
+class Comparison:
+    """The models of a run; each step of it is a method, of use where a step may fail."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, dense = plan, dense_model(plan)
+        self.models = {"dense": dense}
+
+    def check_dense(self) -> dict[str, Any]:
+        """Return what the dense model takes."""
+        dense = self.models["dense"]
+        return {"weight_bytes": model_bytes(dense), "peak_bytes": peak_bytes(dense, self.plan)}
+
+    def add(self, pattern: str, sparsity: float, name: str) -> dict[str, Any]:
+        """Make a sparse model, compare its logits with those of the dense one with zeros, and return that."""
+        if reason := skipped(name, self.plan.device):
+            return {"skipped": reason}
+        dense = self.models["dense"]
+        try:
+            mask_model(dense, pattern, sparsity)
+            expected = logits_of(dense, self.plan)
+            model = sparse_model(dense, pattern, name)
+        finally:
+            fill(dense)  # masks of the next variant fall on full weights
+        got = logits_of(model, self.plan)
         error = float((got - expected).abs().max() / expected.abs().max())
-        checks[label] = {
+        self.models[label(pattern, sparsity, name)] = model
+        return {
             "logit_error": error,
             "passed": error <= LOGIT_TOLERANCE,
-            "weight_bytes": model_bytes(models[label]),
-            "peak_bytes": peak_bytes(models[label], plan),
+            "weight_bytes": model_bytes(model),
+            "peak_bytes": peak_bytes(model, self.plan),
         }
-        fill(dense)  # masks of the next variant fall on full weights
-    models = {"dense": dense, **models}
-    checks["dense"] = {"weight_bytes": model_bytes(dense), "peak_bytes": peak_bytes(dense, plan)}
-    return {"checks": checks, "rows": [row for b in plan.batches for row in rows(models, plan, b)]}
+
+    def rows(self, batch: int) -> list[dict[str, Any]]:
+        """Return the rows of one batch size."""
+        return rows(self.models, self.plan, batch)
+
+
+def label(pattern: str, sparsity: float, name: str) -> str:
+    """Return what a variant is called in results."""
+    return f"{pattern} {sparsity:g} {name}"
+
+
+_comparison: list[Comparison] = []  # of a process that is asked step by step
+
+
+def begin(plan: Plan) -> dict[str, Any]:
+    """Make the dense model and keep it for :func:`step`; return what it takes."""
+    _comparison[:] = [Comparison(plan)]
+    return _comparison[0].check_dense()
+
+
+def step(method: str, *arguments: Any) -> Any:
+    """Call a method of the comparison that :func:`begin` began."""
+    if not _comparison:
+        raise RuntimeError("the process that held the models is gone")
+    return getattr(_comparison[0], method)(*arguments)
+
+
+def end() -> None:
+    """Give the models' memory back."""
+    _comparison.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Check, then measure; return all numbers."""
+    comparison = Comparison(plan)
+    checks = {label(*each): comparison.add(*each) for each in VARIANTS}
+    checks["dense"] = comparison.check_dense()
+    return {"checks": checks, "rows": [row for b in plan.batches for row in comparison.rows(b)]}
 
 
 def rows(models: dict[str, StaticLlama], plan: Plan, batch: int) -> list[dict[str, Any]]:
     """Measure one batch size, the models in turn; return a row for each."""
     capacity = PROMPT + plan.tokens + 2
-    decoders = {label: GreedyDecoder(model, batch, capacity) for label, model in models.items()}
-    seconds: dict[str, list[float]] = {label: [] for label in models}
+    decoders = {name: GreedyDecoder(model, batch, capacity) for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(plan.rounds):
-        for label, decoder in decoders.items():
-            seconds[label].append(decoded(decoder, plan, batch))
-    median = {label: statistics.median(times) for label, times in seconds.items()}
+        for name, decoder in decoders.items():
+            seconds[name].append(decoded(decoder, plan, batch))
+    median = {name: statistics.median(times) for name, times in seconds.items()}
     return [
         {
-            "model": label,
+            "model": name,
             "batch": batch,
-            "tokens_per_second": batch * plan.tokens / median[label],
-            "speedup": median["dense"] / median[label],
+            "tokens_per_second": batch * plan.tokens / median[name],
+            "speedup": median["dense"] / median[name],
         }
-        for label in models
+        for name in models
     ]
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the result as text."""
     lines = [f"{'model':26s} {'weights GB':>10s} {'peak GB':>8s} {'logit error':>11s}"]
-    for label, check in result["checks"].items():
+    for name, check in result["checks"].items():
         if "skipped" in check:
-            lines.append(f"{label:26s} not run: {check['skipped']}")
+            lines.append(f"{name:26s} not run: {check['skipped']}")
             continue
         peak = check["peak_bytes"]
         error = f"{check['logit_error']:.1e}" if "logit_error" in check else "-"
         lines.append(
-            f"{label:26s} {check['weight_bytes'] / 1e9:10.2f} "
+            f"{name:26s} {check['weight_bytes'] / 1e9:10.2f} "
             f"{'-' if peak is None else format(peak / 1e9, '.2f'):>8s} {error:>11s}"
         )
     lines.append(f"{'model':26s} {'batch':>5s} {'tokens/s':>9s} {'ratio':>6s}")
@@ -270,7 +326,7 @@ def table(result: dict[str, Any]) -> str:
 
 def failed(result: dict[str, Any]) -> list[str]:
     """Return the models whose logits are wrong."""
-    return [label for label, check in result["checks"].items() if check.get("passed") is False]
+    return [name for name, check in result["checks"].items() if check.get("passed") is False]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,11 +15,18 @@ import torch
 from benchmarks.gpu import native
 from benchmarks.gpu.packed import random_weight
 from benchmarks.gpu.plan import Entry
+from benchmarks.gpu.prepare import stored
 from benchmarks.gpu.shapes import Layer
 from benchmarks.gpu.timing import copies_needed, interleaved, median
 from sparsec.backends.cuda.native import NATIVE
 from sparsec.backends.cuda.operators import NEVER, linear_operator, unpack_operator
-from sparsec.backends.cuda.torch_formats import form_of, multiplied_in, pack, unpack
+from sparsec.backends.cuda.torch_formats import (
+    array_names,
+    form_of,
+    multiplied_in,
+    pack,
+    unpack,
+)
 
 Timer = Callable[[dict[str, Sequence[Callable[[], object]]]], dict[str, list[float]]]
 TOLERANCE = 2e-3
@@ -60,14 +67,20 @@ def check(seed: int, entries: Sequence[Entry], device: str = "cuda") -> dict[str
 
 
 def measure(
-    layer: Layer, rows: int, entry: Entry, device: str = "cuda", timer: Timer = interleaved
+    layer: Layer,
+    rows: int,
+    entry: Entry,
+    path: str,
+    device: str = "cuda",
+    timer: Timer = interleaved,
 ) -> dict[str, Any]:
     """Return one row of the table: medians of interleaved replays, cold in the L2 cache.
 
     ``unpack_us`` is unpacking alone, ``unpacked_us`` with the dense product, ``packed_us`` the packed
-    kernel, which reads the weight again for every 64 rows.
+    kernel, which reads the weight again for every 64 rows. ``path`` is the file with the packed weight.
     """
-    host = _packed(layer, entry)
+    arrays = stored(path)
+    host = [torch.from_numpy(arrays[name]) for name in array_names(entry.format, entry.values)]
     x = torch.randn(rows, layer.k, device=device).half()
     copies = copies_needed(sum(each.nbytes for each in host))
     weights = [[each.to(device, copy=True) for each in host] for _ in range(copies)]
@@ -109,11 +122,3 @@ def _unpack(
 ) -> Callable[[], torch.Tensor]:
     dtype = multiplied_in(entry.values)
     return functools.partial(unpack_operator(entry.format), packed, m, k, entry.values, dtype)
-
-
-@functools.lru_cache(maxsize=1)
-def _packed(layer: Layer, entry: Entry) -> list[torch.Tensor]:
-    rng = np.random.default_rng(0)
-    pattern = form_of(entry.format).pattern
-    dense = random_weight(pattern, layer.m, layer.k, entry.sparsity, rng)
-    return pack(entry.format, torch.from_numpy(dense), entry.values)

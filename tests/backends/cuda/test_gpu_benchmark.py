@@ -98,33 +98,13 @@ def test_the_end_to_end_benchmark_runs_dry(tmp_path):
     assert {row["model"] for row in result["rows"]} == {"dense", *LABELS}
 
 
-def test_rows_there_is_no_time_for_are_listed(capsys):
-    sys.path.insert(0, str(ROOT))
-    try:
-        from benchmarks.gpu.__main__ import in_time
-        from benchmarks.gpu.plan import Entry
-    finally:
-        sys.path.remove(str(ROOT))
-    known = dict.fromkeys(("m", "k", "n"), 1) | dict.fromkeys(
-        ("dense_us", "packed_us", "speedup", "limit", "share_of_limit", "gbytes_per_second"), 1.0
-    )
-
-    def measure(layer, rows, entry):
-        return {"format": entry.format, "sparsity": entry.sparsity, "layer": layer, **known}
-
-    now = iter(range(9))
-    plans = [("down", n, Entry("nm24", 0.5)) for n in (1, 8, 16, 32)]
-    rows, unmeasured = in_time(plans, measure, until=2, clock=lambda: next(now))
-    assert (len(rows), unmeasured) == (2, ["down 16 nm24 float16 50%", "down 32 nm24 float16 50%"])
-    assert "unmeasured, time was up: 2 rows, from 'down 16 nm24" in capsys.readouterr().out
-
-
-def test_products_of_many_rows_are_planned_and_measured(monkeypatch):
+def test_products_of_many_rows_are_planned_and_measured(monkeypatch, tmp_path):
     """Everything but the device and its clock: packing, both ways to multiply, the row as it is printed."""
     pytest.importorskip("torch", reason="the benchmark needs torch")
     from benchmarks.gpu import prefill
     from benchmarks.gpu.__main__ import prefill_line
     from benchmarks.gpu.plan import PREFILL, PREFILL_ROWS, prefill_table
+    from benchmarks.gpu.prepare import pack_to
     from benchmarks.gpu.shapes import QUICK, Layer
 
     assert PREFILL_ROWS == (128, 512, 2048)
@@ -143,7 +123,8 @@ def test_products_of_many_rows_are_planned_and_measured(monkeypatch):
 
     layer = Layer("tiny", "up", 64, 256)
     for entry in PREFILL:
-        row = prefill.measure(layer, 130, entry, "cpu", timer)
+        path = pack_to(str(tmp_path), layer, entry)
+        row = prefill.measure(layer, 130, entry, path, "cpu", timer)
         assert (row["speedup"], row["speedup_packed"]) == pytest.approx((0.8, 0.5))
         assert (row["unpack_us"], row["n"]) == (pytest.approx(1.0), 130)
         assert 2 * 64 * 256 / 1e-6 < row["unpack_gbytes_per_second"] * 1e9 < 4 * 64 * 256 / 1e-6
