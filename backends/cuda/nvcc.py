@@ -154,7 +154,11 @@ def _by_nvcc(variant: AnyNative) -> tuple[bytes, str]:
 
 
 def _by_nvrtc(variant: AnyNative) -> tuple[bytes, str]:
-    library = ctypes.CDLL(str(find_nvrtc()))
+    path = find_nvrtc()
+    assert path is not None
+    for needed in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(needed), mode=ctypes.RTLD_GLOBAL)  # which NVRTC 13.0 does not find beside itself
+    library = ctypes.CDLL(str(path))
     program = ctypes.c_void_p()
 
     def call(name: str, *arguments: object) -> None:
