@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from benchmarks.gpu.isolated import FailedError, Worker
 from benchmarks.gpu.plan import (
     ENTRIES,
     EVERYWHERE,
-    PREFILL,
     Entry,
     native_table,
     prefill_table,
@@ -298,7 +297,8 @@ def measure_all(run: Run, made: Preparation, quick: bool, seed: int, begin: floa
 
     no_native = native.missing()
     natives = [] if no_native else native.variants()
-    triton = {entry: triton_calls(entry, quick) for entry in (*EVERYWHERE, *ENTRIES)}
+    entries = (*EVERYWHERE, *ENTRIES)
+    triton = {entry: triton_calls(entry, quick, f"sm{made.sm}") for entry in entries}
     made.compile(compile_native, natives)
     made.pack([] if no_native else [(layer, entry) for layer, _, entry in native_table()])
     for calls in triton.values():
@@ -348,8 +348,11 @@ def measure_all(run: Run, made: Preparation, quick: bool, seed: int, begin: floa
     run.rows("triton", [each for each in table(quick) if each[-1] in right_entries], timed(False))
 
     print("many rows: the weight unpacked and multiplied densely, against dense and packed")
-    entries = [each for each in PREFILL if prefill.missing(each) is None]
-    right_long = {e for e in entries if run.correct("prefill", str(e), prefill.check, seed, (e,))}
+    right_long = {
+        e
+        for e in dict.fromkeys(each[-1] for each in long)
+        if run.correct("prefill", str(e), prefill.check, seed, (e,))
+    }
     print(PREFILL_HEADER, flush=True)
     run.rows(
         "prefill",
@@ -387,20 +390,21 @@ def whole_model(run: Run, until: float) -> None:
     run.save()
 
 
-def triton_calls(entry: Entry, quick: bool) -> list[tuple[Any, ...]]:
+def triton_calls(entry: Entry, quick: bool, arch: str) -> list[tuple[Any, ...]]:
     """Return what the check of an entry and its rows launch, as ``prepare.compile_triton`` takes it."""
     from benchmarks.gpu.packed import CHECKED
+    from sparsec.backends.cuda.variants import variants_for
 
-    measured = {layer.k for layer, _, each in table(quick) if each == entry}
-    wanted: Sequence[tuple[int, tuple[tuple[str, Any], ...]]] = [
-        *((k, (("bias", True),)) for k in dict.fromkeys(k for _, k in CHECKED)),
-        *((k, ()) for k in sorted(measured)),
-    ]
-    return [
-        (entry.format, entry.values, bucket, k, options)
-        for k, options in wanted
-        for bucket in (1, 16, 32, 64)
-    ]
+    wanted = [(k, {"bias": True}) for _, k in CHECKED]
+    wanted += [(layer.k, {}) for layer, _, each in table(quick) if each == entry]
+    calls = {}
+    for k, options in wanted:
+        for variant in variants_for(
+            k, "float16", arch, form=entry.format, values=entry.values, **options
+        ):
+            call = (entry.format, entry.values, variant.bucket, k, tuple(options.items()))
+            calls.setdefault(variant, call)
+    return list(calls.values())
 
 
 if __name__ == "__main__":

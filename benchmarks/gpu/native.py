@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.packed import TOLERANCE, random_weight
+from benchmarks.gpu.prepare import kinds
 from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.native import buckets
 from sparsec.backends.cuda.native_launch import native_linear
@@ -52,7 +53,7 @@ def variants() -> list[tuple[str, int, int, bool]]:
     """Return all that :func:`check` and the table launch, as ``prepare.compile_native`` takes it."""
     return [
         (name, bucket, k, clear)
-        for _, k in CHECKED
+        for k in kinds(k for _, k in CHECKED)
         for name, clear in (("nm24_sp", False), ("lps", False), ("lps", True))
         for bucket in buckets(name, k)
     ]

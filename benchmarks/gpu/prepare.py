@@ -113,6 +113,11 @@ def stored(path: str) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
+def kinds(columns: Iterable[int]) -> list[int]:
+    """Return of some K one for each form that a CUDA C++ kernel has for it."""
+    return list({(k % 8 == 0, k % 64 == 0): k for k in columns}.values())
+
+
 def compile_native(sm: int, format: str, bucket: int, k: int, clear: bool) -> None:
     """Compile a CUDA C++ kernel for float16 and K = ``k``."""
     from sparsec.backends.cuda import nvcc
@@ -125,7 +130,11 @@ def compile_native(sm: int, format: str, bucket: int, k: int, clear: bool) -> No
 def compile_triton(
     sm: int, format: str, values: str, bucket: int, k: int, options: tuple[tuple[str, Any], ...]
 ) -> None:
-    """Compile the Triton kernels of a weight with K = ``k``, whole and split, exactly as a launch does."""
+    """Compile the Triton kernels of a weight with K = ``k``, exactly as a launch does.
+
+    ``options`` are ``out``, ``act``, ``bias`` and ``residual``, as those of ``variants_for``, and ``splits``:
+    whether the reduction is split, not split (1), or both.
+    """
     import torch
     import triton
 
@@ -148,7 +157,8 @@ def compile_triton(
     if named.pop("residual", False):
         added["residual"] = torch.zeros(bucket, m, dtype=out)
     x = torch.zeros(bucket, k, dtype=torch.bfloat16 if values == "bfloat16" else torch.float16)
-    for split in (3,) if format in SPARSE_MMA else (1, 3):
+    splits = named.pop("splits", (1, 3))
+    for split in (3,) if format in SPARSE_MMA else splits:
         y = torch.zeros(bucket, m, dtype=out)
         launch.packed_linear(format, x, arrays, m, values, out=y, split=split, **added)
     if format not in SPARSE_MMA:

@@ -3,20 +3,27 @@
 Needs numpy, pytest, triton (for its disassembler), and nvcc or NVRTC; no torch.
 """
 
+import functools
+import time
+
 import numpy as np
 import pytest
 
+from benchmarks.gpu import prepare
 from sparsec.backends.cuda import formats, nvcc
 from sparsec.backends.cuda.loader import Driver, Kernel
 from sparsec.backends.cuda.native import (
     ACTIVATIONS,
     BUCKETS,
+    NATIVE,
     NativeUnpack,
     NativeVariant,
+    buckets,
     split_for,
 )
 from sparsec.ir.errors import UnsupportedTargetError
 
+SHAPES = [(128, 128), (2048, 4096), (1000, 1280), (33, 192), (77, 96), (15, 100), (1, 4)]
 pytestmark = pytest.mark.gpu
 if nvcc.why_not(90):
     pytest.skip(nvcc.why_not(90), allow_module_level=True)
@@ -30,9 +37,26 @@ def driver():
         pytest.skip(str(error))
 
 
+def compiled_ahead():
+    """Return the products that the tests launch, as ``prepare.compile_native`` takes them."""
+    columns = prepare.kinds(k for _, k in SHAPES)
+    calls = [(name, b, k, False) for name in NATIVE for k in columns for b in buckets(name, k)]
+    return calls + [("lps", 16, k, True) for k in columns]
+
+
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("native")
+def cache(driver):
+    """Compile side by side what would otherwise be compiled one after the other for minutes."""
+    with prepare.Preparation(driver.sm, time.monotonic() + 240) as made:
+        made.compile(prepare.compile_native, compiled_ahead())
+        made.compiled(prepare.compile_native, compiled_ahead())
+    return nvcc.kept_in()
+
+
+@functools.cache
+def loaded(driver, cache, variant):
+    compiled = nvcc.compile_native(variant, cache)
+    return Kernel(driver, compiled.cubin, compiled.launch)
 
 
 class Memory:
@@ -71,16 +95,27 @@ def weight(pattern, m, k, sparsity, seed):
     return dense
 
 
+_PACKED = {}  # the last one
+
+
+def packed(pattern, dense):
+    """Pack a weight; the same one again comes from memory."""
+    key = pattern, dense.tobytes()
+    if key not in _PACKED:
+        _PACKED.clear()
+        _PACKED[key] = formats.get(pattern).pack(dense)
+    return _PACKED[key]
+
+
 def run(driver, cache, pattern, dense, x, bucket, *, clear=False, bias=None, split=None, times=1):
     """Return y float32 of each launch; outputs are poisoned with NaN before each."""
     (m, k), n = dense.shape, len(x)
     variant = NativeVariant(pattern, "float16", driver.sm, bucket, k % 8 == 0, k % 64 == 0, clear)
-    compiled = nvcc.compile_native(variant, cache)
-    kernel = Kernel(driver, compiled.cubin, compiled.launch)
+    kernel = loaded(driver, cache, variant)
     sizes = {"M": m, "N": n, "K": k, "activation": ACTIVATIONS.index("none"), "wide": 1}
     sizes["split"] = split or split_for(variant, m, k)
     with Memory(driver) as memory:
-        arrays = {**formats.get(pattern).pack(dense), "x": x}
+        arrays = {**packed(pattern, dense), "x": x}
         if bias is not None:
             arrays["bias"] = bias
         pointers = {name: memory.upload(array) for name, array in arrays.items()}
@@ -101,14 +136,13 @@ def check(y, x, dense, bias=0.0):
     assert np.abs(y - exact).max() <= 2.0**-17 * np.abs(exact).max() + 1e-6
 
 
-SHAPES = [(128, 128), (4096, 4096), (1000, 1280), (33, 192), (77, 96), (15, 100), (1, 4)]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
 def test_kernels_agree_with_float64(driver, cache, pattern, bucket, shape):
-    dense = weight(pattern, *shape, 0.7, seed=bucket)
+    if bucket not in buckets(pattern, shape[1]):
+        pytest.skip("there is no such kernel")
+    dense = weight(pattern, *shape, 0.7, seed=0)
     rng = np.random.default_rng(1)
     bias = rng.standard_normal(shape[0]).astype(np.float32)
     for n in {1, bucket - 1, bucket, bucket + 1}:
@@ -129,8 +163,8 @@ def test_scattered_weights_of_any_sparsity_and_shape(driver, cache, sparsity, cl
 
 # K of nm24_sp is a multiple of 4; of lps it is any.
 UNPACKED = [
-    *(("nm24_sp", m, k) for m, k in ((33, 100), (128, 640), (4096, 4096))),
-    *(("lps", m, k) for m, k in ((130, 101), (64, 72), (4096, 4096))),
+    *(("nm24_sp", m, k) for m, k in ((33, 100), (128, 640), (2048, 4096))),
+    *(("lps", m, k) for m, k in ((130, 101), (64, 72), (2048, 4096))),
 ]
 
 
@@ -147,8 +181,7 @@ def test_unpacked_weights_are_the_stored_ones_to_the_bit(driver, cache, case, va
     exact = form.unpack(packed, (m, k), values).astype(np.float32).astype(np.float16)
     scaled = "" if values == "float16" else values
     variant = NativeUnpack(pattern, "float16", driver.sm, k % 8 == 0 or pattern != "lps", scaled)
-    compiled = nvcc.compile_native(variant, cache)
-    kernel = Kernel(driver, compiled.cubin, compiled.launch)
+    kernel = loaded(driver, cache, variant)
     with Memory(driver) as memory:
         pointers = {name: memory.upload(array) for name, array in packed.items()}
         pointers["w"] = memory.new(2 * m * k)

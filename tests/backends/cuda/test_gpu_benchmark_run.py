@@ -18,6 +18,7 @@ from benchmarks.gpu.isolated import FailedError, Worker  # noqa: E402
 from benchmarks.gpu.plan import ENTRIES, EVERYWHERE, NATIVE, PREFILL, Entry  # noqa: E402
 from benchmarks.gpu.shapes import Layer  # noqa: E402
 from sparsec.backends.cuda import formats, nvcc  # noqa: E402
+from sparsec.backends.cuda.launch import variant_for  # noqa: E402
 
 
 def test_a_worker_outlives_what_raises_crashes_and_hangs():
@@ -54,6 +55,8 @@ class Stub:
 
 class Made:
     """In place of the pool: everything is there already."""
+
+    sm = 90
 
     def __init__(self):
         self.packs, self.compiles = set(), set()
@@ -204,14 +207,22 @@ def test_weights_and_kernels_are_prepared_without_a_device(tmp_path, monkeypatch
     assert len(kept) == 2 * len(natives)
 
 
-def test_every_row_has_its_kernels_compiled_ahead_and_its_weight_packed():
+def test_every_kernel_of_a_row_is_compiled_ahead():
     for entry in EVERYWHERE + ENTRIES:
-        calls = main.triton_calls(entry, quick=False)
-        measured = {layer.k for layer, _, each in main.table(False) if each == entry}
-        assert measured <= {k for *_, k, options in calls if not options}
-        assert {k for _, k in packed.CHECKED} <= {k for *_, k, options in calls if options}
+        made = set()
+        for form, values, bucket, k, options in main.triton_calls(entry, False, "sm90"):
+            named = {"form": form, "values": values, **dict(options)}
+            made.add(variant_for(bucket, k, "float16", "sm90", **named))
+        assert len(made) < 30
+        named = {"form": entry.format, "values": entry.values}
+        for layer, n, each in main.table(False):
+            if each == entry:
+                assert variant_for(n, layer.k, "float16", "sm90", **named) in made
+        for _, k in packed.CHECKED:
+            for n in (1, 3, 16, 17, 64, 70):
+                assert variant_for(n, k, "float16", "sm90", bias=True, **named) in made
     assert {(entry.format, entry.sparsity) for entry in NATIVE} <= set(native.CASES)
     known = native.variants()
     assert len(known) == len(set(known))
-    for _, k in native.CHECKED:
-        assert ("lps", 16, k, True) in known
+    forms = {(k % 8 == 0, k % 64 == 0) for _, k in native.CHECKED}
+    assert {(k % 8 == 0, k % 64 == 0) for name, *_, k, clear in known if clear} == forms
