@@ -83,7 +83,7 @@ def machine() -> dict[str, Any]:
 
 _ASKED = (
     "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw",
-    "power.limit", "temperature.gpu", "clocks_event_reasons.active",
+    "power.limit", "temperature.gpu",
 )  # fmt: skip
 
 

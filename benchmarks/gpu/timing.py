@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 
 # Operands are rotated until this much has been read, so that no replay finds them in the L2 cache.
 ROTATE_BYTES = 300 << 20
+
+_WARM_SECONDS = 0.1  # of replays before any is timed: a device at rest has a low clock
 
 
 def copies_needed(nbytes: int) -> int:
@@ -36,6 +39,11 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Return seconds of one call, for each round and candidate; candidates take turns."""
     graphs = {name: capture(calls) for name, calls in candidates.items()}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < _WARM_SECONDS:
+        for graph in graphs.values():
+            graph.replay()
+        torch.cuda.synchronize()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(rounds):

@@ -160,6 +160,37 @@ def test_nm24_sp_is_what_the_figures_of_the_manual_say():
             assert sixteen_by_32(halves[i][q], metadata[i], q) == expected.tolist()
 
 
+def reordered_for_ldmatrix(metadata):
+    """Return the words that a warp of a CUTLASS 2:4 product of sm_80 holds, lane by lane, for 32 rows.
+
+    ``metadata`` [32, C]: 16 bits, four groups each. What its ``reorder_meta`` does, in other words: rows 8
+    apart come beside each other; in 2 x 2 squares the off-diagonal elements change places; two columns
+    make a word. ``ldmatrix`` then gives word l to lane l, and rows 0 to 15 are multiplied with selector 0,
+    rows 16 to 31 with selector 1.
+    """
+    rows, columns = metadata.shape
+    assert rows == 32
+    mixed = metadata.reshape(4, 8, columns).swapaxes(0, 1).reshape(16, 2, columns // 2, 2)
+    mixed = mixed.swapaxes(1, 3).reshape(32, columns // 2, 2).astype(np.uint32)
+    return (mixed[..., 0] | mixed[..., 1] << 16).T
+
+
+def test_nm24_sp_has_the_metadata_that_cutlass_multiplies_with():
+    """A second source, which runs on devices, for what rests on reading the manual."""
+    bits = nm24_matrix(32, 64, "float16", seed=3).view(np.uint16)
+    packed = SP.pack_bits(bits)["packed"].view(np.uint32)[0, 0]
+    ours = packed[512:].reshape(
+        8, 2, 2, 2
+    )  # g, half of the columns, lane of a pair, half of the rows
+    metadata = np.zeros((32, 4), np.uint32)
+    for row, group in np.ndindex(32, 16):
+        kept = np.flatnonzero(bits[row, 4 * group : 4 * group + 4])
+        assert len(kept) == 2
+        metadata[row, group // 4] |= (kept[0] | kept[1] << 2) << 4 * (group % 4)
+    theirs = reordered_for_ldmatrix(metadata).reshape(2, 8, 2, 2)  # half, g, half of the rows, lane
+    assert np.array_equal(ours, theirs.transpose(1, 0, 3, 2))
+
+
 def test_nm24_sp_refuses_pairs_that_do_not_ascend():
     bits = nm24_matrix(33, 68, "float16", seed=0).view(np.uint16)
     good = SP.pack_bits(bits)["packed"]
