@@ -264,7 +264,10 @@ def _step(kernels: Sequence[Kernel], bucket: int, width: int) -> int:
     """Return the rows of x of a launch: a bucket where x is transposed, else what a grid can hold."""
     if any(each["name"] == "xt" for kernel in kernels for each in kernel.launch_data["arguments"]):
         return bucket
-    return bucket * max(1, min(_MOST_BLOCKS, _MOST_BYTES // (2 * width * bucket)))
+    sizes = [size for kernel in kernels for size in kernel.launch_data["grid"][1:]]
+    of_rows = [size["per"] for size in sizes if isinstance(size, Mapping) and size["of"] == "N"]
+    most = min(_MOST_BLOCKS * min(of_rows, default=bucket), _MOST_BYTES // (2 * width))
+    return max(bucket, most // bucket * bucket)
 
 
 def _most_rows(chain: Chain) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KERNELS = "sparsec.backends.cuda.kernels"
+_MOST_BLOCKS = 2**16 - 1  # along the second dimension of a grid
 _FLOATS = ("float16", "bfloat16", "float32")
 
 
@@ -121,7 +122,8 @@ def packed_linear(
         if x.is_cuda:
             processors = torch.cuda.get_device_properties(x.device).multi_processor_count
         split = shares(rows, k, variant, processors)
-    chunk = variant.bucket if form in BLOCK else n  # x is transposed a bucket at a time
+    # x is transposed a bucket at a time; the second pass of a split reduction has a block for each row.
+    chunk = variant.bucket * (1 if form in BLOCK else _MOST_BLOCKS // variant.bucket)
     for first in range(0, n, chunk):
         part = slice(first, first + chunk)
         of_part = {**operands, "residual": None if residual is None else residual[part]}

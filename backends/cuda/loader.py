@@ -140,7 +140,7 @@ class Kernel:
 
     def __init__(self, driver: Driver, code: bytes, launch: Mapping[str, Any]) -> None:
         self.launch_data = launch
-        self._driver = driver
+        self.driver = driver
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         # The driver reads PTX up to a zero byte; to a cubin one more byte does nothing.
         driver.within("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code + b"\0"))
@@ -186,7 +186,7 @@ class Kernel:
         values = [self._argument(each, pointers, sizes) for each in self.launch_data["arguments"]]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(each) for each in values))
         grid = [*extents(self.launch_data["grid"], sizes), 1, 1][:3]
-        self._driver.within(
+        self.driver.within(
             "cuLaunchKernel",
             self._function,
             *grid,

@@ -157,7 +157,9 @@ def _by_nvrtc(variant: AnyNative) -> tuple[bytes, str]:
     path = find_nvrtc()
     assert path is not None
     for needed in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
-        ctypes.CDLL(str(needed), mode=ctypes.RTLD_GLOBAL)  # which NVRTC 13.0 does not find beside itself
+        ctypes.CDLL(
+            str(needed), mode=ctypes.RTLD_GLOBAL
+        )  # which NVRTC 13.0 does not find beside itself
     library = ctypes.CDLL(str(path))
     program = ctypes.c_void_p()
 

@@ -150,7 +150,8 @@ def captured(traced: fx.GraphModule, static: Sequence[Tensor]) -> Program:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Other threads of a server may allocate meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = traced(*static)
     except RuntimeError as error:
         torch.cuda.synchronize()

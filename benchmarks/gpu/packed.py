@@ -133,7 +133,9 @@ def _product(
 ) -> Callable[[], object]:
     if native:
         return functools.partial(native_linear, entry.format, x, arrays, y)
-    return functools.partial(packed_linear, entry.format, x, arrays, y.shape[1], entry.values, out=y)
+    return functools.partial(
+        packed_linear, entry.format, x, arrays, y.shape[1], entry.values, out=y
+    )
 
 
 def _float8(x: torch.Tensor, dense: Sequence[torch.Tensor]) -> list[Callable[[], object]]:

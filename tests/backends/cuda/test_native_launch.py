@@ -1,6 +1,7 @@
 """The launch of CUDA C++ kernels on torch tensors, as far as a fake driver goes."""
 
 import ctypes
+import itertools
 import sys
 import types
 from pathlib import Path
@@ -37,7 +38,7 @@ def asked(monkeypatch):
         variants.append(variant)
         return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
 
-    for cached in (native_launch._kernel, on_tensors._zeros):
+    for cached in (native_launch._kernel, on_tensors._zeros_of):
         cached.cache_clear()
     monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
     monkeypatch.setattr(native_launch, "_driver", lambda _: Driver(library=str(library)))
@@ -45,7 +46,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(native_launch, "_processors", lambda _: 132)
     monkeypatch.setattr(native_launch, "_on_device", lambda _: True)
     yield variants
-    for cached in (native_launch._kernel, on_tensors._zeros):
+    for cached in (native_launch._kernel, on_tensors._zeros_of):
         cached.cache_clear()
 
 
@@ -103,34 +104,46 @@ def test_the_operator_of_the_device_computes_what_the_reference_does(asked):
 
 def test_captured_launches_take_memory_that_is_zero_and_theirs_alone(asked, monkeypatch):
     """No graph has to zero it again in every replay; what was not put aside in time it does."""
-    for cached in ("_ZEROS", "_GIVEN"):
-        monkeypatch.setattr(on_tensors, cached, type(getattr(on_tensors, cached))())
     dense, arrays = layer()
     x, y = torch.randn(9, 640).half(), torch.full((9, 130), torch.nan)
-    exact = x.double() @ dense.double().T
+    exact, given, capturing = x.double() @ dense.double().T, [], [True]
+
+    def note(zeros, nbytes):
+        given.append(of_graph(zeros, nbytes))
+        assert nbytes == 2 * 4  # blocks of rows, int32 each
+        return given[-1]
 
     def run():
         native_launch.native_linear("lps", x, arrays, y, split=2)
         assert (y - exact).abs().max() < 1e-4
         y.fill_(torch.nan)
 
-    monkeypatch.setattr(on_tensors, "_capturing", lambda device: True)
+    of_graph = on_tensors.Zeros.of_graph
+    monkeypatch.setattr(on_tensors.Zeros, "of_graph", note)
+    monkeypatch.setattr(on_tensors, "_capturing", lambda device: capturing[0])
     run()
-    assert not on_tensors._GIVEN  # nothing was put aside yet
-    monkeypatch.setattr(on_tensors, "_capturing", lambda device: False)
-    run()
-    monkeypatch.setattr(on_tensors, "_capturing", lambda device: True)
-    for _ in range(3):
+    assert given == [None]  # nothing was put aside yet
+    for capturing[0] in (False, True, True, False, True):
         run()
-    first, second, third = on_tensors._GIVEN
-    assert first.nbytes == 2 * 4  # blocks of rows, int32 each
-    assert len({each.data_ptr() // 128 for each in (first, second, third)}) == 3
-    assert not torch.cat(on_tensors._GIVEN).any()
-    (zeros,) = on_tensors._ZEROS.values()
-    assert zeros.take(1 << 20) is None
-    assert zeros.take(1 << 19).nbytes == 1 << 19
-    zeros.reserve(x.device)
-    assert zeros.take(1 << 20).nbytes == 1 << 20
+    assert len({address // 128 for address in given[1:]}) == 3
+    for address in given[1:]:
+        assert ctypes.string_at(address, 128) == bytes(128)
+
+
+def test_zeroed_memory_is_never_given_twice(asked):
+    zeros = on_tensors.Zeros(native_launch._driver(0))
+    assert zeros.of_graph(4) is None
+    first = zeros.of_stream(7, 4)
+    assert zeros.of_stream(7, 4) == first
+    pieces = [(zeros.of_stream(8, 4), 4), (first, 4), (zeros.of_stream(7, 1 << 21), 1 << 21)]
+    pieces += [(zeros.of_graph(1 << 18), 1 << 18) for _ in range(3)]
+    pieces += [(zeros.of_stream(9, 1 << 19), 1 << 19), (zeros.of_graph(1 << 18), 1 << 18)]
+    pieces.sort()
+    for (address, nbytes), (following, _) in itertools.pairwise(pieces):
+        assert address + nbytes <= following
+    for address, nbytes in pieces:
+        assert address % 128 == 0
+        assert ctypes.string_at(address, nbytes) == bytes(nbytes)
 
 
 def test_what_does_not_fit_is_refused(asked):

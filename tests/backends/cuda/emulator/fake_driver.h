@@ -45,6 +45,7 @@ CUresult cuCtxPopCurrent_v2(void** context) {
   *context = &fake::log;
   return fake::depth-- > 0 ? 0 : 201;
 }
+CUresult cuCtxSynchronize() { return fake::depth == 1 ? 0 : 201; }
 CUresult cuDeviceGetAttribute(int* value, int which, int) {
   *value = which == 75 ? 9 : 0;
   return 0;
