@@ -58,6 +58,11 @@ def main() -> int:
     if reason := CpuBackend().why_not(CPU):
         print(reason, file=sys.stderr)
         return 4
+    known = ["git", "-C", str(ROOT), "rev-parse", "--quiet", "--verify"]
+    if subprocess.run(
+        [*known, arguments.commit + "^{commit}"], stdout=subprocess.DEVNULL
+    ).returncode:
+        parser.error(f"{arguments.commit}: no such commit in {ROOT}")
     with checkout(arguments.commit) as other:
         print(f"{'network':24}{'pattern':14}{'sparsity':>9}{'then':>7}{'now':>7}{'now / then':>12}")
         for case in CASES:
