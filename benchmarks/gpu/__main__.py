@@ -215,7 +215,7 @@ class Run:
             try:
                 function, arguments = measure(*each)
             except Exception as error:  # of the pool, which packs
-                self.result["failed"].append({"what": name, "reason": str(error)})
+                self.result["failed"].append({"what": name, "reason": repr(error)})
                 continue
             if (row := self.step(name, function, *arguments, until=until)) is not None:
                 found.append(row)
