@@ -45,7 +45,9 @@ class Computing(Kernel):
 
     def __init__(self, entry, n_max):
         self.entry = entry
+        grid = [1, {"of": "N", "per": n_max}, 1]
         self.launch_data = {"name": entry, "n_max": n_max, "arguments": ARGUMENTS[entry]}
+        self.launch_data["grid"] = grid
         self.launched = []
 
     def launch(self, pointers, sizes, stream):
@@ -135,6 +137,19 @@ def test_many_rows_of_a_kernel_that_spreads_them_are_one_launch(kernels):
     torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
 
 
+def test_more_rows_than_a_grid_holds_are_several_launches(kernels, monkeypatch):
+    """The kernel that adds shares has a block for each row, the others one for each bucket."""
+    monkeypatch.setattr(compiled, "_MOST_BLOCKS", 3)
+    x, w, _, y = operands(15)
+    compiled.linear("whole:1", x, {"w": w}, y)
+    assert [sizes["N"] for sizes in kernels["whole"].launched] == [6, 6, 3]
+    torch.testing.assert_close(y, x.float() @ w.float().T, rtol=1e-5, atol=1e-5)
+    kernels["whole"].launched.clear()
+    kernels["whole"].launch_data["grid"][1]["per"] = 1
+    compiled.linear("whole:1", x, {"w": w}, y)
+    assert [sizes["N"] for sizes in kernels["whole"].launched] == [2] * 7 + [1]
+
+
 def test_what_the_node_has_not_is_an_error_that_names_it(kernels):
     x, w, _, y = operands(3)
     with pytest.raises(ArtifactError, match="'bias'"):
@@ -165,7 +180,7 @@ class Recording:
     def __init__(self):
         self.grids = []
 
-    def call(self, name, *arguments):
+    def within(self, name, *arguments):
         if name == "cuLaunchKernel":
             self.grids.append(arguments[1:4])
 
