@@ -47,7 +47,7 @@ GROUPS = {
 UNCHANGED = {"ddddocr_ocr_int8", "silero_vad", "oww_hey_jarvis", "oww_mel"}
 SLOW = {"smollm2", "smollm2_decode", "minilm"}
 # Those whose compilation takes long; EfficientNet and a small one of the same kind stay.
-SLOW_TO_COMPILE = SLOW | {"ddddocr_det", "ppocr_det", "ppocr_rec", "opennsfw"}
+SLOW_TO_COMPILE = SLOW | {"minilm_int8", "ddddocr_det", "ppocr_det", "ppocr_rec", "opennsfw"}
 
 
 def models(slow: set[str]) -> list[object]:

@@ -34,7 +34,13 @@ LARGE = {
     *("smollm2", "smollm2_decode", "minilm", "minilm_int8"),
     *("ddddocr_det", "ppocr_rec", "ppocr_det"),
 }
-SLOW = {"onnx": LARGE, "cpu": LARGE | {"opennsfw", "ddddocr_ocr", "effnet_lite0"}}
+SLOW = {
+    "onnx": LARGE,
+    "cpu": {
+        *LARGE,
+        *("opennsfw", "ddddocr_ocr", "ddddocr_ocr_int8", "effnet_lite0", "oww_embedding"),
+    },
+}
 
 
 def cases() -> list[object]:
