@@ -34,7 +34,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.generate", description=__doc__)
     parser.add_argument("--prompt", default="The capital of France is")
     parser.add_argument(
-        "--tokens", type=int, help="default: 32 on a CUDA device, 8 on the CPU, where each takes seconds"
+        "--tokens",
+        type=int,
+        help="default: 32 on a CUDA device, 8 on the CPU, where each takes seconds",
     )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--pattern", default="2:4", help="2:4, 1:4, unstructured, block:8x1")
@@ -63,6 +65,19 @@ def decode(model: StaticLlama, prompt: Tensor, tokens: int) -> tuple[Tensor, flo
     out = decoder.generate(tokens - 1)
     seconds = time.perf_counter() - start  # the shape of ``out`` was waited for
     return out[:, length:].cpu(), batch * (tokens - 1) / seconds
+
+
+def parting(masked: StaticLlama, prompt: Tensor, first: Tensor, second: Tensor) -> str | None:
+    """Return where two continuations int64 [tokens] of a prompt [1, length] part; None if nowhere."""
+    apart = (first != second).nonzero()
+    if not len(apart):
+        return None
+    at = int(apart[0])
+    seen = logits(masked, torch.cat((prompt.cpu(), first[None, :at]), dim=1))[0]
+    gap = float((seen[first[at]] - seen[second[at]]).abs() / seen.abs().max())
+    return (
+        f"they part at token {at + 1}, between two whose logits are {gap:.1e} of the largest apart"
+    )
 
 
 def densified(model: StaticLlama) -> StaticLlama:
@@ -112,6 +127,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{label:15s} {rate}  {text!r}")
     if device == "cpu":
         print("On the CPU packed weights are unpacked at every use: no speed is shown.")
+    dense, packed = (results[f"pruned, {how}"][0][0] for how in ("dense", "packed"))
+    if where := parting(masked, prompt[:1], dense, packed):
+        print(f"packed and dense: {where}")
     error = float((got - expected).abs().max() / expected.abs().max())
     print(f"packed and dense: logits after the prompt differ by at most {error:.1e} of the largest")
     return 0
