@@ -52,8 +52,9 @@ def compile_library(name, source, entry, defines):
 def standard_headers():
     """Return a header of what the emulator includes, compiled once: it is half of every build."""
     header = Path(_BUILT.name) / "standard.h"
-    lines = [*(HERE / "emulate.h").open(), *(HERE / "fake_driver.h").open()]
-    header.write_text("".join(line for line in lines if line.startswith("#include <")))
+    text = (HERE / "emulate.h").read_text() + (HERE / "fake_driver.h").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("#include <")]
+    header.write_text("\n".join(lines) + "\n")
     command = [COMPILER, *FLAGS, "-x", "c++-header", header, "-o", f"{header}.gch"]
     subprocess.run(command, check=True)
     return header
