@@ -130,6 +130,7 @@ def measure(
             "sparsity": case.sparsity,
             "threads": n,
             **{f"{name}_ms": round(t * 1e3, 4) for name, t in times.items()},
+            **{f"{name}_median_ms": round(t * 1e3, 4) for name, t in median.items()},
             "ratio": round(times["dense"] / times["sparse"], 3),
             "ratio_of_medians": round(median["dense"] / median["sparse"], 3),
             "rounds": len(contest.times["dense"]),
@@ -143,6 +144,8 @@ def measure(
         if n > 1:
             one = times["dense_one_thread"] / times["sparse_one_thread"]
             row["ratio_on_one_thread"] = round(one, 3)
+            one = median["dense_one_thread"] / median["sparse_one_thread"]
+            row["ratio_of_medians_on_one_thread"] = round(one, 3)
             row["scaling"] = round(times["sparse_one_thread"] / times["sparse"], 3)
             row["scaling_of_dense"] = round(times["dense_one_thread"] / times["dense"], 3)
         yield row
