@@ -58,7 +58,7 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
     else:
         cubin, ptx = _compiled(variant)
         if folder is not None:
-            _keep(folder, {"kernel.cubin": cubin, "kernel.ptx": ptx.encode()})
+            _keep(folder, cubin, ptx)
     code = read_code(cubin)
     check_code(code, variant.name, variant.sm, variant.tensor_op, _KNOWN_GOOD)
     launch = {
@@ -74,6 +74,17 @@ def kept_in() -> Path | None:
     """Return the folder of SPARSEC_CACHE, in which kernels compiled on first use are kept, or None."""
     folder = os.environ.get("SPARSEC_CACHE")
     return Path(folder) if folder else None
+
+
+def _keep(folder: Path, cubin: bytes, ptx: str) -> None:
+    """Store a compiled kernel for later compilations; others may read or store it at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as name:
+        scratch = Path(name)
+        (scratch / "kernel.cubin").write_bytes(cubin)
+        (scratch / "kernel.ptx").write_text(ptx)
+        for file in ("kernel.cubin", "kernel.ptx"):  # the presence of the last says both are there
+            os.replace(scratch / file, folder / file)
 
 
 def source_text(variant: AnyNative) -> str:
@@ -119,15 +130,6 @@ def _compiled(variant: AnyNative) -> tuple[bytes, str]:
         except UnsupportedTargetError as error:
             failures.append(error.message)
     raise UnsupportedTargetError("; ".join(failures), where=variant.name)
-
-
-def _keep(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files so that other processes see each in full or not at all, the last one last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, contents in files.items():
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(contents)
-        os.replace(file.name, folder / name)
 
 
 def _by_nvcc(variant: AnyNative) -> tuple[bytes, str]:
