@@ -42,7 +42,7 @@ def test_it_spends_the_instructions_that_nvcc_spends(form, monkeypatch):
     if nvcc.find_nvcc() is None:
         pytest.skip("there is no nvcc to compare with")
     cubin, _ = nvcc._by_nvcc(variant)
-    check_code(theirs := read_code(cubin), variant.name, 90, nvcc.TENSOR_OP)
+    check_code(theirs := read_code(cubin), variant.name, 90, variant.tensor_op)
     ours, wanted = (instructions_per_element(code, variant, 0.5) for code in (mine, theirs))
     assert abs(ours / wanted - 1) < 0.1
     assert abs(mine.registers - theirs.registers) <= 16
