@@ -24,9 +24,10 @@ demo: install
 	$(PY) -m examples.zoo build minilm
 	$(PY) -m examples.demo
 
-# A file's tests share what they compile, so a file stays with one worker. The long suite times things and runs alone.
+# A file's tests share what they compile, so a file stays with one worker; tests/conftest.py orders the files.
+# The long suite times things and runs alone.
 test: install
-	$(PY) -m pytest -q -n auto --dist loadfile
+	$(PY) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: install models
 	$(PY) -m pytest -q -m slow

@@ -5,7 +5,7 @@
     python -m examples.zoo fetch dataset-fashion-mnist
     python -m examples.fine_tune_fashion_mnist [--steps 800] [--tune 400] [--sparsity 0.5]
 
-The numbers that it prints are in docs/torch.md.
+The numbers that it prints are in docs/fine-tuning.md.
 """
 
 from __future__ import annotations

@@ -180,6 +180,26 @@ def find_groups(model: ir.Model) -> Groups:
     No weight is read: the cost is that of the number of nodes and channels.
     """
     lattice = build_lattice(model)
+    made = _by_makers(lattice)
+    # A single unit is all there is: without it nothing would be left.
+    single = "it is one unit: everything in it is coupled to everything else"
+    groups = [g for g in made if g.reason is None and g.size > 1]
+    rest = [g for g in made if g.reason is not None]
+    rest += [
+        dataclasses.replace(g, reason=single) for g in made if g.reason is None and g.size == 1
+    ]
+    blocking = _blocking(lattice, groups)
+    held = [bool(blocking[group.units].any()) for group in rest]
+    return Groups(
+        lattice,
+        tuple(_with_members(lattice, groups)),
+        tuple(group for group, holds in zip(rest, held, strict=True) if holds),
+        tuple(group for group, holds in zip(rest, held, strict=True) if not holds),
+    )
+
+
+def _by_makers(lattice: Lattice) -> list[Group]:
+    """Return all units, those of the same makers as one group, in graph order and without members."""
     leaf, maker = _made(lattice)
     classes: dict[tuple[bytes, bool], list[int]] = {}
     signatures: dict[tuple[bytes, bool], Labels] = {}
@@ -212,21 +232,7 @@ def find_groups(model: ir.Model) -> Groups:
                 reason=lattice.atoms.reason(units[0]) if key[1] else None,
             )
         )
-    # A single unit is all there is: without it nothing would be left.
-    single = "it is one unit: everything in it is coupled to everything else"
-    groups = [g for g in made if g.reason is None and g.size > 1]
-    rest = [g for g in made if g.reason is not None]
-    rest += [
-        dataclasses.replace(g, reason=single) for g in made if g.reason is None and g.size == 1
-    ]
-    blocking = _blocking(lattice, groups)
-    held = [bool(blocking[group.units].any()) for group in rest]
-    return Groups(
-        lattice,
-        tuple(_with_members(lattice, groups)),
-        tuple(group for group, holds in zip(rest, held, strict=True) if holds),
-        tuple(group for group, holds in zip(rest, held, strict=True) if not holds),
-    )
+    return made
 
 
 def _blocking(lattice: Lattice, groups: Sequence[Group]) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,25 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
+from sparsec.backends.cuda import aot, nvcc
+from sparsec.backends.cuda.variants import Variant
+
+# A file stays with one worker, so those that take longest come first: none runs on alone at the end.
+LONGEST = (
+    "test_kernels_interpreted.py",
+    "test_native_emulated.py",
+    "test_cuda_aot.py",
+    "test_native_code.py",
+    "test_cuda_backend.py",
+    "test_artifact_reader.py",
+    "test_structure_random.py",
+    "test_torch_operators.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +55,33 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
 def every_variant(request: pytest.FixtureRequest) -> bool:
     """Whether slow tests compile every variant of the GPU kernels."""
     return bool(request.config.getoption("--every-variant"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep compiled GPU kernels for the length of a run, for all workers: many tests need the same few.
+
+    A test that names a cache of its own compiles anew.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"
+    compile_variant, compile_native = aot.compile_variant, nvcc.compile_native
+    kept: dict[Variant, aot.CompiledKernel] = {}
+
+    def by_triton(variant: Variant, cache: Path | None = None) -> aot.CompiledKernel:
+        if cache is not None:
+            return compile_variant(variant, cache)
+        if variant not in kept:
+            kept[variant] = compile_variant(variant, folder)
+        return kept[variant]
+
+    def by_nvcc(variant: nvcc.AnyNative, cache: Path | None = None) -> aot.CompiledKernel:
+        return compile_native(variant, cache or folder)  # which knows compilers and sources apart
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aot, "compile_variant", by_triton)
+        patch.setattr(nvcc, "compile_native", by_nvcc)
+        yield
 
 
 def write_mlp(path: Path, name: str = "fc") -> Path:

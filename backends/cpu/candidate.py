@@ -13,6 +13,8 @@ from sparsec.ir.names import unused
 
 # A candidate must beat the nodes it replaces by this factor: less is noise, and a node more.
 MIN_GAIN = 1.02
+# What two races of the same contestants differ by at most.
+CLOSE = 1.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +31,11 @@ class Candidate:
     def gains(self) -> bool:
         """Whether the region is worth its node."""
         return self.dense_seconds > MIN_GAIN * self.sparse_seconds
+
+    @property
+    def may_gain(self) -> bool:
+        """Whether another race might find that the region gains."""
+        return CLOSE * self.dense_seconds > self.sparse_seconds
 
 
 def boundary(region: Region) -> list[str]:

@@ -91,12 +91,15 @@ def choose(model: ir.Model, sites: Sites, context: LowerContext) -> Outcome:
     outcome.regions = {site.name: c for c in best if c is not None for site in sites_of(c.region)}
 
     context.progress("time the whole model", 0.8)
-    sets = {"regions": [c for c in best if c is not None]}
+    sets = {
+        "regions": [c for c in best if c is not None and c.gains],
+        "close ones too": [c for c in best if c is not None],
+    }
     for index, name in enumerate(_FORMS):
         sets[name] = [
             chosen if (chosen := wide.get(four[index])) is not None and chosen.gains else fastest
             for four, fastest in zip(forms, best, strict=True)
-            if fastest is not None
+            if fastest is not None and fastest.gains
         ]
     outcome.kept = _whole(measurer, outcome, alone, sets)
     times.save()
@@ -136,9 +139,9 @@ def _timed(
 
 
 def _fastest(forms: Sequence[Candidate]) -> Candidate | None:
-    """Return the form of a region that saves most time, if one gains at all."""
+    """Return the form of a region that saves most time, if one may gain: the whole model decides then."""
     return max(
-        (c for c in forms if c.gains),
+        (c for c in forms if c.may_gain),
         key=lambda c: c.dense_seconds - c.sparse_seconds,
         default=None,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sparsec.backends.cpu.library import library_path
 from sparsec.ir.run import new_session, session_options, wait_for_idle_workers
 
 _WARM_UP = 2
+_BATCH = 2e-3  # seconds of calls in a row that make one time, after a call that is not counted
 _REST = 0.06  # seconds that workers of ONNX Runtime spin after a run, about
 
 
@@ -30,7 +32,6 @@ def race(
     rounds: tuple[int, int] = (5, 25),
     threads: int = 1,
     cold: bool = False,
-    batch: float = 2e-3,
 ) -> dict[str, list[float]]:
     """Run every contestant in turn and return the seconds of a call, round by round.
 
@@ -42,15 +43,12 @@ def race(
         At least and at most so many, whatever the time.
     cold : bool
         Let every call find the caches empty, as a layer does in a model that exceeds them.
-    batch : float
-        Seconds of calls in a row that make one time of a contestant, after a call that is not counted.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     calls: dict[str, int] = {}
-    total = 0.0
+    batch, total = _BATCH, 0.0
     if threads > 1:  # fewer rounds and longer ones: most of their time goes by waiting
-        total = _REST * len(contestants)
-        batch = max(batch, _REST / 4)
+        batch, total = _REST / 4, _REST * len(contestants)
     for name, run in contestants.items():
         for _ in range(_WARM_UP):
             run()
@@ -110,9 +108,18 @@ class Contest:
         model: ir.Model,
         feeds: Mapping[str, NDArray[Any]],
         threads: int | None = None,
+        library: Path | None = None,
     ) -> None:
-        """Add a model. ``feeds`` may hold more than its inputs; ``threads``: other than the contest's."""
-        library = library_path()
+        """Add a model. ``feeds`` may hold more than its inputs.
+
+        Parameters
+        ----------
+        threads : int, optional
+            Other than the contest's.
+        library : Path, optional
+            Other than the installed one.
+        """
+        library = library or library_path()
         libraries = [] if library is None else [library]
         options = session_options(threads=threads or self._threads, libraries=libraries)
         session = new_session(model, options)
@@ -140,8 +147,7 @@ class Contest:
         rounds: tuple[int, int] = (5, 25),
         *,
         cold: bool = False,
-        batch: float = 2e-3,
     ) -> dict[str, float]:
         """Race all models and return their seconds; ``times`` has those of every round."""
-        self.times = race(self._runs, seconds, rounds, self._threads, cold, batch=batch)
+        self.times = race(self._runs, seconds, rounds, self._threads, cold)
         return seconds_of(self.times)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.assemble import Region, build_plan
-from sparsec.backends.cpu.candidate import Candidate, boundary, part_model, region_model
+from sparsec.backends.cpu.candidate import CLOSE, Candidate, boundary, part_model, region_model
 from sparsec.backends.cpu.insert import apply, moved
 from sparsec.backends.cpu.items import Item, Scene
 from sparsec.backends.cpu.kernels import site_kernels
@@ -19,7 +19,6 @@ from sparsec.backends.cpu.observe import observe
 from sparsec.backends.cpu.times import Times
 
 _WHOLE_SECONDS = 2.0
-_CLOSE = 1.1  # what two races of the same models differ by at most
 
 
 class Measurer:
@@ -103,7 +102,7 @@ class Measurer:
             first, *others = sets
             times = self._race_whole(sets)
             best = times[first] / min(times[name] for name in others)
-            if 1 / _CLOSE < best < _CLOSE:
+            if 1 / CLOSE < best < CLOSE:
                 again = self._race_whole(sets)
                 scale = times[first] / again[first]
                 times = {name: (times[name] + scale * again[name]) / 2 for name in sets}

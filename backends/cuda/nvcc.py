@@ -58,9 +58,7 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
     else:
         cubin, ptx = _by_nvcc(variant) if find_nvcc() else _by_nvrtc(variant)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "kernel.cubin").write_bytes(cubin)
-            (folder / "kernel.ptx").write_text(ptx)  # last: its presence says that both are there
+            _keep(folder, cubin, ptx)
     code = read_code(cubin)
     check_code(code, variant.name, variant.sm, variant.tensor_op, _KNOWN_GOOD)
     launch = {
@@ -70,6 +68,17 @@ def compile_native(variant: AnyNative, cache: Path | None = None) -> CompiledKer
         "source_sha256": source_hash(variant.source.name),
     }
     return CompiledKernel(variant, cubin, ptx, launch, code)
+
+
+def _keep(folder: Path, cubin: bytes, ptx: str) -> None:
+    """Store a compiled kernel for later compilations; others may read or store it at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as name:
+        scratch = Path(name)
+        (scratch / "kernel.cubin").write_bytes(cubin)
+        (scratch / "kernel.ptx").write_text(ptx)
+        for file in ("kernel.cubin", "kernel.ptx"):  # the presence of the last says both are there
+            os.replace(scratch / file, folder / file)
 
 
 def source_text(variant: AnyNative) -> str:

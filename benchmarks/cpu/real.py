@@ -70,8 +70,8 @@ def with_earlier(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Return ``rows`` and those of the file that are of other models or passes, in the order of the zoo."""
     new = {(row["model"], row["pass"]) for row in rows}
     earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    kept = [row for row in earlier if (row["model"], row["pass"]) not in new]
     order = list(real.REAL)
+    kept = [r for r in earlier if r["model"] in order and (r["model"], r["pass"]) not in new]
     return sorted([*kept, *rows], key=lambda row: (order.index(row["model"]), row["pass"]))
 
 

@@ -25,13 +25,6 @@ PATTERNS: dict[Form, str] = {
     "block4": "block:4x1",
     "block8": "block:8x1",
 }
-MATMULS = (
-    (128, 768, 768),
-    (128, 768, 3072),
-    (128, 3072, 768),
-    (1, 4096, 4096),
-    (1, 4096, 11008),
-)
 
 
 def benchmark_input(model: onnx.ModelProto) -> dict[str, Array]:

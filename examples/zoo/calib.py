@@ -7,7 +7,6 @@ among them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 
@@ -39,18 +38,6 @@ def smollm2() -> Iterator[Feed]:
     tokens = tokenizer.encode("\n".join(data.lee_background("calibration"))).ids
     for window in data.windows(tokens, 512, SAMPLES):
         yield {"input_ids": window[None]}
-
-
-def smollm2_kernel_docs() -> Iterator[Feed]:
-    """One window of 512 tokens from each of 32 pages of the kernel documentation."""
-    tokenizer = load_tokenizer(real.REAL["smollm2"].source)
-    rng = np.random.default_rng(0)
-    pages = data.kernel_docs()
-    texts = (pages[at].read_text("utf-8", "replace") for at in rng.permutation(len(pages)))
-    long_enough = (ids for text in texts if len(ids := tokenizer.encode(text).ids) >= 512)
-    for ids in islice(long_enough, SAMPLES):
-        start = int(rng.integers(0, len(ids) - 511))
-        yield {"input_ids": np.array([ids[start : start + 512]])}
 
 
 def effnet_lite0() -> Iterator[Feed]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.ir.atoms import Labels
-from sparsec.ir.certificate import certify
+from sparsec.ir.certificate import Certificate, certify
 from sparsec.ir.cleanup.rewire import display_name
 from sparsec.ir.codes import Code
 from sparsec.ir.edits import remove
@@ -136,7 +136,40 @@ class StructurePass(Pass):
         step = self.step(context)
         context.progress(f"{self.name}: choose", 0.3)
         choice = self._chosen_units(groups, chosen, scores, step, context)
-        units, removed = choice.units(chosen), choice.removed
+        self._record(result, groups, chosen, choice.removed, step)
+        units = choice.units(chosen)
+        if not units.size:
+            return result
+        compensation = self._compensation(groups, chosen, units, context)
+        if compensation is not None and compensation.removed:
+            removed = [
+                compensation.removed.get(group.name, gone)
+                for group, gone in zip(chosen, choice.removed, strict=True)
+            ]
+            choice = Choice(removed, choice.reached)
+            units = choice.units(chosen)
+        result.certificates.append(self._remove(model, groups, chosen, choice, context))
+        result.notes["sparsity"] = len(units) / sum(group.size for group in chosen)
+        result.notes["units"] = len(units)
+        result.notes["groups"] = sum(len(gone) > 0 for gone in choice.removed)
+        result.notes["round"] = step
+        if compensation is not None:
+            compensation.apply(model)
+            result.skipped += compensation.skipped
+            result.notes |= compensation.notes
+        if self.budget != "units":
+            result.notes[self.budget] = choice.reached
+        return result
+
+    def _record(
+        self,
+        result: PassResult,
+        groups: Groups,
+        chosen: Sequence[Group],
+        removed: Sequence[Labels],
+        step: int,
+    ) -> None:
+        """Put into ``result`` which groups lose how many units, and why the others lose none."""
         for group, gone in zip(chosen, removed, strict=True):
             if len(gone):
                 result.changed += [display_name(node) for node in group.makers]
@@ -150,21 +183,22 @@ class StructurePass(Pass):
         result.changed = list(dict.fromkeys(result.changed))
         lost = {group.name: len(gone) for group, gone in zip(chosen, removed, strict=True)}
         result.groups = group_rows(groups, lost, result.skipped)
-        if not units.size:
-            return result
-        compensation = self._compensation(groups, chosen, units, context)
-        if compensation is not None and compensation.removed:
-            removed = [
-                compensation.removed.get(group.name, gone)
-                for group, gone in zip(chosen, removed, strict=True)
-            ]
-            units = Choice(removed, choice.reached).units(chosen)
+
+    def _remove(
+        self,
+        model: ir.Model,
+        groups: Groups,
+        chosen: Sequence[Group],
+        choice: Choice,
+        context: PassContext,
+    ) -> Certificate:
+        """Remove the units in place and return the certificate, which was replayed."""
         before = model.clone()
         context.progress(f"{self.name}: remove", 0.4)
-        removal = remove(groups.lattice, units)
+        removal = remove(groups.lattice, choice.units(chosen))
         named = [
             (group.name, group.size, tuple(int(i) for i in gone))
-            for group, gone in zip(chosen, removed, strict=True)
+            for group, gone in zip(chosen, choice.removed, strict=True)
             if len(gone)
         ]
         certificate = certify(self.name, named, removal, before, model)
@@ -173,18 +207,7 @@ class StructurePass(Pass):
         if context.calibration is not None:
             own = parameters_of(certificate, before)
             replay(certificate, weights=own, feeds=context.calibration.feeds[0])
-        result.certificates.append(certificate)
-        result.notes["sparsity"] = len(units) / sum(group.size for group in chosen)
-        result.notes["units"] = len(units)
-        result.notes["groups"] = len(named)
-        result.notes["round"] = step
-        if compensation is not None:
-            compensation.apply(model)
-            result.skipped += compensation.skipped
-            result.notes |= compensation.notes
-        if self.budget != "units":
-            result.notes[self.budget] = choice.reached
-        return result
+        return certificate
 
     def _compensation(
         self, groups: Groups, chosen: list[Group], units: Labels, context: PassContext

@@ -316,8 +316,8 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def paths(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the path of every field below ``value``."""
-    pairs: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    """Yield the path of every field below ``value``; one item stands for all of its list."""
+    pairs: Any = value.items() if isinstance(value, dict) else enumerate(value[:1])
     for key, item in pairs:
         yield (*at, key)
         if isinstance(item, (dict, list)):

@@ -90,6 +90,7 @@ def test_every_field_of_every_odd_type_is_refused_or_harmless(
     compiled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = nasty.read(compiled)
+    good["layers"] = good["layers"][:1]
     good["latency"] = {
         **dict.fromkeys(("dense_ms", "sparse_ms", "speedup", "speedup_p10", "speedup_p90"), 1.0),
         "rounds": 1,

@@ -40,15 +40,16 @@ def short(feeds):
     "name",
     [
         "effnet_lite0",
-        "ppocr_rec",
         "minilm",
         "minilm_int8",
         "ddddocr_ocr",
         "magika",
         "oww_embedding",
-        "opennsfw",
         "mtcnn_onet",
-        pytest.param("smollm2", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("ppocr_rec", "opennsfw", "smollm2")
+        ),
     ],
 )
 def test_main_graph(name):

@@ -189,9 +189,9 @@ def test_a_goal_that_nobody_evaluates_is_2(run: Any, mlp: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_tracebacks_only_with_v(shell: Any) -> None:
-    assert "Traceback" not in shell("compile", "none.onnx", "--target", "onnx").err
-    assert "Traceback" in shell("compile", "none.onnx", "--target", "onnx", "-v").err
+def test_tracebacks_only_with_v(run: Any) -> None:
+    assert "Traceback" not in run("compile", "none.onnx", "--target", "onnx").err
+    assert "Traceback" in run("compile", "none.onnx", "--target", "onnx", "-v").err
 
 
 def test_a_bug_is_reported_as_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

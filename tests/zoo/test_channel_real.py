@@ -46,11 +46,13 @@ GROUPS = {
 # Models of which the pass takes nothing.
 UNCHANGED = {"ddddocr_ocr_int8", "silero_vad", "oww_hey_jarvis", "oww_mel"}
 SLOW = {"smollm2", "smollm2_decode", "minilm"}
+# Those whose compilation takes long; EfficientNet and a small one of the same kind stay.
+SLOW_TO_COMPILE = SLOW | {"minilm_int8", "ddddocr_det", "ppocr_det", "ppocr_rec", "opennsfw"}
 
 
-def models() -> list[object]:
+def models(slow: set[str]) -> list[object]:
     return [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in real.REAL
+        pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in real.REAL
     ]
 
 
@@ -61,7 +63,7 @@ def source(name: str) -> Path:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", models(SLOW))
 def test_groups(name: str) -> None:
     model = load_model(source(name))
     clean_up(model)
@@ -72,7 +74,7 @@ def test_groups(name: str) -> None:
     assert all(group.reason for group in groups.frozen)
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", models(SLOW_TO_COMPILE))
 def test_pruned_at_30_percent(name: str, tmp_path: Path) -> None:
     path = source(name)
     calibration = tmp_path / "feed.npz"

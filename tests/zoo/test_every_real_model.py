@@ -29,12 +29,16 @@ REASONS = {
     "ppocr_det": {"not_a_site"},  # ConvTranspose
 }
 
-# Half a gigabyte of weights; on the CPU also those whose layers take long to time.
+# Half a gigabyte of weights, or many layers; on the CPU also those whose layers take long to time.
+LARGE = {
+    *("smollm2", "smollm2_decode", "minilm", "minilm_int8"),
+    *("ddddocr_det", "ppocr_rec", "ppocr_det"),
+}
 SLOW = {
-    "onnx": {"smollm2", "smollm2_decode"},
+    "onnx": LARGE,
     "cpu": {
-        *("smollm2", "smollm2_decode", "minilm_int8", "opennsfw"),
-        *("ddddocr_det", "ddddocr_ocr", "ppocr_rec", "ppocr_det"),
+        *LARGE,
+        *("opennsfw", "ddddocr_ocr", "ddddocr_ocr_int8", "effnet_lite0", "oww_embedding"),
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,23 @@ from examples.zoo.export import TorchModel, export  # noqa: E402
 LANGUAGE = ("gpt", "llama", "moe")
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return a function from the name of a network to its ONNX file, exported once."""
+
+    @functools.cache
+    def path_of(name):
+        path = tmp_path_factory.mktemp("net") / f"{name}.onnx"
+        export(nets.build(name), path)
+        return path
+
+    return path_of
+
+
 @pytest.mark.parametrize("name", nets.NETS)
-def test_the_exported_graph_computes_what_the_module_does(name, tmp_path):
+def test_the_exported_graph_computes_what_the_module_does(name, exported):
     model = nets.build(name)
-    path = tmp_path / "net.onnx"
-    export(model, path)
+    path = exported(name)
     ((key, example),) = model.args.items()
     other = torch.cat((example, example, example[:1]))  # a batch that was not traced
     with torch.no_grad():
@@ -59,10 +72,10 @@ def test_one_tensor_for_two_inputs_stays_two_inputs(tmp_path):
     np.testing.assert_array_equal(y, np.full((2, 3), 3))
 
 
-def test_the_embedding_and_the_head_stay_one_tensor(tmp_path):
-    path = tmp_path / "net.onnx"
-    export(nets.build("llama"), path)
-    tables = [t.name for t in onnx.load(path).graph.initializer if list(t.dims) == [128, 96]]
+def test_the_embedding_and_the_head_stay_one_tensor(exported):
+    tables = [
+        t.name for t in onnx.load(exported("llama")).graph.initializer if list(t.dims) == [128, 96]
+    ]
     assert tables == ["embed_tokens.weight"]
 
 

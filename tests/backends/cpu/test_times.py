@@ -84,6 +84,23 @@ def test_a_close_race_of_whole_models_is_held_twice(
     assert not list(left)
 
 
+@pytest.mark.parametrize(("alone", "kept"), [(1.0, True), (0.95, True), (0.8, False)])
+def test_a_region_that_loses_narrowly_is_tried_in_the_whole_model(
+    monkeypatch: pytest.MonkeyPatch, alone: float, kept: bool
+) -> None:
+    """Whatever holds a region gains 1.5 in the whole model; alone neither region nor layers gain."""
+
+    class Raced(measurer.Contest):
+        def run(self, seconds: float = 0.25, *arguments: object, **more: object):
+            if seconds < 1:
+                return {"dense": alone, "sparse": 1.0}
+            return {name: 1.5 if name == "dense" else 1.0 for name in self.sessions}
+
+    monkeypatch.setattr(measurer, "Contest", Raced)
+    codes = {row.code for row in lower(None).layers}
+    assert (Code.MEASURED_FASTER in codes) is kept
+
+
 def test_a_graph_without_anything_to_time_recalls_nothing(tmp_path: Path) -> None:
     graph = matmul(np.eye(8, dtype=np.float16), dtype=TensorProto.FLOAT16)
     only_site(graph).mark(Unstructured())

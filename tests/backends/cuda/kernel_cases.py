@@ -112,7 +112,7 @@ def cases() -> list[Case]:
         found += [
             Case(form, 150, 17, 256, bias=True, act="gelu"),
             Case(form, 129, 1, 384, residual=True, out="float32"),
-            Case(form, 260, 3, 1280, split=3, bias=True, residual=True, act="silu"),
+            Case(form, 130, 3, 768, split=2, bias=True, residual=True, act="silu"),
             Case(form, 64, 33, 128, dense="tile", out="float32"),
             Case(form, 40, 66, 512, dense="rows", split=2),
         ]

@@ -63,8 +63,8 @@ def build(text=MODEL, weights=WEIGHTS, scale=0.1):
     return model
 
 
-def lower(model, cache, target=TARGET):
-    return CudaBackend().lower(model.clone(), target, LowerContext(feeds=[], cache=cache))
+def lower(model, target=TARGET):
+    return CudaBackend().lower(model.clone(), target, LowerContext(feeds=[]))
 
 
 def write(lowered, root):
@@ -79,13 +79,8 @@ def run(model, feeds):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def lowered(cache):
-    return lower(build(), cache)
+def lowered():
+    return lower(build())
 
 
 def test_the_backend_is_registered():
@@ -207,8 +202,8 @@ def test_nothing_is_stored_twice(lowered, tmp_path):
     assert not {"w_fused", "w_shared", "w_gemm"} & set(lowered.model.graph.initializers)
 
 
-def test_equal_input_gives_equal_bytes(lowered, cache, tmp_path):
-    other = lower(build(), cache)
+def test_equal_input_gives_equal_bytes(lowered, tmp_path):
+    other = lower(build())
     for root, each in ((tmp_path / "a", lowered), (tmp_path / "b", other)):
         root.mkdir()
         write(each, root)
@@ -249,9 +244,9 @@ net (float[4, 512, 64] x) => (float[4, 512, 32] y) { y = MatMul (x, w) }
         (MANY_ROWS, (32, 64, True), Code.MODELLED_SLOWER, "modelled for 2048 rows"),
     ],
 )
-def test_what_stays_dense_keeps_its_zeros_and_a_reason(text, shape, code, words, cache):
+def test_what_stays_dense_keeps_its_zeros_and_a_reason(text, shape, code, words):
     source = build(text, {"w": shape})
-    lowered = lower(source, cache)
+    lowered = lower(source)
     (row,) = lowered.layers
     assert (row.code, row.kernel) == (code, "dense")
     assert words in row.reason
@@ -260,30 +255,30 @@ def test_what_stays_dense_keeps_its_zeros_and_a_reason(text, shape, code, words,
     assert np.array_equal(before.numpy(), after.numpy())
 
 
-def test_convolutions_have_no_kernel(cache):
+def test_convolutions_have_no_kernel():
     proto = onnx.parser.parse_model(CONV)
     weight = nm24_matrix(16, 8, "float16", 0).astype(np.float32).reshape(16, 8, 1, 1)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     model = load_model(proto)
     model.graph.initializers["w"].metadata_props[KEY] = "2:4@1"
-    (row,) = lower(model, cache).layers
+    (row,) = lower(model).layers
     assert row.code == Code.NO_KERNEL
     assert "Conv" in row.reason
     del model.graph.initializers["w"].metadata_props[KEY]
-    assert lower(model, cache).layers[0].code == Code.DENSE
+    assert lower(model).layers[0].code == Code.DENSE
 
 
-def test_weights_beyond_float16_stay_dense(cache):
-    lowered = lower(build(scale=1e6), cache)
+def test_weights_beyond_float16_stay_dense():
+    lowered = lower(build(scale=1e6))
     assert {row.code for row in lowered.layers} == {Code.NO_KERNEL}
     assert "exceeds the range of float16" in lowered.layers[0].reason
 
 
-def test_weights_that_break_their_pattern_are_an_error(cache):
+def test_weights_that_break_their_pattern_are_an_error():
     model = build()
     model.graph.initializers["w_plain"].const_value = ir.tensor(np.ones((96, 12), np.float32))
     with pytest.raises(PatternError, match="not 2:4"):
-        lower(model, cache)
+        lower(model)
 
 
 @pytest.mark.parametrize("damage", ["mask", "attribute", "input", "offset"])

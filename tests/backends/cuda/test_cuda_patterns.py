@@ -55,13 +55,14 @@ def build(pattern, m=70, k=160, rows='"B"', sparsity=0.7):
     return model
 
 
+@pytest.mark.usefixtures("few_kernels")
 @pytest.mark.parametrize("target", ["a100", "mi300"])
 @pytest.mark.parametrize(
     "pattern", [pytest.param(p, marks=() if p in FEW else pytest.mark.slow) for p in FORMAT_OF]
 )
 def test_a_layer_is_packed_and_comes_back(pattern, target, tmp_path):
     source = build(pattern)
-    context = LowerContext(feeds=[], cache=tmp_path)
+    context = LowerContext(feeds=[])
     lowered = CudaBackend().lower(source.clone(), targets.get(target), context)
     (row,) = lowered.layers
     (node,) = (each for each in lowered.model.graph if each.op_type == "PackedMatMul")

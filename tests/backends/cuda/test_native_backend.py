@@ -59,7 +59,7 @@ def build(pattern):
 def test_a_layer_takes_the_kernel_and_comes_back(pattern, form, family, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "BUCKETS", (16,))  # to compile one
     source = build(pattern)
-    context = LowerContext(feeds=[], cache=tmp_path)
+    context = LowerContext(feeds=[])
     lowered = CudaBackend().lower(source.clone(), targets.get("h200"), context)
     (row,), (kernel, unpack) = lowered.layers, lowered.kernels
     assert (row.kernel, row.pattern) == (family, pattern)
@@ -93,9 +93,9 @@ def test_candidates_are_those_that_can_be_compiled(monkeypatch):
     assert candidates(any_zeros, (64, 64), h200) == ["bm32"]
 
 
-def test_without_a_compiler_the_notes_say_so(tmp_path, monkeypatch):
+def test_without_a_compiler_the_notes_say_so(few_kernels, monkeypatch):
     monkeypatch.setattr(nvcc, "why_not", lambda sm: "no compiler here")
-    context = LowerContext(feeds=[], cache=tmp_path)
+    context = LowerContext(feeds=[])
     lowered = CudaBackend().lower(build("2:4"), targets.get("a100"), context)
     assert lowered.layers[0].kernel == "f16f32_matmul_nm24__sm80"
     assert any("CUDA C++ kernels were no candidates: no compiler here" in n for n in lowered.notes)

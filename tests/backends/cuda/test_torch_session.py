@@ -25,9 +25,12 @@ from tests.graphs import proto
 torch = pytest.importorskip("torch", reason="the session runs in torch: pip install sparsec[cuda]")
 pytest.importorskip("triton", reason="compiling needs triton: pip install sparsec[cuda]")
 
+# What sessions run here are the operators' references, never a kernel.
+pytestmark = pytest.mark.usefixtures("few_kernels")
+
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory):
+def artifact(few_kernels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("session")
     out = folder / "mlp.sparsec"
     sparsec.compile(write_mlp(folder / "mlp.onnx"), passes=["nm24"], target="a100", output=out)

@@ -34,7 +34,7 @@ PASSES = {
 
 
 @pytest.fixture(scope="module", params=PASSES)
-def artifact(request, tmp_path_factory):
+def artifact(request, few_kernels, tmp_path_factory):
     """A format and an artifact of one layer in it."""
     folder = tmp_path_factory.mktemp("unpack")
     pattern, name = PASSES[request.param]
@@ -180,8 +180,20 @@ def test_scaled_values_are_rounded_to_the_nearest_bfloat16():
     assert kernel.launch["k_multiple"] == 1
 
 
-@pytest.mark.parametrize("arch", ["sm80", "sm90", "sm120", "gfx942"])
-@pytest.mark.parametrize("form", FORMATS)
+ARCHS = ("sm80", "sm90", "sm120", "gfx942")
+
+
+@pytest.mark.parametrize(
+    ("form", "arch"),
+    [
+        # Every format for two machines, blocks for all; the others wait for the long suite.
+        pytest.param(
+            form, arch, marks=() if (i + j) % 2 == 0 or "block" in form else pytest.mark.slow
+        )
+        for i, form in enumerate(FORMATS)
+        for j, arch in enumerate(ARCHS)
+    ],
+)
 def test_what_unpacks_compiles_to_few_registers_and_wide_stores(form, arch):
     values = formats.get(form).values[0]
     kernel = aot.compile_variant(unpack_variant(form, 768, values, "float16", arch))

@@ -19,10 +19,6 @@ TYPES = {
 }
 
 
-def bits_of(array, values):
-    return array.view(np.uint8 if values == "float8_e4m3fn" else np.uint16)
-
-
 @pytest.mark.parametrize("values", TYPES)
 def test_every_bit_pattern_decodes_as_the_reference_does(values):
     count = 256 if values == "float8_e4m3fn" else 65536

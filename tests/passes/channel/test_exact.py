@@ -91,7 +91,9 @@ def test_the_last_channel_stays():
     assert relative_difference(outputs(model, 0), before) < 1e-5
 
 
-@pytest.mark.parametrize("first", range(0, 120, 30))
+@pytest.mark.parametrize(
+    "first", [0, 30, *(pytest.param(n, marks=pytest.mark.slow) for n in range(60, 300, 30))]
+)
 def test_random_graphs_return_the_same(first: int):
     """Units of random graphs are zeroed, or made copies of each other; then the exact tier runs."""
     removed = 0

@@ -15,6 +15,7 @@ from sparsec.backends.cuda.native import FOLDER
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
+FLAGS = ("-std=c++20", "-O1", "-fPIC")
 _BUILT = tempfile.TemporaryDirectory(prefix="sparsec-emulated-")
 
 
@@ -39,12 +40,24 @@ def compile_library(name, source, entry, defines):
     driver, target = folder / f"{name}.cpp", folder / f"{name}.so"
     includes = f'#include "{source}"\n#include "fake_driver.h"\n'
     driver.write_text(f"{includes}EMULATE({entry})\nFAKE_DRIVER({entry})\n")
-    options = ["-std=c++20", "-O1", "-fPIC", "-shared", f"-I{HERE}", f"-I{FOLDER}"]
+    options = [*FLAGS, "-shared", f"-I{HERE}", f"-I{FOLDER}", "-include", standard_headers()]
     options += [f"-D{each}={value}" for each, value in defines.items()]
     command = [COMPILER, *options, driver, "-o", target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
+
+
+@functools.cache
+def standard_headers():
+    """Return a header of what the emulator includes, compiled once: it is half of every build."""
+    header = Path(_BUILT.name) / "standard.h"
+    text = (HERE / "emulate.h").read_text() + (HERE / "fake_driver.h").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("#include <")]
+    header.write_text("\n".join(lines) + "\n")
+    command = [COMPILER, *FLAGS, "-x", "c++-header", header, "-o", f"{header}.gch"]
+    subprocess.run(command, check=True)
+    return header
 
 
 @functools.cache
