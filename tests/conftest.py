@@ -38,12 +38,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the expected side of golden files"
     )
+    parser.addoption(
+        "--every-variant",
+        action="store_true",
+        help="compile every variant of the GPU kernels in slow tests, not a selection: hours",
+    )
 
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
     """Whether golden files are to be rewritten instead of compared."""
     return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def every_variant(request: pytest.FixtureRequest) -> bool:
+    """Whether slow tests compile every variant of the GPU kernels."""
+    return bool(request.config.getoption("--every-variant"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,9 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.lps import ROWS, STEP, WORDS, expected_lists
-from sparsec.backends.cuda.native import NativeVariant
+from sparsec.backends.cuda.native import NativeVariant, clears
 from sparsec.backends.cuda.sass import CodeReport
 from sparsec.ir.errors import UnsupportedTargetError
 
@@ -76,6 +77,16 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
         pairs = _only(code, lambda c: _has(c, "IDP") == 16 and not _has(c, "LDSM"))
         total += (chunks // 2 - 1) * pairs
     return total * _LANES / (ROWS * STEP)
+
+
+def is_meant_for(variant: NativeVariant, sparsity: float) -> bool:
+    """Return whether a layer of uniformly random zeros takes this form and not the other one."""
+    if variant.format == "nm24_sp":
+        return True
+    shape = (ROWS * STEP, ROWS * STEP)
+    values = variant.values or variant.dtype
+    stored = formats.get(variant.format).expected_bytes(shape, sparsity, values)
+    return clears(variant.format, stored / math.prod(shape), variant.values) == variant.clear
 
 
 def _multiplies(loop: Counter[str]) -> bool:

@@ -322,7 +322,8 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
             "local": True,
         }
     if form in BLOCK:
-        warps = 1 if bucket <= 32 else 2  # one strip is little work: few warps share it badly
+        # One strip is little work, which few warps share badly. Of 16 x 32 outputs one warp spills on sm_89.
+        warps = 1 if bucket * _strip(form) < 16 * 32 else 2
         return {
             "rows": _strip(form),
             "step": 64,
@@ -346,7 +347,10 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
     elif bucket == 1:
         rows, steps = 16, (256, 64)
     step = next((step for step in steps if columns % step == 0), steps[-1])
-    return {"rows": rows, "step": step, "even": columns % step == 0, "aligned": aligned}
+    tile = {"rows": rows, "step": step, "even": columns % step == 0, "aligned": aligned}
+    if form in BITMAP and (bucket, arch) == (BUCKETS[3], "sm80"):
+        tile["num_stages"] = 2  # with three a split reduction spills
+    return tile
 
 
 def shares(rows: int, columns: int, variant: Variant, processors: int) -> int:
