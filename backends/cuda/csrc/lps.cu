@@ -26,7 +26,8 @@ constexpr int LATE = 4;                  // and that it fetches together afterwa
 constexpr int TOGETHER = N8 <= 4 && !(BEFORE_90 && CLEAR && VALUES && X_BYTES == 2) ? 2 : 1;
 constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
 // Of them with addresses, where accumulators, masks of x and the arithmetic of int8 in bfloat16 leave room.
-constexpr int PLACED = N8 <= 4 ? (N8 == 2 && ((!EVEN && X_BYTES == 16) || (BRAIN && VALUES == INT8)) ? 1 : 2) : 0;
+constexpr bool TIGHT = N8 == 2 && !EVEN && X_BYTES == 16;
+constexpr int PLACED = N8 > 4 || (TIGHT && VALUES) ? 0 : (TIGHT || (N8 == 2 && BRAIN && VALUES == INT8) ? 1 : 2);
 
 // Whether the distance that a lane prefetches at has a register of its own.
 constexpr bool AHEAD_STAYS = (N8 <= 4 || HOPPER) && (X_BYTES == 16 || VALUES == SIXTEEN);
