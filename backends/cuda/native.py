@@ -292,7 +292,7 @@ def split_for(
     --------
     >>> variant = NativeVariant("nm24_sp", "float16", 90, 16)
     >>> [split_for(variant, *shape) for shape in ((4096, 11008), (28672, 8192), (128, 512))]
-    [3, 1, 1]
+    [5, 1, 1]
     """
     across = -(-rows // variant.block_rows)
     slots = (processors or _PROCESSORS.get(variant.sm, 128)) * variant.blocks

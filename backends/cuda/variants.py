@@ -348,7 +348,7 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
         rows, steps = 16, (256, 64)
     step = next((step for step in steps if columns % step == 0), steps[-1])
     tile = {"rows": rows, "step": step, "even": columns % step == 0, "aligned": aligned}
-    if form in BITMAP and (bucket, arch) == (BUCKETS[3], "sm80"):
+    if form in BITMAP and (bucket, arch) == (64, "sm80"):
         tile["num_stages"] = 2  # with three a split reduction spills
     return tile
 
