@@ -71,7 +71,7 @@ LPS_8 = {  # of 8-bit values and bfloat16
 }
 LPS_8_SHARE = (0.79, 0.88, 0.93, 1.0)  # of that, as for NM24_SP_WIDEN
 # More than that where K is no multiple of 64, and where x is read in pieces too.
-RAGGED = {"nm24_sp": dict.fromkeys(BUCKETS, 0.05), "lps": {8: 0.1, 16: 0.1, 32: 0.15, 64: 0.4}}
+RAGGED = {"nm24_sp": dict.fromkeys(BUCKETS, 0.05), "lps": {8: 0.1, 16: 0.2, 32: 0.15, 64: 0.4}}
 PIECES = {"nm24_sp": {8: 0.1, 16: 0.1, 32: 0.1, 64: 0.2}, "lps": {8: 0.7, 16: 1.4, 32: 1.7}}
 LPS_SM120 = {8: 0.0, 16: 0.0, 32: 0.35, 64: 1.3}  # more than that, as ptxas makes it there
 # More than that of nm24_sp for 8-bit values: e4m3 by the conversion of sm_89 and up, int8, e4m3 by
