@@ -143,6 +143,7 @@ def compile_triton(
     from sparsec.backends.cuda.formats import Packed, get
     from sparsec.backends.cuda.variants import SPARSE_MMA
 
+    # This process of the pool has no device: the two places that would ask for one are told, not asked.
     triton.runtime.driver.set_active(_Described(sm))
     launch._arch = lambda device: f"sm{sm}"  # type: ignore[assignment]
     launch._run = _compile_only
