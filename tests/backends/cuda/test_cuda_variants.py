@@ -106,7 +106,7 @@ def chosen():
 # Instructions of the main loop for each weight, in those that the cost model takes (16 rows of x on sm_90):
 # where K is a multiple of a long step and scales go by rows, and elsewhere. What was counted, rounded up.
 SHARES = {
-    ("nm_gemv", 1): (1.15, 6.2),
+    ("nm_gemv", 1): (1.15, 3.6),
     ("nm_matmul", 16): (1.6, 1.6),
     ("nm_matmul", 32): (1.25, 1.8),
     ("nm_matmul", 64): (1.6, 2.3),
