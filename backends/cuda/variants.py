@@ -341,9 +341,10 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
         }
     # 64 rows are what one warpgroup MMA of sm_90 covers; smaller tiles fall back to half-rate code.
     # The longer step has more bytes in flight.
-    rows, steps = 64, (128, 64)
+    rows = 64
+    steps: tuple[int, ...] = (128, 64)
     if form in BITMAP:
-        steps = (64, 64)
+        steps = (64,)
     elif bucket == 1:
         steps = (256, 128, 64)
     step = next((step for step in steps if columns % step == 0), steps[-1])
