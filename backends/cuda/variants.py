@@ -350,8 +350,8 @@ def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict
     step = next((step for step in steps if columns % step == 0), steps[-1])
     even = columns % step == 0
     if bucket == 1 and form in NM:
-        # Of a smaller tile a thread decodes too little to make up for its addresses. Masks take
-        # registers: with 64 rows a ragged tile of int8 spills.
+        # A tile of 4096 weights: of a smaller one a thread decodes too little to make up for its
+        # addresses. Masks take registers: with 64 rows a ragged tile of int8 spills.
         rows = 4096 // step if even else 32
     tile = {"rows": rows, "step": step, "even": even, "aligned": aligned}
     if form in BITMAP and (bucket, arch) == (64, "sm80"):
