@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import yaml
 
@@ -227,9 +228,14 @@ def test_a_missing_recipe_is_named(run: Any, mlp: Path) -> None:
 
 def test_evaluation_gives_accuracy_before_and_after(run: Any, mlp: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "e.npz", x=rng.normal(size=(8, 32)).astype(np.float32), labels=np.arange(8))
+    x = rng.normal(size=(8, 32)).astype(np.float32)
+    (scores,) = ort.InferenceSession(str(mlp)).run(None, {"x": x})
+    labels = scores.argmax(axis=1)
+    labels[:2] = scores.argmin(axis=1)[:2]  # two of eight are wrong
+    np.savez(tmp_path / "e.npz", x=x, labels=labels)
     call = ("compile", mlp, "--pass", "nm24", "--target", "onnx", "--eval", "e.npz", "--json")
     accuracy = run(*call).json["accuracy"]
+    assert accuracy["before"]["top1"] == pytest.approx(0.75)
     conforms(accuracy, {"before": {"top1": NUMBER, "top5": NUMBER}, "after": {"top1": NUMBER}})
 
 
