@@ -156,6 +156,7 @@ struct BuiltOp {
   Window window;
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
+  int64_t parts = 1;        // depthwise: pieces of a tile
   int64_t channel_stride = 0;  // of the input of a window, floats
   float low = 0, high = 0;
 };
@@ -268,6 +269,10 @@ std::unique_ptr<Instance> build_instance(Plan& plan, const SparsecTensor* inputs
 // Runs fn(data, i) for i in [0, tasks), in any order and on any threads, and returns when all are done.
 struct Parallel {
   virtual void run(size_t tasks, void (*fn)(void*, size_t), void* data) = 0;
+  // The same within a task, which threads without one take a part in.
+  virtual void share(size_t pieces, void (*fn)(void*, size_t), void* data) {
+    for (size_t i = 0; i < pieces; ++i) fn(data, i);
+  }
   virtual int threads() const = 0;
   virtual ~Parallel() = default;
 };

@@ -11,6 +11,9 @@ namespace {
 // Multiply-adds of a column of weights up to which one more copy of its input takes longer than loads that straddle
 // two cache lines.
 constexpr double kFewUses = 30;
+// Multiply-adds of some channels of a tile that are worth being taken by another thread: 5 us.
+constexpr double kPiece = 1 << 16;
+constexpr double kMostPieces = 8;
 // Floats of the widest vector of any instruction set.
 constexpr int64_t kMostLanes = 16;
 
@@ -124,6 +127,8 @@ class Builder {
         if (t == plan_.tables[0] || (find_depthwise(*t, DepthwiseForm::kDirect, op) && y.width <= t->lanes && 2 * y.width > b.table->lanes)) b.table = t;
       prepare_padded(b, x, y);
       b.by_rows = !b.padded.direct.empty() && (y.tiles == 1 || y.held % y.width == 0);
+      const double work = static_cast<double>(v_.tensors[op.weight].count) * static_cast<double>(y.held);
+      if (threads_ > 1) b.parts = static_cast<int64_t>(std::clamp(work / kPiece, 1.0, kMostPieces));
     }
   }
 

@@ -25,7 +25,7 @@ Rings& rings() {
 class Run {
  public:
   Run(const PlanView& view, Instance& instance, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel, double* seconds)
-      : c_{view, instance, inputs, 0}, outputs_(outputs), parallel_(parallel), seconds_(seconds) {}
+      : c_{view, instance, inputs, 0, nullptr}, outputs_(outputs), parallel_(parallel), seconds_(seconds) {}
 
   void all() {
     const Header& header = *c_.v.header;
@@ -84,8 +84,12 @@ class Run {
   }
 
   void stage(const Stage& g, int64_t tile) {
+    Context c = c_;
+    c.local = tile_memory(c_.in.local_floats);
     for (uint32_t i = g.begin; i < g.end; ++i) {
-      run_tile(c_, c_.in.ops[i], tile, 0);
+      const BuiltOp& b = c_.in.ops[i];
+      auto piece = [&](int64_t p) { run_piece(c, b, tile, p); };
+      parallel_.share(pieces_of(c, b, tile), [](void* data, size_t p) { (*static_cast<decltype(piece)*>(data))(static_cast<int64_t>(p)); }, &piece);
       if (parallel_.threads() == 1) lap(i);
     }
   }
@@ -130,8 +134,11 @@ class Run {
       case OpCode::kAttention: return each(c_.in.sequences * b.record->heads, [&](int64_t t) { attention_head(c_, b, t); });
       default: break;
     }
-    const int64_t chunks = b.pack ? b.pack->chunks : 1;
-    each(c_.out(b).tiles * chunks, [&](int64_t t) { run_tile(c_, b, t / chunks, static_cast<int>(t % chunks)); });
+    const int64_t last = c_.out(b).tiles - 1, pieces = pieces_of(c_, b, 0);
+    each(last * pieces + pieces_of(c_, b, last), [&](int64_t t) {
+      const int64_t tile = std::min(t / pieces, last);
+      run_piece(c_, b, tile, t - tile * pieces);
+    });
   }
 
   void read_input(uint32_t i) {

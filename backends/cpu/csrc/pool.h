@@ -21,6 +21,7 @@ class Pool final : public Parallel {
     const std::lock_guard<std::mutex> one(callers_);
     team_.run(tasks, fn, data);
   }
+  void share(size_t pieces, void (*fn)(void*, size_t), void* data) override { team_.share(pieces, fn, data); }
   int threads() const override { return team_.threads(); }
 
  private:

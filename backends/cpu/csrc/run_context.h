@@ -15,11 +15,12 @@ struct Context {
   const Instance& in;
   const SparsecTensor* inputs;
   int64_t image;
+  float* local = nullptr;  // of the thread whose task it is: values that no other step reads
 
   View view(uint32_t value) const {
     const Layout& l = in.values[value];
     if (l.external >= 0) return {inputs[l.external].data + image * l.columns * v.values[value].channels, l};
-    if (l.slots) return {tile_memory(in.local_floats) + l.offset / 4, l};
+    if (l.slots) return {local + l.offset / 4, l};
     return {reinterpret_cast<float*>(in.arena.data() + l.offset), l};
   }
   const Layout& out(const BuiltOp& b) const { return in.values[b.record->output]; }
@@ -39,14 +40,15 @@ inline void copy_columns(const View& v, int64_t tile, int64_t row, int64_t begin
   }
 }
 
-// tile_ops.cc: chunk is one of pack->chunks parts of the rows of a product, else 0.
-void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk);
+// tile_ops.cc: a tile in pieces that depend on nothing of each other.
+int64_t pieces_of(const Context& c, const BuiltOp& b, int64_t tile);
+void run_piece(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece);
 
 // Copies of the taps of these channels of the input; see Window::ahead.
 void copy_ahead(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 
 // window_ops.cc
-void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile);       // b.by_rows: tiles hold whole rows
+void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile, int64_t channel, int64_t stop);  // b.by_rows: tiles hold whole rows
 void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop);
 void max_pool_channel(const Context& c, const BuiltOp& b, int64_t channel);
 void average_channel(const Context& c, const BuiltOp& b, int64_t channel);

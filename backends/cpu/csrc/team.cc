@@ -13,6 +13,9 @@ namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(50);
 
+// Of this thread in the team that it works for: 0 leads.
+thread_local int my_number = 0;
+
 inline void pause() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -39,10 +42,11 @@ bool spin_until(Ready ready) {
 
 }  // namespace
 
-Team::Team(int threads) : threads_(threads), shards_(std::clamp(threads, 1, kMostShards)) {}
+Team::Team(int threads) : threads_(threads), shards_(std::clamp(threads, 1, kMost)) {}
 
 void Team::run(size_t tasks, void (*fn)(void*, size_t), void* data) {
-  if (tasks < 2 || threads_ < 2) {
+  if (tasks < 1) return;
+  if (threads_ < 2) {
     for (size_t i = 0; i < tasks; ++i) fn(data, i);
     return;
   }
@@ -53,70 +57,120 @@ void Team::run(size_t tasks, void (*fn)(void*, size_t), void* data) {
   for (int s = 0; s < shards_; ++s)
     tasks_[s].word.store(static_cast<uint64_t>(tasks * (s + 1) / shards_) << kBits | tasks * s / shards_, std::memory_order_release);
   job_.fetch_add(1);
-  if (asleep_.load()) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    wake_.notify_all();
-  }
+  wake();
   work(0);
-  const auto finished = [this] { return left_.load() == 0; };
-  if (!spin_until(finished)) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, finished);
-  }
+  wait(0, [this] { return left_.load() == 0; });
   const std::lock_guard<std::mutex> lock(mutex_);
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-bool Team::claim(Shard& shard, bool own, size_t& task) {
-  uint64_t word = shard.word.load(std::memory_order_acquire);
+void Team::share(size_t pieces, void (*fn)(void*, size_t), void* data) {
+  if (pieces < 2 || my_number >= kMost) {
+    for (size_t i = 0; i < pieces; ++i) fn(data, i);
+    return;
+  }
+  // Nobody reads these now: all pieces of before are done.
+  Pieces& mine = pieces_[my_number];
+  mine.fn = fn;
+  mine.data = data;
+  mine.left.store(pieces, std::memory_order_relaxed);
+  mine.shard.word.store(static_cast<uint64_t>(pieces) << kBits);
+  wake();
+  for (size_t piece; mine.shard.claim(true, piece); done(mine.left)) call(fn, data, piece);
+  wait(my_number, [&] { return mine.left.load() == 0; });
+}
+
+bool Team::Shard::empty() const {
+  const uint64_t now = word.load();
+  return (now & kMask) >= now >> kBits;
+}
+
+bool Team::Shard::claim(bool front, size_t& task) {
+  uint64_t now = word.load(std::memory_order_acquire);
   for (;;) {
-    const uint64_t next = word & kMask, end = word >> kBits;
+    const uint64_t next = now & kMask, end = now >> kBits;
     if (next >= end) return false;
-    const uint64_t left = own ? end << kBits | (next + 1) : (end - 1) << kBits | next;
-    if (shard.word.compare_exchange_weak(word, left, std::memory_order_acquire)) {
-      task = own ? next : end - 1;
+    const uint64_t left = front ? end << kBits | (next + 1) : (end - 1) << kBits | next;
+    if (word.compare_exchange_weak(now, left, std::memory_order_acquire)) {
+      task = front ? next : end - 1;
       return true;
     }
   }
 }
 
-void Team::work(int home) {
+void Team::work(int thread) {
+  my_number = thread;
+  const int home = thread % shards_;
   for (int i = 0; i < shards_; ++i)
-    for (size_t task; claim(tasks_[(home + i) % shards_], i == 0, task);) {
-      try {
-        fn_(data_, task);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-      }
-      if (left_.fetch_sub(1) == 1) {
-        const std::lock_guard<std::mutex> lock(mutex_);  // the leader may be about to wait
-        done_.notify_one();
-      }
-    }
+    for (size_t task; tasks_[(home + i) % shards_].claim(i == 0, task); done(left_)) call(fn_, data_, task);
+}
+
+void Team::call(void (*fn)(void*, size_t), void* data, size_t i) {
+  try {
+    fn(data, i);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void Team::done(std::atomic<size_t>& left) {
+  if (left.fetch_sub(1) == 1) wake();
+}
+
+// Whoever falls asleep is counted before it looks again at what it waits for, and that is changed before this.
+void Team::wake() {
+  if (!asleep_.load()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  changed_.notify_all();
+}
+
+bool Team::pieces_of_others(int thread) const {
+  for (int i = 0; i < std::min(1 + helpers_.load(), kMost); ++i)
+    if (i != thread && !pieces_[i].shard.empty()) return true;
+  return false;
+}
+
+bool Team::take_piece(int thread) {
+  for (int i = 0; i < std::min(1 + helpers_.load(), kMost); ++i) {
+    Pieces& theirs = pieces_[i];
+    size_t piece;
+    if (i == thread || !theirs.shard.claim(false, piece)) continue;
+    call(theirs.fn, theirs.data, piece);
+    done(theirs.left);
+    return true;
+  }
+  return false;
+}
+
+// Returns when ready; until then takes pieces.
+template <class Ready>
+void Team::wait(int thread, Ready ready) {
+  const auto something = [&] { return ready() || pieces_of_others(thread); };
+  while (!ready()) {
+    if (take_piece(thread) || spin_until(something)) continue;
+    std::unique_lock<std::mutex> lock(mutex_);
+    asleep_.fetch_add(1);
+    changed_.wait(lock, something);
+    asleep_.fetch_sub(1);
+  }
 }
 
 void Team::help() {
   if (closed_.load()) return;
-  const int home = (helpers_.fetch_add(1) + 1) % shards_;
+  const int thread = helpers_.fetch_add(1) + 1;
   uint64_t seen = 0;
   while (!closed_.load()) {
-    const auto called = [&] { return job_.load() != seen || closed_.load(); };
-    if (!spin_until(called)) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      asleep_.fetch_add(1);
-      wake_.wait(lock, called);
-      asleep_.fetch_sub(1);
-    }
+    wait(thread, [&] { return job_.load() != seen || closed_.load(); });
     seen = job_.load();
-    work(home);
+    work(thread);
   }
 }
 
 void Team::close() {
   closed_.store(true);
   const std::lock_guard<std::mutex> lock(mutex_);
-  wake_.notify_all();
+  changed_.notify_all();
 }
 
 }  // namespace sparsec

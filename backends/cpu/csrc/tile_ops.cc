@@ -43,13 +43,12 @@ const std::vector<Panel>& panels(const Context& c, const BuiltOp& b, int64_t til
   return tile + 1 == c.out(b).tiles ? b.last_panels : b.panels;
 }
 
-void linear(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+// A piece is a panel, or one of so many parts of its rows.
+void linear(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece) {
   SpmmArgs a = product_args(c, b, tile);
-  const float* x = c.view(b.record->inputs[0]).at(tile, 0);
-  for (const Panel& panel : panels(c, b, tile)) {
-    a.x = reinterpret_cast<const char*>(x + panel.at);
-    for (int block = 0; block < b.pack->blocks; ++block) run_part(b, a, chunk, block, panel);
-  }
+  const Panel& panel = panels(c, b, tile)[piece / b.pack->chunks];
+  a.x = reinterpret_cast<const char*>(c.view(b.record->inputs[0]).at(tile, 0) + panel.at);
+  for (int block = 0; block < b.pack->blocks; ++block) run_part(b, a, static_cast<int>(piece % b.pack->chunks), block, panel);
 }
 
 PhaseCopiesArgs copies_args(const Context& c, const BuiltOp& b) {
@@ -157,11 +156,20 @@ void copy_ahead(const Context& c, const BuiltOp& b, int64_t channel, int64_t sto
   make_copies(b, copies);
 }
 
-void run_tile(const Context& c, const BuiltOp& b, int64_t tile, int chunk) {
+int64_t pieces_of(const Context& c, const BuiltOp& b, int64_t tile) {
   switch (b.record->code) {
-    case OpCode::kLinear: return linear(c, b, tile, chunk);
-    case OpCode::kConv: return conv(c, b, tile, chunk);
-    case OpCode::kDepthwise: return depthwise_tile(c, b, tile);
+    case OpCode::kLinear: return static_cast<int64_t>(panels(c, b, tile).size()) * b.pack->chunks;
+    case OpCode::kConv: return b.pack->chunks;
+    case OpCode::kDepthwise: return b.parts;
+    default: return 1;
+  }
+}
+
+void run_piece(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece) {
+  switch (b.record->code) {
+    case OpCode::kLinear: return linear(c, b, tile, piece);
+    case OpCode::kConv: return conv(c, b, tile, static_cast<int>(piece));
+    case OpCode::kDepthwise: return depthwise_tile(c, b, tile, c.channels(b) * piece / b.parts, c.channels(b) * (piece + 1) / b.parts);
     case OpCode::kAdd: return elementwise(c, b, tile, b.table->add);
     case OpCode::kMultiply: return elementwise(c, b, tile, b.table->multiply);
     case OpCode::kActivation: return activation(c, b, tile);

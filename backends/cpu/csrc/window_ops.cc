@@ -108,15 +108,15 @@ void depthwise_copied(const Context& c, const BuiltOp& b, int64_t channel) {
 
 }  // namespace
 
-void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile) {
+void depthwise_tile(const Context& c, const BuiltOp& b, int64_t tile, int64_t channel, int64_t stop) {
   const Layout& l = c.out(b);
   const View y = c.view(b.record->output);
   const int64_t band = l.held / l.width, begin = tile * band, end = std::min(l.height, begin + band);
-  DepthwiseArgs d = depthwise_args(c, b, 0);
-  d.channels = c.channels(b);
+  DepthwiseArgs d = depthwise_args(c, b, channel);
+  d.channels = stop - channel;
   d.x_step = c.in.values[b.record->inputs[0]].row_stride;
   d.y_step = y.layout.row_stride;
-  rows_in_place(b, d, y.at(tile, 0), begin, end);
+  rows_in_place(b, d, y.at(tile, channel), begin, end);
 }
 
 void depthwise_channels(const Context& c, const BuiltOp& b, int64_t channel, int64_t stop) {
