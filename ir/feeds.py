@@ -99,8 +99,9 @@ def random_feeds(
         if all(np.size(array) for array in outputs.values()):
             return RandomFeeds(feeds, plan.sizes)
         failure = "an output is empty"
+    start = f"{where}: " if where else ""
     raise CalibrationError(
-        "no made-up input runs through the model; give one valid feed with --calib FILE.npz "
+        f"{start}no made-up input runs through the model; give one valid feed with --calib FILE.npz "
         f"(arrays named {', '.join(repr(value.name) for value in inputs)}). Last attempt: {failure}",
         where=inputs[0].name or "",
     )
@@ -119,6 +120,12 @@ def _check(value: ir.Value, batch: int) -> None:
         raise CalibrationError(
             f"the input {value.name!r} is no tensor, so nothing can be made up for it; give --calib "
             "module:function",
+            where=value.name or "",
+        )
+    if value.dtype == ir.DataType.UNDEFINED:
+        raise CalibrationError(
+            f"the input {value.name!r} has no element type, so no runtime takes the model; export it "
+            "again, or declare the type with onnx.helper.make_tensor_value_info",
             where=value.name or "",
         )
     if value.shape is None:

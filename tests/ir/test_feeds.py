@@ -110,8 +110,10 @@ def test_a_model_without_inputs_has_one_empty_feed():
 
 
 def test_when_nothing_runs_the_way_out_is_told():
-    with pytest.raises(CalibrationError, match=r"one valid feed with --calib FILE\.npz"):
-        random_feeds(only_multiples_of(1_000_003))
+    with pytest.raises(
+        CalibrationError, match=r"^m\.onnx: no .* one valid feed with --calib FILE\.npz"
+    ):
+        random_feeds(only_multiples_of(1_000_003), where="m.onnx")
 
 
 def test_an_input_without_rank_asks_for_a_feed():
@@ -119,6 +121,12 @@ def test_an_input_without_rank_asks_for_a_feed():
     built.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(CalibrationError, match="'x' has no rank"):
         random_feeds(load_model(built))
+
+
+def test_an_input_without_a_type_is_named():
+    graph = retyped([N("Relu", ["x"], ["y"])], {"x": [1]}, {}, {"x": TensorProto.UNDEFINED})
+    with pytest.raises(CalibrationError, match="'x' has no element type"):
+        random_feeds(graph)
 
 
 def test_an_operator_that_cannot_be_run_is_named():
