@@ -105,15 +105,15 @@ def test_bench_against_a_model_that_takes_other_inputs(
 def test_a_model_that_no_made_up_input_fits_is_verified_and_timed_on_given_ones(
     run: Any, tmp_path: Path
 ) -> None:
-    """Its declared length is dynamic, but 7 is written in the graph, as older exporters do."""
+    """Its length is declared dynamic, but only 9001 is right."""
     nodes = [
         helper.make_node("Reshape", ["x", "sizes"], ["r"], "r"),
         helper.make_node("MatMul", ["r", "w"], ["y"], "layer"),
     ]
-    weights = {"sizes": np.array([0, 7, 16]), "w": normal(16, 16)}
+    weights = {"sizes": np.array([0, 9001, 16]), "w": normal(16, 16)}
     graph = proto(nodes, {"x": ["batch", "length", 16]}, ["y"], weights)
     (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
-    np.savez(tmp_path / "x.npz", x=normal(2, 1, 7, 16))
+    np.savez(tmp_path / "x.npz", x=normal(2, 1, 9001, 16))
     given = ("--calib", tmp_path / "x.npz")
     assert run("compile", "m.onnx", "--pass", "nm24", "--target", "onnx", *given).code == 0
     for verb in (("verify", "m.sparsec", "--model", "m.onnx"), ("bench", "m.sparsec")):
