@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,9 @@ _SIZES = (
     (128, 128), (224, 224), (48, 320), (64, 160), (320, 320), (32, 32), (64, 64), (576, 576),
     (16, 16), (512, 512), (640, 640), (1280, 1280), (17280, 17280), (8, 8), (4, 4), (1, 1),
 )  # fmt: skip
+_MOST_ELEMENTS = (
+    1 << 24
+)  # of one input: 17280 is the length of a recording, not the side of an image
 _SCALARS = (1, 16000, 0)  # integers alone: a length, a sample rate, a flag
 _HIGHS = (256, 2)  # bounds of integers that index no table: bytes, flags
 _THROUGH = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
@@ -79,7 +83,7 @@ def random_feeds(
         _check(value, batch)
     runner: OrtRunner | None = None
     failure = "nothing to try"
-    for plan in _plans(inputs, batch):
+    for plan in _affordable(inputs, list(_plans(inputs, batch))):
         feeds = tuple(
             {**_feed(inputs, plan, np.random.default_rng((seed, i))), **given}
             for i in range(samples)
@@ -95,8 +99,9 @@ def random_feeds(
         if all(np.size(array) for array in outputs.values()):
             return RandomFeeds(feeds, plan.sizes)
         failure = "an output is empty"
+    start = f"{where}: " if where else ""
     raise CalibrationError(
-        "no made-up input runs through the model; give one valid feed with --calib FILE.npz "
+        f"{start}no made-up input runs through the model; give one valid feed with --calib FILE.npz "
         f"(arrays named {', '.join(repr(value.name) for value in inputs)}). Last attempt: {failure}",
         where=inputs[0].name or "",
     )
@@ -117,6 +122,12 @@ def _check(value: ir.Value, batch: int) -> None:
             "module:function",
             where=value.name or "",
         )
+    if value.dtype == ir.DataType.UNDEFINED:
+        raise CalibrationError(
+            f"the input {value.name!r} has no element type, so no runtime takes the model; export it "
+            "again, or declare the type with onnx.helper.make_tensor_value_info",
+            where=value.name or "",
+        )
     if value.shape is None:
         raise CalibrationError(
             f"the input {value.name!r} has no rank; give one valid feed with --calib FILE.npz",
@@ -130,7 +141,7 @@ def _check(value: ir.Value, batch: int) -> None:
         )
 
 
-def _open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
+def open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
     """Yield the dynamic axes of an input with the name that equal ones share."""
     assert value.shape is not None
     for axis, size in enumerate(value.shape):
@@ -155,6 +166,23 @@ def _plans(inputs: list[ir.Value], batch: int) -> Iterator[_Plan]:
             yield plan
 
 
+def _affordable(inputs: list[ir.Value], plans: list[_Plan]) -> list[_Plan]:
+    """Leave out guesses of sizes that no machine is asked to hold, as long as there are smaller ones."""
+    largest = [max((math.prod(_shape(v, plan)) for v in inputs), default=0) for plan in plans]
+    most = max(_MOST_ELEMENTS, min(largest))
+    return [plan for plan, elements in zip(plans, largest, strict=True) if elements <= most]
+
+
+def _shape(value: ir.Value, plan: _Plan) -> tuple[int, ...]:
+    """Return the shape that a plan gives an input."""
+    assert value.shape is not None
+    names = dict(open_axes(value))
+    return tuple(
+        plan.sizes[names[axis]] if axis in names else int(str(size))
+        for axis, size in enumerate(value.shape)
+    )
+
+
 def _axis_sizes(
     inputs: list[ir.Value], sizes: tuple[int, int], batch: int, inner: int | None
 ) -> dict[str, int]:
@@ -163,7 +191,7 @@ def _axis_sizes(
     for value in inputs:
         assert value.shape is not None
         rank = len(value.shape)
-        for axis, label in _open_axes(value):
+        for axis, label in open_axes(value):
             is_batch = (axis == 0 and rank > 1) or "batch" in label.lower()
             image_width = rank == 4 and axis == 3
             size = batch if is_batch else sizes[1] if image_width else sizes[0]
@@ -176,7 +204,7 @@ def _axis_sizes(
 def _needs_trial(inputs: list[ir.Value]) -> bool:
     """Whether anything had to be guessed."""
     return any(
-        any(True for _ in _open_axes(value)) or not _is_float(value.dtype) for value in inputs
+        any(True for _ in open_axes(value)) or not _is_float(value.dtype) for value in inputs
     )
 
 
@@ -197,14 +225,7 @@ def _is_float(dtype: ir.DataType | None) -> bool:
 def _feed(inputs: list[ir.Value], plan: _Plan, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     feed: dict[str, NDArray[Any]] = {}
     for value in inputs:
-        assert value.shape is not None
-        assert value.dtype is not None
-        names = dict(_open_axes(value))
-        shape = tuple(
-            plan.sizes[names[axis]] if axis in names else int(str(size))
-            for axis, size in enumerate(value.shape)
-        )
-        feed[value.name or ""] = _array(value, shape, plan, rng)
+        feed[value.name or ""] = _array(value, _shape(value, plan), plan, rng)
     return feed
 
 

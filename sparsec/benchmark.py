@@ -12,6 +12,7 @@ import onnx_ir as ir
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.artifact.writer import save_model
 from sparsec.ir.cleanup import clean_up
+from sparsec.ir.errors import ModelImportError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
 from sparsec.machine import fingerprint
@@ -53,6 +54,8 @@ def bench_artifact(
         If this machine cannot run the artifact.
     CalibrationError
         If no inputs of a batch size can be made up.
+    ModelImportError
+        If ``against`` takes other inputs than the artifact.
     """
     manifest = open_artifact(path)
     backend = backend_of(manifest, path)
@@ -65,7 +68,13 @@ def bench_artifact(
             runners = {count: backend.runner(path, manifest, count) for count in threads}
         baselines = [stock] if against is None else [against] if is_onnx(against) else []
         if against is not None:
-            model = load_model(against)
+            own, model = model, load_model(against)
+            if not _same_inputs(own, model):
+                raise ModelImportError(
+                    f"{against}: takes {_inputs(model)}, but {path} takes {_inputs(own)}; give the "
+                    "model that it was compiled from",
+                    where=str(against),
+                )
         cleaned = scratch / "cleaned" / "model.onnx"
         cleaned.parent.mkdir()
         save_model(_cleaned(model), cleaned)
@@ -80,6 +89,26 @@ def bench_artifact(
                     {"threads": count, "batch": batch, **{key: result[key] for key in KEYS}}
                 )
     return {"machine": fingerprint(), "rows": rows}
+
+
+def _same_inputs(a: ir.Model, b: ir.Model) -> bool:
+    """Whether what one model is fed can be fed to the other: names, ranks and sizes that both fix."""
+    theirs = {value.name: value for value in b.graph.inputs}
+    if {value.name for value in a.graph.inputs} != set(theirs):
+        return False
+    for value in a.graph.inputs:
+        mine, other = value.shape, theirs[value.name].shape
+        if mine is None or other is None:
+            continue
+        pairs = zip(mine, other, strict=False)
+        fixed = [(x, y) for x, y in pairs if isinstance(x, int) and isinstance(y, int)]
+        if len(mine) != len(other) or any(x != y for x, y in fixed):
+            return False
+    return True
+
+
+def _inputs(model: ir.Model) -> str:
+    return ", ".join(f"{value.name!r} {value.shape}" for value in model.graph.inputs) or "no input"
 
 
 def _cleaned(model: ir.Model) -> ir.Model:

@@ -66,6 +66,12 @@ class Goal:
                 f"goal {text!r}: {match['metric']} is to shrink, so its change must be negative",
                 where=text,
             )
+        if match["metric"] in COSTS and match["percent"] and change < -1:
+            raise UsageError(
+                f"goal {text!r}: nothing shrinks by more than 100 %; for half as much write "
+                f"{match['metric']}=-50%",
+                where=text,
+            )
         return cls(text.strip(), match["metric"], change, bool(match["percent"]))
 
     @property

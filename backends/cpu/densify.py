@@ -264,6 +264,10 @@ def _activation(w: _Writer, op: Op, x: ir.Value) -> ir.Value:
     match op.activation:
         case Activation.NONE:
             return x
+        case Activation.CLIP if w.opset < 8:  # where Max and Min do not broadcast
+            bounds = {"min": op.low, "max": op.high}
+            finite = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+            return w.add("Clip", x, **finite) if finite else x
         case Activation.CLIP:
             if op.low > -math.inf:
                 x = w.add("Max", x, w.constant(op.low))

@@ -70,6 +70,14 @@ class Scene:
         seen = self._shapes.get(value.name or "") if value is not None else None
         return seen[0] if seen else None
 
+    def shapes(self, *values: ir.Value | None) -> list[tuple[Shape, ...]] | None:
+        """Return on each feed the shapes of some float values; None if not all are known."""
+        seen = [self._shapes.get(v.name or "") if v is not None else None for v in values]
+        known = [shapes for shapes in seen if shapes]
+        if len(known) < len(seen) or len({len(shapes) for shapes in known}) > 1:
+            return None
+        return list(zip(*known, strict=True))
+
     def rank(self, value: ir.Value | None) -> int:
         """Return the rank of a value; 0 if it is not known."""
         shape = self.shape(value)

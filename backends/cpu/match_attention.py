@@ -69,8 +69,8 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
     plain = _Trail(trail.nodes)
     v = _head_source(scene, weighted.inputs[1], plain, transposed=False)
     merged = _merge(scene, weighted.outputs[0], trail)
-    shapes = [scene.shape(x) for x in (q, k, v, merged)]
-    if None in shapes or len(set(shapes)) != 1 or plain.factor != 1.0:
+    shapes = scene.shapes(q, k, v, merged)
+    if shapes is None or any(len(set(four)) != 1 for four in shapes) or plain.factor != 1.0:
         return None
     if mask is not None and scene.rank(mask) != 4:
         return None
@@ -82,7 +82,6 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
         return None
     heads = (scene.shape(softmax.inputs[0]) or (0, 0))[1]
     assert merged is not None
-    assert shapes[0] is not None
     fields = {"heads": heads, "alpha": trail.factor}
     inputs = (q, k, v) if mask is None else (q, k, v, mask)
     return Item(
@@ -91,7 +90,7 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
         inputs,
         merged,
         Kind.ROWS,
-        shapes[0][-1],
+        shapes[0][0][-1],
         fields,
     )
 
@@ -104,9 +103,10 @@ def _scores_and_mask(scene: Scene, add: ir.Node) -> tuple[ir.Value | None, ir.Va
     """Tell the scores from the mask: the mask does not come from a product of its own shape."""
     for scores, mask in (add.inputs, reversed(list(add.inputs))):
         node = _producer(scores)
-        if is_op(node, "MatMul", "Div", "Mul") and scene.shape(scores) == scene.shape(
-            add.outputs[0]
-        ):
+        shapes = scene.shapes(scores, add.outputs[0])
+        if shapes is None or not is_op(node, "MatMul", "Div", "Mul"):
+            continue
+        if all(old == new for old, new in shapes):
             return scores, mask
     return None, None
 
@@ -149,8 +149,9 @@ def _head_source(
         or reshape is None
     ):
         return None
-    source, before, after = reshape.inputs[0], scene.shape(reshape.inputs[0]), scene.shape(value)
-    if before is None or after is None or len(before) != 3 or after[:2] != before[:2]:
+    source = reshape.inputs[0]
+    shapes = scene.shapes(source, value)
+    if shapes is None or any(len(old) != 3 or new[:2] != old[:2] for old, new in shapes):
         return None
     trail.nodes.append(reshape)
     return _unscale(scene, source, trail)
@@ -166,8 +167,8 @@ def _merge(scene: Scene, value: ir.Value, trail: _Trail) -> ir.Value | None:
     reshape = scene.single_reader(transpose.outputs[0])
     if not is_op(reshape, "Reshape") or reshape is None:
         return None
-    before, after = scene.shape(transpose.outputs[0]), scene.shape(reshape.outputs[0])
-    if before is None or after is None or len(after) != 3 or after[:2] != before[:2]:
+    shapes = scene.shapes(transpose.outputs[0], reshape.outputs[0])
+    if shapes is None or any(len(new) != 3 or new[:2] != old[:2] for old, new in shapes):
         return None
     trail.nodes += [transpose, reshape]
     return reshape.outputs[0]

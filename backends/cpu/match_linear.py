@@ -15,7 +15,7 @@ def linear_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | 
     if site is None or not is_op(node, "MatMul", "Gemm"):
         return None
     x, rank = node.inputs[0], scene.rank(node.inputs[0])
-    if rank < 2 or scene.constant(x) is not None or site.layout.row_axes != 1:
+    if rank < 2 or scene.constant(x) is not None or site.layout.row_axes != 1 or not site.size:
         return None
     matrix = site.matrix().astype(np.float32)
     item = Item(
@@ -29,6 +29,8 @@ def _gemm(scene: Scene, node: ir.Node, item: Item) -> Item | None:
     if node.attributes.get_int("transA", 0):
         return None
     alpha = node.attributes.get_float("alpha", 1.0)
+    if not alpha:  # a plan holds alpha times the weights, and they are to be found in it
+        return None
     tensors = {"weight": item.tensors["weight"] * np.float32(alpha)}
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = scene.constant(node.inputs[2])

@@ -44,6 +44,7 @@ USAGE = [
     (("compile", "M", "--target", "onnx", "--pass", "nm24:include=("), "no regular expression"),
     (("compile", "M", "--goal", "latency"), "metric=change"),
     (("compile", "M", "--goal", "latency=40%"), "must be negative"),
+    (("compile", "M", "--goal", "latency=-200%"), "more than 100 %"),
     (("compile", "M", "--seed", "-1"), "--seed"),
     (("compile", "M", "--target", "onnx", "-o", "no/such/folder.sparsec"), "no such folder"),
     (("compile", "M", "--target", "onnx", "-o", "M"), "never replaced"),

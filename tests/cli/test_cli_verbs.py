@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import helper
 
 import sparsec
+from tests.graphs import proto
 
 NUMBER = (int, float)
 MACHINE = {"cpu": str, "cpus": int, "features": list, "system": str, "onnxruntime": str}
@@ -85,6 +87,18 @@ def test_bench(run: Any, compiled: Path, mlp: Path) -> None:
         assert row["speedup_p10"] <= row["speedup_p90"]
     people = run("bench", compiled, "--against", mlp, "--rounds", "1").out
     assert "speed-up" in people
+
+
+def test_bench_against_a_model_that_takes_other_inputs(
+    run: Any, compiled: Path, tmp_path: Path
+) -> None:
+    """The runtime would name neither file, and ask for data that bench does not take."""
+    graph = proto([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 7]}, ["y"])
+    (tmp_path / "other.onnx").write_bytes(graph.SerializeToString())
+    result = run("bench", compiled, "--against", tmp_path / "other.onnx", "--rounds", "1")
+    assert result.code == 1
+    assert "other.onnx: takes 'x' [1,7], but" in result.err
+    assert "--calib" not in result.err
 
 
 def test_passes(run: Any) -> None:

@@ -110,8 +110,10 @@ def test_a_model_without_inputs_has_one_empty_feed():
 
 
 def test_when_nothing_runs_the_way_out_is_told():
-    with pytest.raises(CalibrationError, match=r"one valid feed with --calib FILE\.npz"):
-        random_feeds(only_multiples_of(1_000_003))
+    with pytest.raises(
+        CalibrationError, match=r"^m\.onnx: no .* one valid feed with --calib FILE\.npz"
+    ):
+        random_feeds(only_multiples_of(1_000_003), where="m.onnx")
 
 
 def test_an_input_without_rank_asks_for_a_feed():
@@ -119,6 +121,12 @@ def test_an_input_without_rank_asks_for_a_feed():
     built.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(CalibrationError, match="'x' has no rank"):
         random_feeds(load_model(built))
+
+
+def test_an_input_without_a_type_is_named():
+    graph = retyped([N("Relu", ["x"], ["y"])], {"x": [1]}, {}, {"x": TensorProto.UNDEFINED})
+    with pytest.raises(CalibrationError, match="'x' has no element type"):
+        random_feeds(graph)
 
 
 def test_an_operator_that_cannot_be_run_is_named():
@@ -135,3 +143,17 @@ def test_a_type_that_the_runtime_cannot_multiply_has_a_way_out():
     graph = matmul(np.eye(4, dtype=ml_dtypes.bfloat16), dtype=TensorProto.BFLOAT16)
     with pytest.raises(UnsupportedOpError, match=r"MatMul .* convert it to float32 or float16"):
         random_feeds(graph)
+
+
+def test_no_image_as_large_as_a_recording_is_long_is_tried():
+    shape = tensor("", np.array([-1, 1_000_003], np.int64))
+    nodes = [N("Constant", [], ["s"], value=shape), N("Reshape", ["x", "s"], ["y"])]
+    graph = model(nodes, {"x": [1, 64, "height", "width"]}, ["y"])
+    with pytest.raises(CalibrationError, match="no made-up input runs"):
+        random_feeds(graph)  # 64 x 17280 x 17280 numbers are 142 GiB
+
+
+def test_an_input_that_is_large_whatever_is_tried_is_made_up():
+    nodes = [N("ReduceMax", ["x"], ["y"])]
+    feeds = random_feeds(model(nodes, {"x": ["batch", 4097, 4097]}, ["y"])).feeds
+    assert feeds[0]["x"].shape == (1, 4097, 4097)

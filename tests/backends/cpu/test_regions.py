@@ -20,6 +20,8 @@ from sparsec.ir.cleanup import clean_up
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import weight_sites
 from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
+from tests.graphs import model as graph
+from tests.graphs import normal
 
 pytestmark = NEEDS_LIBRARY
 
@@ -103,3 +105,36 @@ def test_whole_networks(name: str, form: str) -> None:
     assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
     back = OrtRunner(densify_model(part)).run(feeds)[output]
     assert np.abs(back - want).max() <= 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("opset", [7, 9, 17])
+def test_operators_come_back_as_the_models_opset_has_them(opset: int) -> None:
+    """Max and Min do not broadcast before opset 8, where a plan's bounds of one number would fail."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], "first", transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
+    ]
+    weights = {"w": normal(16, 8), "b": normal(16), "v": normal(16, 4)}
+    model = graph(nodes, {"x": ["n", 8]}, ["y"], weights, opset=opset)
+    feeds = {"x": normal(5, 8)}
+    want = OrtRunner(model).run(feeds)["y"]
+    scene = scene_of(model, feeds)
+    (region,) = grow_regions(scene, recognise(scene, weight_sites(model)), lambda item: True)
+    assert [item.code for item in region.items] == [OpCode.LINEAR] * 2
+    part = region_model(model, region, build_plan(scene, region).to_bytes())
+    back = OrtRunner(densify_model(part)).run(feeds)["y"]
+    assert np.abs(back - want).max() <= 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "reduction"), [(0.0, 8), (1.0, 0)], ids=["times nothing", "of nothing"]
+)
+def test_a_product_whose_weights_no_plan_can_hold_is_left_alone(
+    alpha: float, reduction: int
+) -> None:
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "layer", transB=1, alpha=alpha)
+    weights = {"w": normal(16, reduction), "b": normal(16)}
+    model = graph([node], {"x": ["n", reduction]}, ["y"], weights)
+    scene = scene_of(model, {"x": normal(5, reduction)})
+    assert recognise(scene, weight_sites(model)) == []
