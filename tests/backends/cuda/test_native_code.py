@@ -187,13 +187,13 @@ def test_no_small_rest_of_blocks_waits_for_a_turn_of_its_own(pattern, bucket):
             blocks, slots = -(-rows // variant.block_rows) * split, processors * variant.blocks
             rest = blocks % slots
             assert not rest or blocks < slots or rest >= slots / 3
-            assert blocks >= 0.4 * processors  # and not many are without one
+            assert blocks >= 0.35 * processors  # and not many are without one
 
 
 def test_blocks_of_a_processor_are_those_of_the_launch_bounds(compiled):
     for form, bucket, clear in (
         ("nm24_sp", 16, False),
-        ("nm14_sp", 32, False),
+        ("nm14_sp", 16, False),
         ("lps", 8, False),
         ("lps", 16, True),
     ):
