@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _SIZES = (
 _MOST_ELEMENTS = (
     1 << 24
 )  # of one input: 17280 is the length of a recording, not the side of an image
+_MOST_WRITTEN = 16  # numbers in a shape, and sizes of a graph that are tried
+_LONGEST_WRITTEN = 8192
 _SCALARS = (1, 16000, 0)  # integers alone: a length, a sample rate, a flag
 _HIGHS = (256, 2)  # bounds of integers that index no table: bytes, flags
 _THROUGH = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
@@ -83,7 +86,8 @@ def random_feeds(
         _check(value, batch)
     runner: OrtRunner | None = None
     failure = "nothing to try"
-    for plan in _affordable(inputs, list(_plans(inputs, batch))):
+    tries = itertools.chain(_SIZES, _written_sizes(model))
+    for plan in _affordable(inputs, list(_plans(inputs, batch, tries))):
         feeds = tuple(
             {**_feed(inputs, plan, np.random.default_rng((seed, i))), **given}
             for i in range(samples)
@@ -153,13 +157,30 @@ def open_axes(value: ir.Value) -> Iterator[tuple[int, str]]:
 _NO_NAMES = (None, "", "?", "-1", "None")  # what exporters write where they know no name
 
 
-def _plans(inputs: list[ir.Value], batch: int) -> Iterator[_Plan]:
+def _written_sizes(model: ir.Model) -> Iterator[tuple[int, int]]:
+    """Yield the sizes that the graph computes shapes with, the most frequent first.
+
+    Exporters write the length of their example into a graph whose inputs they declare dynamic.
+    """
+    counts: Counter[int] = Counter()
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if (
+            tensor is not None
+            and tensor.dtype == ir.DataType.INT64
+            and tensor.size <= _MOST_WRITTEN
+        ):
+            counts.update(int(n) for n in tensor.numpy().reshape(-1) if 1 < n <= _LONGEST_WRITTEN)
+    yield from ((size, size) for size, _ in counts.most_common(_MOST_WRITTEN))
+
+
+def _plans(inputs: list[ir.Value], batch: int, tries: Iterable[tuple[int, int]]) -> Iterator[_Plan]:
     """Yield guesses that differ, the likeliest first."""
     scalars = _SCALARS if any(_is_scalar(value) for value in inputs) else _SCALARS[:1]
     highs = _HIGHS if any(_is_unbounded(value) for value in inputs) else _HIGHS[:1]
     seen: list[_Plan] = []
     # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
-    for sizes, scalar, inner, high in itertools.product(_SIZES, scalars, (None, batch), highs):
+    for sizes, scalar, inner, high in itertools.product(tries, scalars, (None, batch), highs):
         plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar, high)
         if plan not in seen:
             seen.append(plan)

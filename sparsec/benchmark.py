@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import onnx_ir as ir
 
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.artifact.writer import save_model
+from sparsec.backends.base import Feeds
 from sparsec.ir.cleanup import clean_up
 from sparsec.ir.errors import ModelImportError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
+from sparsec.ir.sources import load_feeds
 from sparsec.machine import fingerprint
 from sparsec.prove import densified
 from sparsec.verdict import measure
@@ -28,6 +30,7 @@ def bench_artifact(
     *,
     threads: Sequence[int] = (1,),
     batches: Sequence[int] = (1,),
+    calib: str | None = None,
     rounds: int = 20,
 ) -> dict[str, Any]:
     """Time an artifact against the dense model.
@@ -40,6 +43,8 @@ def bench_artifact(
         which take as long as any other dense weights.
     threads, batches : sequences of int
         One row is measured for each pair.
+    calib : str, optional
+        SOURCE of inputs: the first of them is timed, and its first size counts as the batch.
     rounds : int
         Interleaved rounds of each row.
 
@@ -79,16 +84,29 @@ def bench_artifact(
         cleaned.parent.mkdir()
         save_model(_cleaned(model), cleaned)
         baselines.append(cleaned)
-        for batch in batches:
-            feeds = random_feeds(
-                model, seed=manifest["recipe"]["seed"], samples=1, batch=batch
-            ).feeds[0]
+        for batch, feeds in _feeds(
+            model, manifest["recipe"]["seed"], batches, calib, against or path
+        ):
             for count in threads:
                 result = measure(runners[count], baselines, feeds, threads=count, rounds=rounds)
                 rows.append(
                     {"threads": count, "batch": batch, **{key: result[key] for key in KEYS}}
                 )
     return {"machine": fingerprint(), "rows": rows}
+
+
+def _feeds(
+    model: ir.Model, seed: int, batches: Sequence[int], calib: str | None, where: Path
+) -> Iterator[tuple[int, Feeds]]:
+    """Yield every batch with inputs of it."""
+    if calib is not None:
+        feed = load_feeds(calib, model)[0]
+        first = next(iter(feed.values()), None)
+        yield int(first.shape[0]) if first is not None and first.ndim else 1, feed
+        return
+    for batch in batches:
+        made = random_feeds(model, seed=seed, samples=1, batch=batch, where=str(where))
+        yield batch, made.feeds[0]
 
 
 def _same_inputs(a: ir.Model, b: ir.Model) -> bool:

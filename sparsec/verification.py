@@ -19,13 +19,16 @@ from sparsec.ir.load import is_onnx, load_model
 from sparsec.ir.noise import noise_of
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import sparsity, weight_sites
+from sparsec.ir.sources import load_feeds
 from sparsec.prove import densified, outputs_of, runnable, verification_json
 from sparsec.recertify import replay_all
 
 SAMPLES = 2
 
 
-def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
+def verify_artifact(
+    path: Path, model: Path | None = None, calib: str | None = None
+) -> dict[str, Any]:
     """Re-check hashes, graph, patterns, numerics and certificates of an artifact.
 
     Parameters
@@ -34,6 +37,8 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
     model : Path, optional
         The model that it was compiled from: certificates are then replayed with the real weights
         and the fidelity is computed again.
+    calib : str, optional
+        SOURCE of inputs to compare on, where none that are made up run through the model.
 
     Returns
     -------
@@ -56,7 +61,12 @@ def verify_artifact(path: Path, model: Path | None = None) -> dict[str, Any]:
             stock = load_model(densified(backend, path, scratch))
             check_interface(stock, manifest, path)
             patterns = check_layers(stock, manifest, path)
-            feeds = random_feeds(stock, seed=manifest["recipe"]["seed"], samples=SAMPLES).feeds
+            feeds: Sequence[Feeds]
+            if calib is None:
+                seed = manifest["recipe"]["seed"]
+                feeds = random_feeds(stock, seed=seed, samples=SAMPLES, where=str(path)).feeds
+            else:
+                feeds = load_feeds(calib, stock)[:SAMPLES]
             numerics = check_numerics(path, manifest, backend, scratch, feeds)
         result: dict[str, Any] = {
             "passed": True,

@@ -23,9 +23,8 @@ from sparsec.cli.options import json_option, numbers, thread_counts, verbose_opt
     show_default=True,
     help="Such as 1,2",
 )
-@click.option(
-    "--batch", type=numbers, metavar="N[,N...]", default="1", show_default=True, help="Such as 1,8"
-)
+@click.option("--batch", type=numbers, metavar="N[,N...]", show_default="1", help="Such as 1,8")
+@click.option("--calib", metavar="SOURCE", help="Inputs to time with, instead of --batch.")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
 @verbose_option
@@ -33,7 +32,8 @@ def command(
     artifact: str,
     against: str | None,
     threads: tuple[int, ...],
-    batch: tuple[int, ...],
+    batch: tuple[int, ...] | None,
+    calib: str | None,
     rounds: int,
     as_json: bool,
     verbose: bool,
@@ -41,11 +41,14 @@ def command(
     """Time ARTIFACT against the dense model: interleaved rounds, medians."""
     from sparsec.benchmark import bench_artifact
 
+    if batch and calib:
+        raise click.UsageError("--calib gives the inputs, and so the batch; leave --batch out")
     result = bench_artifact(
         Path(artifact),
         None if against is None else Path(against),
         threads=threads,
-        batches=batch,
+        batches=batch or (1,),
+        calib=calib,
         rounds=rounds,
     )
     if as_json:

@@ -14,13 +14,16 @@ from sparsec.quantities import noise
 @click.command("verify")
 @click.argument("artifact", type=click.Path())
 @click.option("--model", type=click.Path(), help="The model that it was compiled from.")
+@click.option("--calib", metavar="SOURCE", help="Inputs to compare on. Default: made up.")
 @json_option
 @verbose_option
-def command(artifact: str, model: str | None, as_json: bool, verbose: bool) -> int:
+def command(
+    artifact: str, model: str | None, calib: str | None, as_json: bool, verbose: bool
+) -> int:
     """Check ARTIFACT again, offline: hashes, graph, numerics, certificates."""
     from sparsec.verification import verify_artifact
 
-    result = verify_artifact(Path(artifact), None if model is None else Path(model))
+    result = verify_artifact(Path(artifact), None if model is None else Path(model), calib)
     if as_json:
         print_json(result)
         return 0

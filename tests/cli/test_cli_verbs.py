@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import helper
 
 import sparsec
-from tests.graphs import proto
+from tests.graphs import normal, proto
 
 NUMBER = (int, float)
 MACHINE = {"cpu": str, "cpus": int, "features": list, "system": str, "onnxruntime": str}
@@ -99,6 +100,34 @@ def test_bench_against_a_model_that_takes_other_inputs(
     assert result.code == 1
     assert "other.onnx: takes 'x' [1,7], but" in result.err
     assert "--calib" not in result.err
+
+
+def test_a_model_that_no_made_up_input_fits_is_verified_and_timed_on_given_ones(
+    run: Any, tmp_path: Path
+) -> None:
+    """Its length is declared dynamic, but only 9001 is right."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "sizes"], ["r"], "r"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "layer"),
+    ]
+    weights = {"sizes": np.array([0, 9001, 16]), "w": normal(16, 16)}
+    graph = proto(nodes, {"x": ["batch", "length", 16]}, ["y"], weights)
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    np.savez(tmp_path / "x.npz", x=normal(2, 1, 9001, 16))
+    given = ("--calib", tmp_path / "x.npz")
+    assert run("compile", "m.onnx", "--pass", "nm24", "--target", "onnx", *given).code == 0
+    for verb in (("verify", "m.sparsec", "--model", "m.onnx"), ("bench", "m.sparsec")):
+        refused = run(*verb)
+        assert refused.code == 1
+        assert "give one valid feed with --calib" in refused.err
+    value = run("verify", "m.sparsec", "--model", "m.onnx", *given, "--json").json
+    assert value["numerics"]["samples"] == 2
+    assert 0 < value["fidelity"]["cosine"] < 1
+    rows = run("bench", "m.sparsec", "--against", "m.onnx", "--rounds", 1, *given, "--json").json
+    assert [row["batch"] for row in rows["rows"]] == [1]
+    both = run("bench", "m.sparsec", "--batch", 2, *given)
+    assert both.code == 2
+    assert "leave --batch out" in both.err
 
 
 def test_passes(run: Any) -> None:

@@ -36,6 +36,13 @@ def test_a_length_is_found_by_trying(multiple):
     assert run(graph, found.feeds[0])["y"].size
 
 
+def test_a_length_that_the_exporter_wrote_into_the_graph_is_found():
+    feeds = random_feeds(only_multiples_of(1009)).feeds
+    assert feeds[0]["x"].shape == (1, 1009)
+    with pytest.raises(CalibrationError):
+        random_feeds(only_multiples_of(8209))
+
+
 def test_equal_names_get_equal_sizes_and_unnamed_axes_may_differ():
     nodes = [N("Add", ["a", "b"], ["y"])]
     found = random_feeds(model(nodes, {"a": [1, "t"], "b": [1, "t"]}, ["y"]))
