@@ -20,6 +20,7 @@ from sparsec.backends.cuda import aot, nvcc
 from sparsec.backends.cuda.densify import check_packed, densify
 from sparsec.backends.cuda.epilogue import Epilogue
 from sparsec.backends.cuda.native import (
+    FRAGMENTS,
     NATIVE,
     NativeUnpack,
     NativeVariant,
@@ -211,7 +212,7 @@ def _unpack(choice: Choice, target: Target) -> AnyVariant:
     assert packed is not None
     name, columns, arch = packed.format.name, packed.shape[1], _arch(target)
     if name in NATIVE:
-        aligned = columns % 8 == 0 or name == "nm24_sp"
+        aligned = columns % 8 == 0 or name in FRAGMENTS
         return NativeUnpack(name, packed.values, int(arch[2:]), aligned)
     return unpack_variant(name, columns, packed.values, packed.values, arch)
 

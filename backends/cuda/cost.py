@@ -34,6 +34,7 @@ INSTRUCTIONS = {
     "block8x1": (11.0, 17.0),
     "block16x1": (6.5, 12.0),
     "nm24_sp": (0.65, 1.3),
+    "nm14_sp": (1.4, 1.8),
 }
 # The same for lps, for a stored element and for any element: the line above what is counted from 50 % to
 # 90 % of zeros that is nowhere far from it.

@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.lps import ROWS, STEP, WORDS, expected_lists
-from sparsec.backends.cuda.native import NativeVariant, clears
+from sparsec.backends.cuda.native import FRAGMENTS, NativeVariant, clears
 from sparsec.backends.cuda.sass import CodeReport
 from sparsec.ir.errors import UnsupportedTargetError
 
 _LANES = 32
-_WARPS = 4  # of nm24_sp.cu, beside each other
+_WARPS = 4  # of nm_sp.cuh, beside each other
 # Of lps.cu: overflow entries of a lane that are fetched before, and together after, the lists; chunks of a
 # tile whose places stay in registers where words are cleared.
 _EARLY, _EARLY_CLEAR, _LATE = 5, 4, 4
@@ -34,14 +34,14 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
     code : CodeReport
         Of the compiled ``variant``.
     sparsity : float
-        Fraction of zeros; of no influence on ``nm24_sp``.
+        Fraction of zeros; of no influence on fragments of ``mma.sp``.
 
     Raises
     ------
     UnsupportedTargetError
         If the loops of the source are not to be found in the code.
     """
-    if variant.format == "nm24_sp":
+    if variant.format in FRAGMENTS:
         steps = variant.stages  # the ring is unrolled
         loop = _only(code, lambda c: _has(c, "HMMA") and _has(c, "LDGSTS"))
         return loop * _LANES / (steps * (variant.block_rows // _WARPS) * STEP)
@@ -81,7 +81,7 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
 
 def is_meant_for(variant: NativeVariant, sparsity: float) -> bool:
     """Return whether a layer of uniformly random zeros takes this form and not the other one."""
-    if variant.format == "nm24_sp":
+    if variant.format in FRAGMENTS:
         return True
     shape = (ROWS * STEP, ROWS * STEP)
     values = variant.values or variant.dtype

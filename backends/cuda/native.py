@@ -12,7 +12,8 @@ from typing import Any
 
 FOLDER = Path(__file__).with_name("csrc")
 BUCKETS = (8, 16, 32, 64)
-NATIVE = ("nm24_sp", "lps")  # the formats that these kernels read
+NATIVE = ("nm24_sp", "nm14_sp", "lps")  # the formats that these kernels read
+FRAGMENTS = ("nm24_sp", "nm14_sp")  # those stored as fragments of mma.sp: one source, nm_sp.cuh
 VALUES = ("", "float8_e4m3fn", "int8")  # stored values by their number in values.cuh; "" as x
 ACTIVATIONS = ("none", "relu", "gelu", "silu", "gelu_tanh")  # by their number in finish.cuh
 
@@ -28,18 +29,18 @@ _RESERVED = 1024  # bytes of shared memory that the driver takes of each block
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 _CLEAR_BYTES, _CLEAR_BYTES_8 = 0.62, 0.36  # an element of lps, of 16 and 8-bit values, see clears()
 _MAX_SPLIT = 16
-_STORED_BYTES = {"nm24_sp": 1.125, "lps": 0.9}  # of an element, about
+_STORED_BYTES = {"nm24_sp": 1.125, "nm14_sp": 0.5625, "lps": 0.9}  # of an element, about
 _MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NativeVariant:
-    """One compiled form of ``nm24_sp_linear`` or ``lps_linear``.
+    """One compiled form of ``nm24_sp_linear``, ``nm14_sp_linear`` or ``lps_linear``.
 
     Parameters
     ----------
     format : str
-        ``"nm24_sp"`` or ``"lps"``.
+        One of ``NATIVE``.
     dtype : str
         ``"float16"`` or ``"bfloat16"``: x, what is multiplied, and y unless it is float32.
     sm : int
@@ -115,22 +116,27 @@ class NativeVariant:
     @property
     def block_rows(self) -> int:
         """Rows of W of a block: more with many rows of x, if there is shared memory for a ring of them."""
-        wide = self.format == "nm24_sp" and self.bucket >= 32 and self.sm not in _SMALL_SHARED
+        wide = self.format in FRAGMENTS and self.bucket >= 32 and self.sm not in _SMALL_SHARED
         if self.values and self.bucket == 64 and not self.aligned:
             wide = False  # widening and copies of 8 bytes need the registers of the larger tile
         return 256 if wide else 128
 
     @property
     def stages(self) -> int:
-        """Buffers of the ring of ``nm24_sp``: as many as fit, with two blocks where registers allow two."""
+        """Buffers of the ring of fragments: as many as fit, with two blocks where registers allow two."""
+        half = self.format == "nm14_sp"  # of the bytes: twice as many steps keep memory busy
         if self.sm in _SMALL_SHARED:
-            return {8: 4, 16: 4, 32: 3, 64: 2}[self.bucket]
-        return 3 if self.sm == 80 else 4
+            return ({8: 4, 16: 6, 32: 5, 64: 3} if half else {8: 4, 16: 4, 32: 3, 64: 2})[
+                self.bucket
+            ]
+        if self.sm == 80:
+            return (4 if self.bucket == 64 else 6) if half else 3
+        return 6 if half else 4
 
     @property
     def blocks(self) -> int:
         """Blocks that a processor holds, by the launch bounds of the source and by shared memory."""
-        if self.format == "nm24_sp":
+        if self.format in FRAGMENTS:
             bound = 2 if self.block_rows == 128 and self.bucket <= 32 else 1
         elif self.bucket > 8:
             bound = 2 if self.bucket == 16 else 1
@@ -144,14 +150,17 @@ class NativeVariant:
         """Dynamic shared memory of a block."""
         if self.format == "lps":
             return 8 * 8192
-        return 2 * self.stages * (self.block_rows * (40 if self.values else 72) + self.bucket * 128)
+        row = {"nm24_sp": (72, 40), "nm14_sp": (36, 20)}[self.format][
+            bool(self.values)
+        ]  # of a step
+        return 2 * self.stages * (self.block_rows * row + self.bucket * 128)
 
     @property
     def k_multiple(self) -> int:
         """What K is a multiple of."""
         if self.even:
             return 64
-        return 8 if self.aligned else (4 if self.format == "nm24_sp" else 1)
+        return 8 if self.aligned else (4 if self.format in FRAGMENTS else 1)
 
     def grid(self) -> list[dict[str, Any]]:
         """Return the grid as the manifest stores it: ``ceil(of / per)`` for each dimension."""
@@ -200,18 +209,18 @@ class NativeVariant:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NativeUnpack:
-    """One compiled form of ``nm24_sp_unpack`` or ``lps_unpack``: W in 16 bits, for many rows of x.
+    """One compiled form of the kernels ``*_unpack``: W in 16 bits, for many rows of x.
 
     Parameters
     ----------
     format : str
-        ``"nm24_sp"`` or ``"lps"``.
+        One of ``NATIVE``.
     dtype : str
         ``"float16"`` or ``"bfloat16"``: of w, and of the stored values if they have 16 bits.
     sm : int
         Compute capability, 80 for 8.0.
     aligned : bool
-        K is a multiple of 8; of no influence on ``nm24_sp``, which stores four elements together.
+        K is a multiple of 8; of no influence on fragments, which store four elements together.
     values : str
         As for :class:`NativeVariant`.
     """
@@ -259,7 +268,7 @@ class NativeUnpack:
 
     def launch(self) -> dict[str, Any]:
         """Return what the manifest says of this kernel, without files and what the compiler tells."""
-        rows = {"nm24_sp": 32, "lps": 64}[self.format]
+        rows = 64 if self.format == "lps" else 32
         return {
             "name": self.name,
             "entry": self.entry,
@@ -274,7 +283,7 @@ class NativeUnpack:
                 _pointer("w", self.dtype, "M", "K"),
                 *({"name": name, "kind": "value", "dtype": "int32"} for name in ("M", "K")),
             ],
-            "k_multiple": 4 if self.format == "nm24_sp" else (8 if self.aligned else 1),
+            "k_multiple": 4 if self.format in FRAGMENTS else (8 if self.aligned else 1),
             "dtype": self.dtype,
             "values": self.values or self.dtype,
         }
@@ -310,7 +319,7 @@ def _reach(variant: NativeVariant) -> float:
 
     From the bytes that it has under way and, of ``lps``, from its instructions.
     """
-    if variant.format == "nm24_sp":
+    if variant.format in FRAGMENTS:
         return 2.0
     return max(1.0, variant.blocks * (0.8 if variant.clear else 1.0))
 
@@ -360,16 +369,16 @@ def clears(form: str, stored: float, values: str = "") -> bool:
 
 def _weight(form: str, values: str) -> list[dict[str, Any]]:
     """Return the arguments that hold a packed weight."""
-    arrays = {
-        "nm24_sp": [
-            _pointer("packed", "int32", "ceil(M/32)", "ceil(K/64)", "320" if values else "576")
-        ],
-        "lps": [
+    words = {"nm24_sp": ("576", "320"), "nm14_sp": ("288", "160")}
+    if form in words:
+        packed = _pointer("packed", "int32", "ceil(M/32)", "ceil(K/64)", words[form][bool(values)])
+        arrays = [packed]
+    else:
+        arrays = [
             _pointer("chunks", "int32", "C", "96" if values else "160"),
             _pointer("tiles", "int32", "ceil(M/64)*ceil(K/64)+1", "2"),
             _pointer("overflow", "int32", "V"),
-        ],
-    }[form]
+        ]
     return [*arrays, {**_pointer("scale", "float32", "M", "1"), "optional": not values}]
 
 

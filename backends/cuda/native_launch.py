@@ -14,6 +14,7 @@ from sparsec.backends.cuda.formats.values import is_scaled
 from sparsec.backends.cuda.loader import Driver, Kernel
 from sparsec.backends.cuda.native import (
     ACTIVATIONS,
+    FRAGMENTS,
     NativeUnpack,
     NativeVariant,
     buckets,
@@ -41,7 +42,7 @@ def native_linear(
     Parameters
     ----------
     form : str
-        ``"nm24_sp"`` or ``"lps"``.
+        One of ``native.NATIVE``.
     x : float16 or bfloat16 [N, K], contiguous, on a CUDA device
     arrays : mapping of str to Tensor
         W as the format packs it, checked when it was loaded.
@@ -106,7 +107,7 @@ def native_unpack(form: str, arrays: Mapping[str, Tensor], w: Tensor, values: st
     Parameters
     ----------
     form : str
-        ``"nm24_sp"`` or ``"lps"``.
+        One of ``native.NATIVE``.
     arrays : mapping of str to Tensor
         W as the format packs it, checked when it was loaded.
     w : float16 or bfloat16 [M, K], contiguous, on a CUDA device
@@ -129,7 +130,7 @@ def native_unpack(form: str, arrays: Mapping[str, Tensor], w: Tensor, values: st
         _check(name, arrays[name], tuple(arrays[name].shape), torch.int32)
     if scaled:
         _check(SCALE, arrays[SCALE], (m, 1), torch.float32)
-    aligned, index = k % 8 == 0 or form == "nm24_sp", w.device.index
+    aligned, index = k % 8 == 0 or form in FRAGMENTS, w.device.index
     kernel = _kernel(NativeUnpack(form, dtype, device_sm(index), aligned, scaled), index)
     on_tensors.launch([kernel], {"w": w, **arrays}, {"M": m, "K": k})
     return w

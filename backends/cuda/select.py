@@ -99,6 +99,8 @@ def candidates(pattern: Pattern, shape: tuple[int, int], target: Target) -> list
     match pattern:
         case NM(2, 4):
             found += ["nm24_sp", "nm24"] if native else ["nm24"]
+        case NM(1, 4) if native and shape[1] % 4 == 0:
+            found += ["nm14_sp", "nm1_4"]
         case NM(n, m) if f"nm{n}_{m}" in FORMATS:
             found.append(f"nm{n}_{m}")
         case Block(high, _) if shape[1] <= MAX_COLUMNS:

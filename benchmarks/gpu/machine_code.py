@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sparsec.backends.cuda import nvcc
 from sparsec.backends.cuda.issue import instructions_per_element, is_meant_for
-from sparsec.backends.cuda.native import BUCKETS, VALUES, NativeVariant
+from sparsec.backends.cuda.native import BUCKETS, NATIVE, VALUES, NativeVariant
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -40,7 +40,7 @@ def main(architectures: list[int]) -> int:
     print(f"{'kernel':44s} registers  " + " ".join(f"{100 * each:4.0f}%" for each in SPARSITIES))
     with tempfile.TemporaryDirectory(prefix="sparsec-code-") as cache:
         for sm in architectures:
-            for form, clear in (("nm24_sp", False), ("lps", False), ("lps", True)):
+            for form, clear in (*((each, False) for each in NATIVE), ("lps", True)):
                 for values, bucket in itertools.product(VALUES, BUCKETS):
                     variant = NativeVariant(form, "float16", sm, bucket, clear=clear, values=values)
                     print(line(variant, Path(cache)), flush=True)

@@ -14,11 +14,15 @@ import torch
 from benchmarks.gpu.packed import TOLERANCE, random_weight
 from benchmarks.gpu.prepare import kinds
 from sparsec.backends.cuda import formats, nvcc
-from sparsec.backends.cuda.native import buckets
+from sparsec.backends.cuda.native import NATIVE, buckets
 from sparsec.backends.cuda.native_launch import native_linear
 
 # Format and sparsity.
-CASES = (("nm24_sp", 0.5), *(("lps", s) for s in (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)))
+CASES = (
+    ("nm24_sp", 0.5),
+    ("nm14_sp", 0.75),
+    *(("lps", s) for s in (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
+)
 CHECKED = ((2048, 4096), (1000, 1280), (77, 96), (15, 100))
 CHECKED_ROWS = (1, 3, 8, 16, 17, 32, 64, 70)
 
@@ -54,7 +58,7 @@ def variants() -> list[tuple[str, int, int, bool]]:
     return [
         (name, bucket, k, clear)
         for k in kinds(k for _, k in CHECKED)
-        for name, clear in (("nm24_sp", False), ("lps", False), ("lps", True))
+        for name, clear in (*((each, False) for each in NATIVE), ("lps", True))
         for bucket in buckets(name, k)
     ]
 

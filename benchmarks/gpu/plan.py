@@ -45,6 +45,7 @@ FEW_ROWS = (16, 1, 64)
 # CUDA C++ kernels.
 NATIVE = (
     Entry("nm24_sp", 0.5),
+    Entry("nm14_sp", 0.75),
     *(Entry("lps", sparsity) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)),
 )
 
@@ -52,6 +53,7 @@ NATIVE = (
 PREFILL = (
     Entry("nm24", 0.5),
     Entry("nm24_sp", 0.5),
+    Entry("nm14_sp", 0.75),
     Entry("lps", 0.7),
     Entry("nm1_4", 0.75),
     Entry("bm32", 0.7),

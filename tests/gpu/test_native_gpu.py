@@ -15,6 +15,7 @@ from sparsec.backends.cuda.loader import Driver, Kernel
 from sparsec.backends.cuda.native import (
     ACTIVATIONS,
     BUCKETS,
+    FRAGMENTS,
     NATIVE,
     NativeUnpack,
     NativeVariant,
@@ -86,9 +87,12 @@ class Memory:
 
 def weight(pattern, m, k, sparsity, seed):
     rng = np.random.default_rng(seed)
-    if pattern == "nm24_sp":
-        groups = rng.standard_normal((m * k // 4, 4)).astype(np.float16)
-        np.put_along_axis(groups, rng.random(groups.shape).argsort(axis=-1)[:, :2], 0, axis=-1)
+    if pattern in FRAGMENTS:
+        groups, zeros = (
+            rng.standard_normal((m * k // 4, 4)).astype(np.float16),
+            2 + (pattern == "nm14_sp"),
+        )
+        np.put_along_axis(groups, rng.random(groups.shape).argsort(axis=-1)[:, :zeros], 0, axis=-1)
         return groups.reshape(m, k)
     dense = rng.standard_normal((m, k)).astype(np.float16)
     dense[rng.random((m, k)) < sparsity] = 0
@@ -138,7 +142,7 @@ def check(y, x, dense, bias=0.0):
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+@pytest.mark.parametrize("pattern", NATIVE)
 def test_kernels_agree_with_float64(driver, cache, pattern, bucket, shape):
     if bucket not in buckets(pattern, shape[1]):
         pytest.skip("lps has no kernel of 64 rows that reads x in pieces: it would spill")
@@ -161,9 +165,9 @@ def test_scattered_weights_of_any_sparsity_and_shape(driver, cache, sparsity, cl
         check(run(driver, cache, "lps", dense, x, 16, clear=clear)[0], x, dense)
 
 
-# K of nm24_sp is a multiple of 4; of lps it is any.
+# K of fragments is a multiple of 4; of lps it is any.
 UNPACKED = [
-    *(("nm24_sp", m, k) for m, k in ((33, 100), (128, 640), (2048, 4096))),
+    *((each, m, k) for each in FRAGMENTS for m, k in ((33, 100), (128, 640), (2048, 4096))),
     *(("lps", m, k) for m, k in ((130, 101), (64, 72), (2048, 4096))),
 ]
 
@@ -190,7 +194,7 @@ def test_unpacked_weights_are_the_stored_ones_to_the_bit(driver, cache, case, va
     assert np.array_equal(w.reshape(m, k), exact.view(np.uint16))
 
 
-@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+@pytest.mark.parametrize("pattern", NATIVE)
 def test_repeated_and_split_launches_agree_to_the_bit(driver, cache, pattern):
     dense = weight(pattern, 1024, 8192, 0.7, seed=4)
     x = np.random.default_rng(5).standard_normal((16, 8192)).astype(np.float16)
@@ -218,4 +222,20 @@ def test_each_place_of_the_metadata_is_where_the_format_puts_it(driver, cache):
         dense = np.zeros((m, k), np.float16)
         dense[row, 1::4], dense[row, 3::4] = np.arange(1, 17), np.arange(17, 33)
         y = run(driver, cache, "nm24_sp", dense, x, 64, split=1)[0]
+        assert np.array_equal(y, dense.T.astype(np.float32)), f"row {row}"
+
+
+def test_each_place_of_1_to_4_is_where_the_format_puts_it(driver, cache):
+    """The same for one value of four, at each of the four columns."""
+    m, k = 32, 64
+    x = np.eye(k, dtype=np.float16)
+    for column in range(k):
+        dense = np.zeros((m, k), np.float16)
+        dense[:, column] = np.arange(1, m + 1)
+        y = run(driver, cache, "nm14_sp", dense, x, 64, split=1)[0]
+        assert np.array_equal(y, dense.T.astype(np.float32)), f"column {column}"
+    for row in range(m):
+        dense = np.zeros((m, k), np.float16)
+        dense[row, row % 4 :: 4] = np.arange(1, 17)
+        y = run(driver, cache, "nm14_sp", dense, x, 64, split=1)[0]
         assert np.array_equal(y, dense.T.astype(np.float32)), f"row {row}"

@@ -313,7 +313,7 @@ def test_every_pattern_finds_a_format(pattern, options, format):
 
 @pytest.mark.parametrize(
     ("format", "pattern", "options"),
-    [("nm24_sp", "2:4", {}), ("lps", "unstructured", {"sparsity": 0.7})],
+    [("nm24_sp", "2:4", {}), ("nm14_sp", "1:4", {}), ("lps", "unstructured", {"sparsity": 0.7})],
 )
 def test_formats_of_the_fastest_kernels_are_named(format, pattern, options):
     torch.manual_seed(0)

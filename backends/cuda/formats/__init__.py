@@ -30,6 +30,7 @@ _FORMATS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "block8x1": ("block", "Blocks", (8,)),
     "block16x1": ("block", "Blocks", (16,)),
     "nm24_sp": ("nm24_sp", "NM24Sp", ()),
+    "nm14_sp": ("nm14_sp", "NM14Sp", ()),
     "lps": ("lps", "Lps", ()),
 }
 

@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 import pytest
 from host_operator import device_operator_on_host
-from nm24_cases import nm24_matrix
+from nm24_cases import nm14_matrix, nm24_matrix
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
 from sparsec.artifact.graph import load_graph
 from sparsec.backends.cuda import backend, native, nvcc
 from sparsec.backends.cuda.loader import Driver, load_kernel, load_kernels
-from sparsec.backends.cuda.native import NativeUnpack, NativeVariant
+from sparsec.backends.cuda.native import NATIVE, NativeUnpack, NativeVariant
 from sparsec.cli.main import main
 from sparsec.ir.errors import ArtifactError
 
@@ -41,13 +41,15 @@ pytestmark = pytest.mark.skipif(
 
 M, K = 96, 128
 BUCKET = 16
-PASSES = {"nm24_sp": "nm24", "lps": "unstructured:sparsity=0.8125"}
+PASSES = {"nm24_sp": "nm24", "nm14_sp": "nm:n=1,m=4", "lps": "unstructured:sparsity=0.8125"}
 
 
 def layer(form):
     """Return W [M, K] and b [M]; what is multiplied is W as float16."""
     rng = np.random.default_rng(0)
     weight = nm24_matrix(M, K, "float16", seed=0).astype(np.float32)
+    if form == "nm14_sp":
+        weight = nm14_matrix(M, K, "float16", seed=0).astype(np.float32)
     if form == "lps":
         weight = rng.standard_normal((M, K)).astype(np.float16).astype(np.float32)
         weight.reshape(-1)[np.argsort(np.abs(weight), axis=None)[: M * K * 13 // 16]] = 0
@@ -87,7 +89,7 @@ def compile_by_cli(folder, form):
     return out
 
 
-@pytest.fixture(scope="module", params=["lps", "nm24_sp"])
+@pytest.fixture(scope="module", params=NATIVE)
 def artifact(request, tmp_path_factory):
     """A form and its artifact, of one bucket of rows."""
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +98,7 @@ def artifact(request, tmp_path_factory):
 
 
 def variant_of(form, bucket):
-    stored = {"lps": 0.5, "nm24_sp": 1.125}[form]
+    stored = {"lps": 0.5, "nm24_sp": 1.125, "nm14_sp": 0.5625}[form]
     return NativeVariant(form, "float16", 90, bucket, clear=native.clears(form, stored))
 
 
@@ -262,7 +264,7 @@ def test_many_rows_are_multiplied_by_a_weight_that_the_artifact_unpacks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["lps", "nm24_sp"])
+@pytest.mark.parametrize("form", NATIVE)
 def test_launch_data_of_every_kernel_replayed(form, tmp_path):
     """The manifest and the loader alone, as a program in another language would use them."""
     path = compile_by_cli(tmp_path, form)

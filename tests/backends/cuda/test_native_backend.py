@@ -8,7 +8,7 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from nm24_cases import nm24_matrix
+from nm24_cases import nm14_matrix, nm24_matrix
 
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cuda import native, nvcc
@@ -37,6 +37,8 @@ def build(pattern):
     proto = onnx.parser.parse_model(TEXT)
     rng = np.random.default_rng(0)
     weight = nm24_matrix(96, 128, "float16", seed=0).astype(np.float32)
+    if pattern == "1:4":
+        weight = nm14_matrix(96, 128, "float16", seed=0).astype(np.float32)
     if pattern == "unstructured":
         weight = rng.standard_normal((96, 128)).astype(np.float16).astype(np.float32)
         weight[rng.random(weight.shape) < 0.8] = 0
@@ -53,6 +55,7 @@ def build(pattern):
     ("pattern", "form", "family"),
     [
         ("2:4", "nm24_sp", "f16_matmul_nm24_sp__sm90"),
+        ("1:4", "nm14_sp", "f16_matmul_nm14_sp__sm90"),
         ("unstructured", "lps", "f16_matmul_lps__sm90"),
     ],
 )
@@ -70,7 +73,7 @@ def test_a_layer_takes_the_kernel_and_comes_back(pattern, form, family, tmp_path
     assert list(node.attributes["splits"].as_ints()) == [1]
     assert lowered.files[kernel["file"]].startswith(b"\x7fELF")
     assert b".target sm_90" in lowered.files[kernel["ptx"]]
-    assert b"_linear(" in lowered.files[kernel["source"]]
+    assert kernel["entry"].encode() in lowered.files[kernel["source"]]
     assert (unpack["unpacks"], unpack["dtype"], unpack["values"]) == (form, "float16", "float16")
     assert b"_unpack(" in lowered.files[unpack["source"]]
     assert node.attributes["dense_from"].as_int() > 64
@@ -87,6 +90,10 @@ def test_candidates_are_those_that_can_be_compiled(monkeypatch):
     h200, mi300 = targets.get("h200"), targets.get("mi300")
     two_of_four, any_zeros = parse_pattern("2:4"), parse_pattern("unstructured")
     assert candidates(two_of_four, (64, 64), h200) == ["nm24_sp", "nm24", "lps", "bm32"]
+    one_of_four = parse_pattern("1:4")
+    assert candidates(one_of_four, (64, 64), h200) == ["nm14_sp", "nm1_4", "lps", "bm32"]
+    assert candidates(one_of_four, (64, 62), h200) == ["nm1_4", "lps", "bm32"]
+    assert candidates(one_of_four, (64, 64), mi300) == ["nm1_4", "bm32"]
     assert candidates(any_zeros, (64, 64), h200) == ["lps", "bm32"]
     assert candidates(any_zeros, (64, 64), mi300) == ["bm32"]
     monkeypatch.setattr(nvcc, "why_not", lambda sm: "no compiler here")

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nm24_cases import nm24_matrix
+from nm24_cases import nm14_matrix, nm24_matrix
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
 from sparsec.backends.cuda.formats.values import decode
-from sparsec.backends.cuda.native import ACTIVATIONS, NativeUnpack, NativeVariant
+from sparsec.backends.cuda.native import (
+    ACTIVATIONS,
+    FRAGMENTS,
+    NATIVE,
+    NativeUnpack,
+    NativeVariant,
+)
 from sparsec.backends.cuda.nvcc import source_text
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
@@ -24,6 +30,8 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="the emulator needs g++
 def weight(pattern, m, k, dtype="float16", sparsity=0.7, seed=0):
     if pattern == "nm24_sp":
         return nm24_matrix(m, k, dtype, seed=seed, sparsity=max(sparsity, 0.5))
+    if pattern == "nm14_sp":
+        return nm14_matrix(m, k, dtype, seed=seed, sparsity=max(sparsity, 0.75))
     rng = np.random.default_rng(seed)
     dense = rng.standard_normal((m, k)).astype(np.float32)
     dense[rng.random((m, k)) < sparsity] = 0
@@ -74,6 +82,11 @@ CASES = [
     ("nm24_sp", 130, 100, 1, 8, False, 1),
     ("nm24_sp", 1, 4, 9, 8, False, 1),
     ("nm24_sp", 300, 712, 33, 32, False, 2),
+    ("nm14_sp", 128, 512, 16, 16, False, 1),
+    ("nm14_sp", 33, 1088, 17, 16, False, 3),
+    ("nm14_sp", 130, 100, 1, 8, False, 1),
+    ("nm14_sp", 1, 4, 9, 8, False, 1),
+    ("nm14_sp", 300, 712, 33, 32, False, 2),
     ("lps", 128, 256, 16, 16, False, 1),
     ("lps", 65, 1088, 17, 16, False, 3),
     ("lps", 130, 101, 1, 8, True, 1),
@@ -90,7 +103,7 @@ def test_kernels_compute_the_product(case):
     assert close(y, product(x, dense))
 
 
-@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+@pytest.mark.parametrize("pattern", NATIVE)
 def test_no_order_of_lanes_blocks_or_copies_changes_a_bit(pattern):
     dense = weight(pattern, 140, 640, sparsity=0.6)
     x = np.random.default_rng(1).standard_normal((16, 640)).astype(np.float16)
@@ -133,6 +146,10 @@ NARROW = [
     ("nm24_sp", "int8", "float16", 290, 256, 17, 32, False, 1),
     ("nm24_sp", "int8", "bfloat16", 33, 204, 5, 8, False, 1),
     ("nm24_sp", "float8_e4m3fn", "bfloat16", 130, 64, 3, 8, False, 1),
+    ("nm14_sp", "float8_e4m3fn", "float16", 33, 204, 5, 8, False, 2),
+    ("nm14_sp", "int8", "float16", 290, 256, 17, 32, False, 1),
+    ("nm14_sp", "int8", "bfloat16", 33, 204, 5, 8, False, 1),
+    ("nm14_sp", "float8_e4m3fn", "bfloat16", 130, 64, 3, 8, False, 1),
     ("lps", "float8_e4m3fn", "float16", 130, 201, 5, 8, False, 2),
     ("lps", "int8", "float16", 65, 256, 9, 16, True, 1),
     ("lps", "int8", "bfloat16", 65, 101, 9, 16, False, 1),
@@ -158,6 +175,8 @@ def test_8_bit_values_are_multiplied_as_they_are_stored(case):
 UNPACKED = [
     ("nm24_sp", 33, 100, 0.5, "float16"),
     ("nm24_sp", 64, 640, 0.7, "bfloat16"),
+    ("nm14_sp", 33, 100, 0.75, "float16"),
+    ("nm14_sp", 64, 640, 0.85, "bfloat16"),
     ("lps", 65, 640, 0.6, "float16"),
     ("lps", 130, 101, 0.9, "bfloat16"),
     ("lps", 64, 72, 1.0, "float16"),
@@ -203,7 +222,7 @@ def test_every_byte_is_widened_exactly():
                 assert np.array_equal(got.reshape(-1, 2), exact[:, part])
 
 
-@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+@pytest.mark.parametrize("pattern", NATIVE)
 def test_epilogue(pattern):
     dense = weight(pattern, 48, 64)
     rng = np.random.default_rng(6)
@@ -231,10 +250,10 @@ def test_epilogue(pattern):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("bucket", [8, 16, 32, 64])
-@pytest.mark.parametrize("pattern", ["nm24_sp", "lps"])
+@pytest.mark.parametrize("pattern", NATIVE)
 def test_every_variant(pattern, bucket, dtype):
     for k in (64, 200, 204, 330):
-        if pattern == "nm24_sp" and k % 4:
+        if pattern in FRAGMENTS and k % 4:
             continue
         for clear in (False, True) if pattern == "lps" else (False,):
             dense = weight(pattern, 150, k, dtype, seed=k)
@@ -294,7 +313,7 @@ def test_the_emulator_lands_copies_no_sooner_and_no_later_than_allowed(faulty):
 
 
 def test_the_joined_source_is_what_was_emulated():
-    for pattern in ("nm24_sp", "lps"):
+    for pattern in NATIVE:
         text = source_text(NativeVariant(pattern, "float16", 90, 16))
         assert "#include" not in text.replace('#include "emulate.h"', "")
         assert text.count("LANE_FN void finish(") == 1

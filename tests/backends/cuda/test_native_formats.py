@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nm24_cases import nm24_matrix
+from nm24_cases import nm14_matrix, nm24_matrix
 
 from sparsec.backends.cuda import formats
 from sparsec.ir.errors import PatternError, ShapeError
 
-LPS, SP = formats.get("lps"), formats.get("nm24_sp")
+LPS, SP, SP14 = (formats.get(name) for name in ("lps", "nm24_sp", "nm14_sp"))
 
 
 def sparse(rows, columns, sparsity, seed=0):
@@ -203,3 +203,64 @@ def test_nm24_sp_refuses_pairs_that_do_not_ascend():
         SP.check({"packed": padded}, bits.shape)
     with pytest.raises(ShapeError, match="packed int32"):
         SP.check({"packed": good[:, :1]}, bits.shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (31, 60), (33, 64), (64, 68), (100, 132)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_nm14_sp_comes_back_bit_for_bit(shape, dtype):
+    bits = nm14_matrix(*shape, dtype, seed=shape[0], sparsity=0.8).view(np.uint16)
+    assert np.array_equal(back(SP14, bits, dtype), bits)
+
+
+def test_nm14_sp_takes_half_the_bytes_of_2_to_4():
+    for values, size in (("float16", 0.5625), ("float8_e4m3fn", 0.3125)):
+        scales = 4 * 4096 * (size < 0.5)
+        assert SP14.expected_bytes((4096, 4096), 0.75, values) == size * 4096**2 + scales
+
+
+def test_nm14_sp_stands_where_a_lane_of_2_to_4_looks_for_it():
+    bits = np.zeros((32, 64), np.uint16)
+    bits[16 + 8 + 3, 32 + 20 + 3] = 11  # half 1, lower rows, row 3, half 1 of the columns, group 5
+    packed = SP14.pack_bits(bits)["packed"].view(np.uint32)[0, 0]
+    # lane (g=3, t=1), the word of half 1 of the columns and groups 4 to 7, upper half
+    assert packed[1 * 128 + (4 * 3 + 1) * 4 + 2 * 1 + 1] == 11 << 16
+    # column 3: the upper bit in the word of that lane, of pairs 4 i + 2 q + u = 7, lower rows
+    assert packed[256 + 4 * 3 + 1] >> 16 & 0xCCCC == 1 << 15
+    # the lower bit in that of lane (g=3, q=1, u=1), half 1 of the rows, lower rows, t=1
+    assert packed[256 + 4 * 3 + 2 * 1 + 1] & 0x33333333 == 1 << 16 + 4 * 1 + 1
+
+
+def test_nm14_sp_becomes_what_the_figures_of_the_manual_say():
+    """As the kernel does it, in other words: two bits of a place make columns and halves."""
+    bits = nm14_matrix(32, 64, "float16", seed=7).view(np.uint16)
+    words = SP14.pack_bits(bits)["packed"].view(np.uint32)[0, 0].tolist()
+    values, places = words[:256], words[256:]
+    for i, q in np.ndindex(2, 2):
+        fragments = [[[0, 0] for _ in range(4)] for _ in range(32)]
+        for lane, u, lower in np.ndindex(32, 2, 2):
+            kept = values[i * 128 + 4 * lane + 2 * q + u] >> 16 * lower & 0xFFFF
+            second = places[lane] >> (8 * i + 4 * q + 2 + u + 16 * lower) & 1
+            fragments[lane][2 * u + lower][second] = kept
+        metadata = []
+        for lane in range(32):
+            odd = [places[lane] >> 4 * n + i & 1 for n in range(8)]
+            metadata.append(
+                sum(((1 | 3 << 2) if each else 2 << 2) << 4 * n for n, each in enumerate(odd))
+            )
+        expected = bits[16 * i : 16 * i + 16, 32 * q : 32 * q + 32]
+        assert sixteen_by_32(fragments, metadata, q) == expected.tolist()
+
+
+def test_nm14_sp_refuses_what_it_cannot_hold():
+    bits = nm14_matrix(33, 68, "float16", seed=0).view(np.uint16)
+    good = SP14.pack_bits(bits)["packed"]
+    padded = good.copy()
+    padded[1, 1, 2] = 1
+    with pytest.raises(PatternError, match="padding"):
+        SP14.check({"packed": padded}, bits.shape)
+    with pytest.raises(ShapeError, match="packed int32"):
+        SP14.check({"packed": good[:, :1]}, bits.shape)
+    with pytest.raises(ShapeError, match="multiple of 4 columns"):
+        SP14.pack_bits(np.zeros((2, 6), np.uint16))
+    with pytest.raises(PatternError, match="not 1:4"):
+        SP14.pack_bits(np.ones((2, 8), np.uint16))

@@ -4,7 +4,7 @@ import pytest
 
 from sparsec.backends.cuda import nvcc
 from sparsec.backends.cuda.issue import instructions_per_element
-from sparsec.backends.cuda.native import NATIVE, NativeVariant
+from sparsec.backends.cuda.native import FRAGMENTS, NATIVE, NativeVariant
 from sparsec.backends.cuda.sass import check_code, read_code
 
 pytest.importorskip("triton", reason="the disassembler comes with triton")
@@ -31,7 +31,7 @@ def test_every_form_compiles_as_it_has_to(form, sm):
         assert f".entry {variant.entry}(" in kernel.ptx
         assert not kernel.ptx.endswith("\0")
         sparse = any(opcode.startswith("HMMA.SP") for opcode in kernel.code.opcodes)
-        assert sparse == (form == "nm24_sp")
+        assert sparse == (form in FRAGMENTS)
 
 
 @pytest.mark.parametrize("form", NATIVE)

@@ -8,7 +8,15 @@ from covering import cover
 
 from sparsec.backends.cuda import nvcc
 from sparsec.backends.cuda.issue import instructions_per_element, is_meant_for
-from sparsec.backends.cuda.native import BUCKETS, VALUES, NativeUnpack, NativeVariant, buckets
+from sparsec.backends.cuda.native import (
+    BUCKETS,
+    FRAGMENTS,
+    NATIVE,
+    VALUES,
+    NativeUnpack,
+    NativeVariant,
+    buckets,
+)
 from sparsec.ir.errors import UnsupportedTargetError
 
 pytest.importorskip(
@@ -25,7 +33,7 @@ READS = {64: (True, True), 72: (True, False), 60: (False, False)}  # K: aligned,
 
 def products():
     """Yield every form of the kernels that multiply, as answers to what tells them apart."""
-    forms = (("nm24_sp", False), ("lps", False), ("lps", True))
+    forms = (*((each, False) for each in NATIVE), ("lps", True))
     for sm, bucket, dtype, values in itertools.product(SMS, BUCKETS, DTYPES, VALUES):
         for (form, clear), columns in itertools.product(forms, READS):
             if bucket in buckets(form, columns):
@@ -40,7 +48,7 @@ def product(form, dtype, sm, bucket, columns, values):
 def unpacking():
     """Yield every form of the kernels that unpack."""
     for sm, dtype, values in itertools.product(SMS, DTYPES, VALUES):
-        for form, aligned in (("nm24_sp", True), ("lps", True), ("lps", False)):
+        for form, aligned in (*((each, True) for each in NATIVE), ("lps", False)):
             yield form, dtype, sm, aligned, values
 
 
@@ -56,6 +64,8 @@ def chosen(every):
 # Lane instructions for a dense weight, by rows of x: what was counted on any of SMS, rounded up.
 NM24_SP = {8: 0.6, 16: 0.7, 32: 0.7, 64: 1.05}
 NM24_SP_SMALL = {8: 0.65, 16: 0.75, 32: 1.05, 64: 1.35}  # blocks of 128 rows: little shared memory
+NM14_SP = {8: 1.4, 16: 1.45, 32: 1.45, 64: 1.85}
+NM14_SP_SMALL = {8: 1.4, 16: 1.45, 32: 1.8, 64: 2.1}
 IDLE = 0.4  # besides, on sm_120: a NOP of ptxas behind each HMMA.SP that no other follows
 LPS = {
     8: (3.8, 3.2, 2.6, 2.05, 1.7),
@@ -71,12 +81,18 @@ LPS_8 = {  # of 8-bit values and bfloat16
 }
 LPS_8_SHARE = (0.79, 0.88, 0.93, 1.0)  # of that, as for NM24_SP_WIDEN
 # More than that where K is no multiple of 64, and where x is read in pieces too.
-RAGGED = {"nm24_sp": dict.fromkeys(BUCKETS, 0.05), "lps": {8: 0.1, 16: 0.2, 32: 0.15, 64: 0.4}}
-PIECES = {"nm24_sp": {8: 0.1, 16: 0.1, 32: 0.1, 64: 0.2}, "lps": {8: 0.7, 16: 1.4, 32: 1.7}}
+RAGGED = {
+    **{form: dict.fromkeys(BUCKETS, 0.05) for form in FRAGMENTS},
+    "lps": {8: 0.1, 16: 0.2, 32: 0.15, 64: 0.4},
+}
+PIECES = {
+    **{form: {8: 0.1, 16: 0.1, 32: 0.1, 64: 0.2} for form in FRAGMENTS},
+    "lps": {8: 0.7, 16: 1.4, 32: 1.7},
+}
 LPS_SM120 = {8: 0.0, 16: 0.0, 32: 0.35, 64: 1.3}  # more than that, as ptxas makes it there
 # More than that of nm24_sp for 8-bit values: e4m3 by the conversion of sm_89 and up, int8, e4m3 by
 # arithmetic, and all to bfloat16.
-NM24_SP_WIDEN = (0.3, 0.75, 1.3, 1.65)
+NM24_SP_WIDEN = (0.3, 0.75, 1.3, 1.65)  # half of it for nm14_sp
 
 
 def budget(variant, sparsity):
@@ -86,10 +102,12 @@ def budget(variant, sparsity):
         width = 3
     elif not width and variant.sm == 80:
         width = 2
-    if variant.format == "nm24_sp":
-        narrow = variant.block_rows == 128
-        allowed = (NM24_SP_SMALL if narrow else NM24_SP)[variant.bucket]
-        allowed += NM24_SP_WIDEN[width] if variant.values else 0
+    if variant.format in FRAGMENTS:
+        half = variant.format == "nm14_sp"
+        tables = (NM14_SP, NM14_SP_SMALL) if half else (NM24_SP, NM24_SP_SMALL)
+        allowed = tables[variant.block_rows == 128][variant.bucket]
+        if variant.values:
+            allowed += NM24_SP_WIDEN[width] / (1 + half)
     elif variant.values:
         allowed = LPS_8[variant.bucket][SPARSITIES.index(sparsity)] * LPS_8_SHARE[width]
     else:
@@ -102,7 +120,7 @@ def budget(variant, sparsity):
 
 
 def idle(code, variant):
-    """Return how many of the instructions for a weight of nm24_sp are NOPs."""
+    """Return how many of the instructions for a weight are NOPs."""
     loop = min((each for each in code.loops if each["LDGDEPBAR"]), key=lambda each: each.total())
     return loop["NOP"] * 32 / (variant.stages * variant.block_rows // 4 * 64)
 
@@ -125,7 +143,7 @@ def problems(variant, folder):
             instructions_per_element(code, variant, sparsity),
             budget(variant, sparsity),
         )
-        if variant.format == "nm24_sp" and variant.sm == 120:
+        if variant.format in FRAGMENTS and variant.sm == 120:
             if (nops := idle(code, variant)) > IDLE:
                 yield f"{variant.name}: {nops:.2f} NOPs a weight"
             spent -= nops
@@ -148,5 +166,5 @@ def test_the_selection_lets_every_three_choices_meet():
         return {(each.format, each.clear, each.bucket, each.sm) for each in found}
 
     assert meetings(chosen(False)) == meetings(chosen(True))
-    assert len(meetings(chosen(True))) == 3 * len(BUCKETS) * len(SMS)
-    assert 50 < len(chosen(False)) < 120 < 1000 < len(chosen(True))
+    assert len(meetings(chosen(True))) == (len(NATIVE) + 1) * len(BUCKETS) * len(SMS)
+    assert 60 < len(chosen(False)) < 150 < 1300 < len(chosen(True))
