@@ -5,7 +5,8 @@ Needs numpy, torch with CUDA, triton, and this checkout. Prints tables and write
 next. A kernel that computes wrong results, fails, crashes or hangs is reported and not measured, and the
 others are: each step runs in a process apart. What there is no time for within ``--minutes`` is listed as
 unmeasured. Exits with 3 if anything was wrong or failed; without a device it says so and exits with 4.
-``--dry-run`` prints what would be measured, and needs none. ``benchmarks.gpu.end_to_end`` measures a whole
+``--dry-run`` prints what would be measured, and needs none. ``--only`` measures some parts, in a file of
+their own, for instance those that there was no time for. ``benchmarks.gpu.end_to_end`` measures a whole
 model alone.
 """
 
@@ -21,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from benchmarks.gpu.plan import (
     table,
 )
 from benchmarks.gpu.prepare import Preparation, compile_native, compile_triton
+from benchmarks.gpu.shapes import Layer
 
 NO_DEVICE = 4
 WRONG_RESULT = 3
+PARTS = ("native", "model", "triton", "prefill")  # in their order
 RESULTS = Path(__file__).parents[1] / "results"
 _STEP_SECONDS = 60.0  # that one step may take
 _CHECK_SECONDS = 150.0  # that a check may take, which compiles what was not compiled ahead
@@ -131,20 +134,25 @@ def prefill_line(row: dict[str, Any]) -> str:
     )
 
 
-def plan(quick: bool) -> str:
+def plan(quick: bool, only: Sequence[str] = PARTS) -> str:
     """Return what a run measures, for people."""
     rows, native, long = table(quick), native_table(), prefill_table()
-    lines = ["ceilings: copy, matmul", f"correctness: {', '.join(map(str, EVERYWHERE + ENTRIES))}"]
-    lines += [
-        f"time: {entry} {layer.model} {layer.name} N={n} (CUDA C++)" for layer, n, entry in native
-    ]
-    lines.append("end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end")
-    lines += [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows]
-    lines += [
-        f"time: {entry} {layer.model} {layer.name} N={n} (unpacked, then dense)"
-        for layer, n, entry in long
-    ]
-    return "\n".join([*lines, f"{len(rows) + len(native) + len(long)} rows"])
+    parts = {
+        "native": [
+            f"time: {entry} {layer.model} {layer.name} N={n} (CUDA C++)"
+            for layer, n, entry in native
+        ],
+        "model": ["end to end: a model of the shape of Llama-2-7B, see benchmarks.gpu.end_to_end"],
+        "triton": [f"correctness: {', '.join(map(str, EVERYWHERE + ENTRIES))}"]
+        + [f"time: {entry} {layer.model} {layer.name} N={n}" for layer, n, entry in rows],
+        "prefill": [
+            f"time: {entry} {layer.model} {layer.name} N={n} (unpacked, then dense)"
+            for layer, n, entry in long
+        ],
+    }
+    lines = ["ceilings: copy, matmul"]
+    lines += [each for part in PARTS if part in only for each in parts[part]]
+    return "\n".join([*lines, f"{sum(each.startswith('time: ') for each in lines)} rows"])
 
 
 class Run:
@@ -251,20 +259,34 @@ class Run:
         return [*dict.fromkeys(wrong), *self.result.get("end_to_end", {}).get("wrong", [])]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run everything; return the exit code."""
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two layers instead of all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--minutes", type=float, default=9.0, help="time for everything (default: 9)"
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (default: all)"
+    )
     parser.add_argument("--out", type=Path, help="result file (default: benchmarks/results/)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def result_file(device: str, parts: Sequence[str]) -> Path:
+    """Return the file of a device's results; some parts alone do not replace those of all."""
+    name = re.sub(r"\W+", "-", device).strip("-").lower()
+    some = "" if set(parts) == set(PARTS) else "".join(f"-{p}" for p in PARTS if p in parts)
+    return RESULTS / f"gpu-{name}{some}.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run everything; return the exit code."""
+    options = options_of(arguments)
     if options.dry_run:
-        print(plan(options.quick))
+        print(plan(options.quick, options.only))
         return 0
     until = time.monotonic() + 60 * options.minutes
     if reason := missing():
@@ -274,13 +296,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     found = machine()
     print(json.dumps(found), flush=True)
-    device = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
-    path = options.out or RESULTS / f"gpu-{device}.json"
+    path = options.out or result_file(found["device"], options.only)
     with Preparation(int(found["sm"].replace(".", "")), until) as made, Worker() as worker:
         run = Run(path, until, worker)
         run.result["machine"] = found
         begin = time.monotonic()
-        measure_all(run, made, options.quick, options.seed, begin)
+        measure_all(run, made, options.quick, options.seed, begin, options.only)
         run.result["state_after"] = state()
         run.result["seconds"] = time.monotonic() - begin
         run.save()
@@ -291,72 +312,132 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure_all(run: Run, made: Preparation, quick: bool, seed: int, begin: float) -> None:
-    """Prepare, check and measure everything, what the targets are about first."""
-    from benchmarks.gpu import ceilings, native, packed, prefill
+def measure_all(
+    run: Run,
+    made: Preparation,
+    quick: bool,
+    seed: int,
+    begin: float,
+    only: Sequence[str] = PARTS,
+) -> None:
+    """Prepare, check and measure the parts, what the targets are about first.
+
+    Parts that are not the last have to be done within their share of the time.
+    """
+    from benchmarks.gpu import native, prefill
 
     no_native = native.missing()
     natives = [] if no_native else native.variants()
-    entries = (*EVERYWHERE, *ENTRIES)
-    triton = {entry: triton_calls(entry, quick, f"sm{made.sm}") for entry in entries}
+    triton = {e: triton_calls(e, quick, f"sm{made.sm}") for e in (*EVERYWHERE, *ENTRIES)}
+    long = [each for each in prefill_table() if prefill.missing(each[-1]) is None]
+    # All kernels, whatever the parts: the model and products of many rows launch those of both kinds.
     made.compile(compile_native, natives)
-    made.pack([] if no_native else [(layer, entry) for layer, _, entry in native_table()])
+    measured = "native" in only and not no_native
+    made.pack((layer, entry) for layer, _, entry in (native_table() if measured else []))
     for calls in triton.values():
         made.compile(compile_triton, calls)
-    made.pack((layer, entry) for layer, _, entry in table(quick))
-    long = [each for each in prefill_table() if prefill.missing(each[-1]) is None]
-    made.pack((layer, entry) for layer, _, entry in long)
+    made.pack((layer, entry) for layer, _, entry in (table(quick) if "triton" in only else []))
+    made.pack((layer, entry) for layer, _, entry in (long if "prefill" in only else []))
+
+    share = run.until - begin
+
+    def ends(part: str, portion: float) -> float:
+        later = any(each in only for each in PARTS[PARTS.index(part) + 1 :])
+        return begin + portion * share if later else run.until
+
+    bandwidth = ceilings_of(run)
+    if "native" in only:
+        if no_native:
+            run.result["native"] = {"skipped": no_native}
+            print(f"CUDA C++ kernels are not measured: {no_native}", flush=True)
+        else:
+            made.compiled(compile_native, natives)
+            native_rows(run, made, seed, bandwidth, ends("native", NATIVE_SHARE))
+    if "model" in only:
+        whole_model(run, ends("model", MODEL_SHARE))
+    if "triton" in only:
+        triton_rows(run, made, triton, quick, seed, bandwidth)
+    if "prefill" in only:
+        prefill_rows(run, made, long, seed)
+
+
+def ceilings_of(run: Run) -> float:
+    """Measure what the device can do at most; return bytes a second, NaN if that failed."""
+    from benchmarks.gpu import ceilings
 
     copy = run.step("copy", ceilings.copy_bytes_per_second)
     flops = run.step("matmul", ceilings.matmul_flops)
     run.result |= {"copy_bytes_per_second": copy, "matmul_flops": flops}
     if copy and flops:
         print(f"copy {copy / 1e12:.2f} TB/s, matmul {flops / 1e12:.0f} TFLOP/s", flush=True)
-    bandwidth = copy or float("nan")
+    return float(copy or "nan")
 
-    def timed(native_kernel: bool) -> Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]]:
-        def of(layer: Any, n: int, entry: Entry) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-            arguments = (layer, n, entry, bandwidth, made.packed(layer, entry), native_kernel)
-            return packed.measure, arguments
 
-        return of
+def timed(
+    made: Preparation, bandwidth: float, native_kernel: bool
+) -> Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Return what ``Run.rows`` asks for the measurement of a layer, rows of x and an entry."""
+    from benchmarks.gpu import packed
 
-    share = run.until - begin
-    if no_native:
-        run.result["native"] = {"skipped": no_native}
-        print(f"CUDA C++ kernels are not measured: {no_native}", flush=True)
-    else:
-        made.compiled(compile_native, natives)
-        right = {
-            (name, sparsity): run.correct(
-                "native", f"{name} {sparsity:g}", native.check, seed, name, sparsity
-            )
-            for name, sparsity in native.CASES
-        }
-        print(HEADER, flush=True)
-        rows = [each for each in native_table() if right[each[-1].format, each[-1].sparsity]]
-        run.rows("native", rows, timed(True), begin + NATIVE_SHARE * share)
+    def of(layer: Any, n: int, entry: Entry) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        arguments = (layer, n, entry, bandwidth, made.packed(layer, entry), native_kernel)
+        return packed.measure, arguments
 
-    whole_model(run, begin + MODEL_SHARE * share)
+    return of
 
-    right_entries = set()
-    for entry, calls in triton.items():
+
+def native_rows(run: Run, made: Preparation, seed: int, bandwidth: float, until: float) -> None:
+    """Check the CUDA C++ kernels and measure those that are right."""
+    from benchmarks.gpu import native
+
+    right = {
+        (name, sparsity): run.correct(
+            "native", f"{name} {sparsity:g}", native.check, seed, name, sparsity
+        )
+        for name, sparsity in native.CASES
+    }
+    print(HEADER, flush=True)
+    rows = [each for each in native_table() if right[each[-1].format, each[-1].sparsity]]
+    run.rows("native", rows, timed(made, bandwidth, True), until)
+
+
+def triton_rows(
+    run: Run,
+    made: Preparation,
+    calls_of: dict[Entry, list[tuple[Any, ...]]],
+    quick: bool,
+    seed: int,
+    bandwidth: float,
+) -> None:
+    """Check the Triton kernels and measure those that are right."""
+    from benchmarks.gpu import packed
+
+    right = set()
+    for entry, calls in calls_of.items():
         made.compiled(compile_triton, calls)
         if run.correct("triton", str(entry), packed.check, seed, entry):
-            right_entries.add(entry)
+            right.add(entry)
     print(HEADER, flush=True)
-    run.rows("triton", [each for each in table(quick) if each[-1] in right_entries], timed(False))
+    rows = [each for each in table(quick) if each[-1] in right]
+    run.rows("triton", rows, timed(made, bandwidth, False))
+
+
+def prefill_rows(
+    run: Run, made: Preparation, plans: list[tuple[Layer, int, Entry]], seed: int
+) -> None:
+    """Check and measure products of many rows."""
+    from benchmarks.gpu import prefill
 
     print("many rows: the weight unpacked and multiplied densely, against dense and packed")
-    right_long = {
+    right = {
         e
-        for e in dict.fromkeys(each[-1] for each in long)
+        for e in dict.fromkeys(each[-1] for each in plans)
         if run.correct("prefill", str(e), prefill.check, seed, (e,))
     }
     print(PREFILL_HEADER, flush=True)
     run.rows(
         "prefill",
-        [each for each in long if each[-1] in right_long],
+        [each for each in plans if each[-1] in right],
         lambda layer, n, entry: (prefill.measure, (layer, n, entry, made.packed(layer, entry))),
         show=prefill_line,
     )

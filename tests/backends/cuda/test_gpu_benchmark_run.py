@@ -143,6 +143,23 @@ def test_what_fails_is_reported_and_the_rest_is_measured(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_compiler")
+@pytest.mark.parametrize("part", main.PARTS)
+def test_parts_alone_have_all_the_time_and_a_file_of_their_own(part, tmp_path):
+    path = tmp_path / "gpu.json"
+    # Past every share of the time: only a part that has all of it is measured.
+    run = main.Run(path, 100.0, Stub(answers), clock=lambda: 99.0)
+    main.measure_all(run, Made(), False, 0, 0.0, [part])
+    result = json.loads(path.read_text())
+    kinds = {"native": "native", "model": "end_to_end", "triton": "triton", "prefill": "prefill"}
+    assert set(kinds.values()) & set(result) == {kinds[part]}
+    assert result[kinds[part]]["rows"]
+    assert not result["unmeasured"]
+    assert result["copy_bytes_per_second"] == 1e12
+    assert main.result_file("NVIDIA H200", [part]).name == f"gpu-nvidia-h200-{part}.json"
+    assert main.result_file("NVIDIA H200", main.PARTS[::-1]).name == "gpu-nvidia-h200.json"
+
+
+@pytest.mark.usefixtures("_compiler")
 def test_what_there_is_no_time_for_is_listed_and_the_first_things_come_first(tmp_path, monkeypatch):
     now = [0.0]
 
