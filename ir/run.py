@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -170,6 +171,11 @@ def _explained(error: Exception, where: str) -> SparsecError:
     return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
 
 
+def _array(feed: Any) -> Any:
+    """Return a tensor of torch as an array, and everything else, as a list for a sequence, as it is."""
+    return np.asarray(feed) if hasattr(feed, "__array__") else feed
+
+
 class OrtRunner:
     """Runs a model in ONNX Runtime; see :func:`session_options`."""
 
@@ -203,7 +209,7 @@ class OrtRunner:
             If the model cannot be run on these feeds.
         """
         try:
-            outputs = self.session.run(None, dict(feeds))
+            outputs = self.session.run(None, {name: _array(feed) for name, feed in feeds.items()})
         except Exception as error:  # the runtime's exception types are private
             text = " ".join(str(error).split())
             raise CalibrationError(

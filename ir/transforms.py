@@ -49,7 +49,10 @@ def _is_tonal(rows: NDArray[np.floating]) -> bool:
     Any usual window spreads a tone over five bins at most. Rows of rounding noise, as of sin(pi n),
     have no peak and are not looked at.
     """
-    energy = np.square(np.abs(np.fft.rfft(rows, axis=1)))
+    largest = np.abs(rows).max()
+    if not 0 < largest < np.inf:
+        return False
+    energy = np.square(np.abs(np.fft.rfft(rows / largest, axis=1)))  # of any scale in float32
     total = energy.sum(axis=1)
     energy = energy[total > _NOISE * total.max()]
     if len(energy) < _MIN_ROWS - 2:

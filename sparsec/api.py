@@ -111,13 +111,16 @@ def compile(
     SparsecError
         Of the kind that tells what went wrong; nothing is left half-written.
     """
+    _check_text(target=target, calib=calib, eval=eval)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed: needed a whole number of at least 0, got {seed!r}", where="seed")
     recipe = Recipe(
-        passes=Pipeline.parse(passes).passes,
+        passes=Pipeline.parse(_listed("passes", passes)).passes,
         target=target,
         seed=seed,
         calib=calib,
         eval=eval,
-        goals=tuple(Goal.parse(goal) for goal in goals),
+        goals=tuple(Goal.parse(goal) for goal in _listed("goals", goals)),
     )
     return run_recipe(
         model,
@@ -129,6 +132,32 @@ def compile(
         cache=cache,
         progress=progress,
     )
+
+
+def _check_text(**options: object) -> None:
+    """Refuse options that are no text, as arrays for SOURCE are."""
+    for name, value in options.items():
+        if isinstance(value, str) or (value is None and name != "target"):
+            continue
+        more = "" if name == "target" else "; save arrays by numpy.savez and give the FILE.npz"
+        raise UsageError(f"{name}: needed a text, got {type(value).__name__}{more}", where=name)
+
+
+def _listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return several options; one text alone is not taken for its letters.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(values, (str, Pass)) or not isinstance(values, Iterable):
+        raise UsageError(f"{name}: needed a list, got {values!r}; write [{values!r}]", where=name)
+    found = tuple(values)
+    for value in found:
+        if not isinstance(value, (str, Pass) if name == "passes" else str):
+            kind = "neither a text nor a pass" if name == "passes" else "no text"
+            raise UsageError(f"{name}: {value!r} is {kind}", where=name)
+    return found
 
 
 def run_recipe(

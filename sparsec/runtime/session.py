@@ -68,6 +68,11 @@ class Session:
 
     def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         names = [entry["name"] for entry in self.inputs]
+        if not isinstance(feeds, Mapping):
+            raise ShapeError(
+                f"needed inputs by name, {{{', '.join(f'{name!r}: array' for name in names)}}}, "
+                f"got {type(feeds).__name__}"
+            )
         if missing := [name for name in names if name not in feeds]:
             raise ShapeError(f"missing inputs: {', '.join(missing)}; needed: {', '.join(names)}")
         if unknown := [name for name in feeds if name not in names]:

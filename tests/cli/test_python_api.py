@@ -94,6 +94,43 @@ def test_wrong_requests_raise_what_the_command_line_reports(mlp: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"passes": "nm24"}, r"passes: needed a list, got 'nm24'; write \['nm24'\]"),
+        ({"passes": NMPass()}, "passes: needed a list"),
+        ({"passes": [3]}, "passes: 3 is neither a text nor a pass"),
+        ({"goals": "bytes=-10%"}, r"write \['bytes=-10%'\]"),
+        ({"goals": [0.5]}, "goals: 0.5 is no text"),
+        (
+            {"calib": {"x": np.zeros((1, 32))}},
+            "calib: needed a text, got dict; save arrays by numpy",
+        ),
+        ({"target": None}, "target: needed a text, got NoneType"),
+        ({"seed": -1}, "seed: needed a whole number of at least 0, got -1"),
+        ({"seed": "a"}, "seed: needed a whole number"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_options_of_other_types_are_usage_errors(
+    mlp: Path, tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    """A text is a sequence of letters, and arrays are what people have at hand in Python."""
+    with pytest.raises(UsageError, match=words):
+        sparsec.compile(mlp, **{"target": "onnx", "output": tmp_path / "a.sparsec"} | options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_may_be_tensors_but_have_names(compiled: Path) -> None:
+    torch = pytest.importorskip("torch")
+    session = sparsec.load(compiled)
+    (got,) = session.run({"x": torch.from_numpy(feed()["x"])}).values()
+    (want,) = session.run(feed()).values()
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(ShapeError, match=r"needed inputs by name, \{'x': array\}, got list"):
+        session.run([feed()["x"]])
+
+
 def test_a_session_knows_its_interface(compiled: Path) -> None:
     session = sparsec.load(compiled)
     assert session.inputs == [{"name": "x", "dtype": "float32", "shape": ["batch", 32]}]

@@ -54,6 +54,20 @@ def test_an_outlier_does_not_make_the_rest_look_symmetric():
     assert not is_fixed_transform(weight)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_does_not_matter(scale):
+    """Nor does it overflow, with a warning among the output of the command line."""
+    basis = fourier(64, np.hanning, np.cos)
+    assert is_fixed_transform(basis * np.float32(scale))
+    assert not is_fixed_transform(normal(64, 128) * np.float32(scale))
+
+
+def test_weights_that_are_no_numbers_are_not():
+    weight = normal(64, 128)
+    weight[3, 4], weight[5, 6] = np.inf, np.nan
+    assert not is_fixed_transform(weight)
+
+
 def test_zeros_constants_and_small_matrices_are_not():
     assert not is_fixed_transform(np.zeros((64, 64), np.float32))
     assert not is_fixed_transform(np.eye(4, dtype=np.float32))
