@@ -94,23 +94,11 @@ def insert(
     graph.initializers[plan_name] = weight
     operands = [replaced.get(value, value) for value in region.inputs]
     outputs = [ir.Value(name=None, type=v.type, shape=v.shape) for v in region.outputs]
-    flat = {item.output for item in region.items if item.flat}
-    flattens = [
-        ir.Node("", "Flatten", [ir.Value(name=None, type=old.type)], outputs=[new])
-        for old, new in zip(region.outputs, outputs, strict=True)
-        if old in flat
-    ]
-    of_flatten = {each.outputs[0]: each.inputs[0] for each in flattens}
     node = ir.Node(
-        DOMAIN,
-        OP_TYPE,
-        [weight, *operands],
-        outputs=[of_flatten.get(new) or new for new in outputs],
-        name=name,
-        version=DOMAIN_VERSION,
+        DOMAIN, OP_TYPE, [weight, *operands], outputs=outputs, name=name, version=DOMAIN_VERSION
     )
     write_labels(node, region.items)
-    graph.insert_before(region.items[-1].nodes[-1], [node, *flattens])
+    graph.insert_before(region.items[-1].nodes[-1], node)
     for old, new in zip(region.outputs, outputs, strict=True):
         label = old.name
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

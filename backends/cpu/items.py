@@ -34,7 +34,7 @@ class Item:
     tensors : mapping
         ``weight`` float32 [M, K], ``bias`` and ``gain`` float32 [M].
     flat : bool
-        The plan's value is the image [N, M, 1, 1] of ``output`` [N, M].
+        ``output`` [N, M] is an image of one pixel to the plan.
     """
 
     code: OpCode
