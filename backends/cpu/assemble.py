@@ -106,7 +106,7 @@ def build_plan(scene: Scene, region: Region, tile_hint: int = 0) -> Plan:
 
 
 def _rank(scene: Scene, item: Item) -> int:
-    return 4 if item.kind is Kind.IMAGE else scene.rank(item.output)
+    return 4 if item.kind is Kind.IMAGE and not item.flat else scene.rank(item.output)
 
 
 def _outside(region: Region, value: ir.Value, scene: Scene) -> tuple[Kind, int]:

@@ -146,9 +146,13 @@ _Inputs = Sequence[ir.Value | None]
 
 
 def _linear(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
+    x = inputs[0]
     if _value(plan, op.inputs[0]).kind is Kind.IMAGE:
-        return _conv(w, plan, op, inputs)
-    y = w.product("MatMul", inputs[0], w.weight(_needed(plan, op.weight).T.copy(), 0))
+        if _value(plan, op.output).rank != 2:
+            return _conv(w, plan, op, inputs)
+        assert x is not None
+        x = w.add("Flatten", x)
+    y = w.product("MatMul", x, w.weight(_needed(plan, op.weight).T.copy(), 0))
     bias = _tensor(plan, op.bias)
     return y if bias is None else w.add("Add", y, w.constant(bias.reshape(-1)))
 

@@ -33,6 +33,8 @@ class Item:
         Further fields of :class:`~sparsec.backends.cpu.plan.Op`.
     tensors : mapping
         ``weight`` float32 [M, K], ``bias`` and ``gain`` float32 [M].
+    flat : bool
+        ``output`` [N, M] is an image of one pixel to the plan.
     """
 
     code: OpCode
@@ -44,6 +46,7 @@ class Item:
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     tensors: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     site: WeightSite | None = None
+    flat: bool = False
 
     def merged(self, nodes: tuple[ir.Node, ...], output: ir.Value, **changes: Any) -> Item:
         """Return the item with ``nodes`` absorbed and ``output`` as its result."""

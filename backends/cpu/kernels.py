@@ -20,7 +20,6 @@ def is_direct(scene: Scene, region: Region, plan: Plan) -> bool:
     return all(
         item.kind is Kind.ROWS
         and item.code in _SIMPLE
-        and (item.code is not OpCode.LINEAR or isinstance(plan.tensors[op.weight], Blocks))
         and columns_of(scene, item) <= DIRECT_COLUMNS
         for item, op in zip(region.items, plan.ops, strict=True)
     )
@@ -40,7 +39,10 @@ def site_kernels(scene: Scene, region: Region, plan: Plan) -> Mapping[str, str]:
     """Return the family of microkernels of each pruned site, by its name."""
     direct = is_direct(scene, region, plan)
     return {
-        item.site.name: _family(plan.tensors[op.weight], direct)
+        item.site.name: _family(
+            plan.tensors[op.weight],
+            direct or (item.code is OpCode.LINEAR and columns_of(scene, item) <= DIRECT_COLUMNS),
+        )
         for item, op in zip(region.items, plan.ops, strict=True)
         if item.site is not None and item.site.pattern is not None
     }
@@ -48,7 +50,7 @@ def site_kernels(scene: Scene, region: Region, plan: Plan) -> Mapping[str, str]:
 
 def _family(weight: Tensor, direct: bool) -> str:
     if not isinstance(weight, Blocks):
-        return "f32_spmm_block4x1"  # with all blocks kept
+        return "f32_gemv_dense" if direct else "f32_spmm_block4x1"  # with all blocks kept
     # For tiles narrow values are widened when they are packed, and blocks of 8 rows run as two of 4.
     rows = weight.block_rows if direct else min(weight.block_rows, 4)
     form = "unstructured" if rows == 1 else f"block{rows}x1"

@@ -18,11 +18,29 @@ def linear_item(scene: Scene, node: ir.Node, site: WeightSite | None) -> Item | 
     if rank < 2 or scene.constant(x) is not None or site.layout.row_axes != 1 or not site.size:
         return None
     matrix = site.matrix().astype(np.float32)
+    flatten = _flattened_pixel(scene, node)
+    nodes, operand = ((node,), x) if flatten is None else ((flatten, node), flatten.inputs[0])
     item = Item(
-        OpCode.LINEAR, (node,), (x,), node.outputs[0], Kind.ROWS, matrix.shape[0],
-        tensors={"weight": matrix}, site=site,
+        OpCode.LINEAR, nodes, (operand,), node.outputs[0],
+        Kind.ROWS if flatten is None else Kind.IMAGE, matrix.shape[0],
+        tensors={"weight": matrix}, site=site, flat=flatten is not None,
     )  # fmt: skip
     return item if node.op_type == "MatMul" else _gemm(scene, node, item)
+
+
+def _flattened_pixel(scene: Scene, node: ir.Node) -> ir.Node | None:
+    """Return what makes the rows that ``node`` reads of pooled images, as classifiers do; else None."""
+    x = node.inputs[0]
+    flatten = None if x is None else x.producer()
+    if x is None or flatten not in scene.order or not scene.only_read_by(x, {node}):
+        return None
+    image = flatten.inputs[0] if is_op(flatten, "Flatten", "Reshape", "Squeeze") else None
+    pooling = None if image is None else image.producer()
+    if pooling is None or not is_op(pooling, "GlobalAveragePool", "ReduceMean"):
+        return None
+    shapes = scene.shapes(image, x)
+    pixels = shapes is not None and all(a[2:] == (1, 1) and a[:2] == b for a, b in shapes)
+    return flatten if pixels and scene.rank(image) == 4 else None
 
 
 def _gemm(scene: Scene, node: ir.Node, item: Item) -> Item | None:

@@ -157,7 +157,7 @@ def _with_activation(item: Item, reader: Item) -> Item | None:
 def _with_residual(
     scene: Scene, item: Item, reader: Item, by_node: dict[ir.Node, Item]
 ) -> Item | None:
-    if "activation" in item.fields or len(item.inputs) > 1:
+    if "activation" in item.fields or len(item.inputs) > 1 or item.flat:
         return None
     first, second = reader.inputs
     other = second if first is item.output else first

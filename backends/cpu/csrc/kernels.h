@@ -46,8 +46,9 @@ struct SpmmKernel {
 
 // y[rows, 1] = clip(W @ x + bias + residual) for one column, weights as they are stored in the plan.
 struct GemvArgs {
-  const uint32_t* starts;
+  const uint32_t* starts;  // this and `columns` are null where the weight is dense
   const uint16_t* columns;
+  ptrdiff_t k;             // columns of the weight
   const void* values;    // float, float16 bits or int8, as the kernel reads them
   const float* scales;   // of int8: [rows rounded up to block_rows]
   ptrdiff_t group_begin, group_end;

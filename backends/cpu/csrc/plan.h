@@ -156,7 +156,7 @@ struct BuiltOp {
   Window window;
   Padded padded;
   bool by_rows = false;     // depthwise: its tiles hold whole rows and are written in place
-  int64_t parts = 1;        // depthwise: pieces of a tile
+  int64_t parts = 1;        // depthwise, and products of few columns: pieces of a tile
   int64_t channel_stride = 0;  // of the input of a window, floats
   float low = 0, high = 0;
 };
@@ -283,6 +283,15 @@ struct Serial final : Parallel {
   int threads() const override { return 1; }
 };
 
+// So many columns that a product reads the stored weights once for each, and no packed copy of them.
+constexpr int64_t kFewColumns = 3;
+// The kernel for one column of a weight as it is stored, null if there is none, and the table that it is from.
+const GemvKernel* find_gemv(const Plan& plan, const TensorRecord& weight, const KernelTable** table);
+// Parts that threads share a product of one column in.
+int64_t gemv_parts(const TensorRecord& weight, int threads);
+// One of them: rows of x, residual (or null) and y. Returns the rows [first, second) that it made.
+std::pair<int64_t, int64_t> gemv_part(const PlanView& view, const BuiltOp& b, int64_t part, int64_t parts, const float* x,
+                                      const float* residual, float* y);
 // Builds `out` for few columns and returns true, or returns false and leaves it to the tiles.
 bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out);
 void run_direct(const PlanView& view, Instance& instance, const SparsecTensor* inputs, const SparsecTensor* outputs,

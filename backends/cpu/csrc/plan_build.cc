@@ -289,6 +289,14 @@ class Builder {
     const Layout& y = out_->values[op.output];
     const auto& t = v_.tensors[op.weight];
     const bool conv = op.code == OpCode::kConv;
+    b.gemv = nullptr;
+    if (!conv && y.columns <= kFewColumns) {
+      const KernelTable* table = nullptr;
+      b.gemv = find_gemv(plan_, t, &table);
+      b.parts = gemv_parts(t, threads_);
+      if (b.gemv) b.table = table;
+      if (b.gemv) return;
+    }
     PackRequest q{};
     q.tensor = op.weight;
     q.block_rows = block_rows_of(t);

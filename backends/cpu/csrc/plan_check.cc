@@ -55,7 +55,11 @@ class Checker {
     check_values();
     for (uint32_t i = 0; i < v_.header->tensor_count; ++i) check_tensor(i);
     defined_.assign(v_.header->value_count, false);
-    for (uint32_t i = 0; i < v_.header->input_count; ++i) define(v_.inputs[i], "an input");
+    for (uint32_t i = 0; i < v_.header->input_count; ++i) {
+      define(v_.inputs[i], "an input");
+      const auto& value = v_.values[v_.inputs[i]];
+      if (value.kind == ValueKind::kImage && value.rank != 4) fail("plan: input %u: an image of rank %u", i, value.rank);
+    }
     for (uint32_t i = 0; i < v_.header->op_count; ++i) check_op(i);
     for (uint32_t i = 0; i < v_.header->output_count; ++i) {
       use(v_.outputs[i], "an output");
@@ -75,7 +79,7 @@ class Checker {
           if (value.rank < 2 || value.rank > SPARSEC_MAX_RANK) fail("plan: value %u: rank %u", i, value.rank);
           break;
         case ValueKind::kImage:
-          if (value.rank != 4) fail("plan: value %u: an image of rank %u", i, value.rank);
+          if (value.rank != 4 && value.rank != 2) fail("plan: value %u: an image of rank %u", i, value.rank);
           break;
         case ValueKind::kRaw:
           if (value.rank < 1 || value.rank > SPARSEC_MAX_RANK) fail("plan: value %u: rank %u", i, value.rank);

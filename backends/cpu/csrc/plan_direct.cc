@@ -8,28 +8,24 @@
 namespace sparsec {
 namespace {
 
-constexpr int64_t kFewColumns = 3;
 // Values of a weight that are worth waking another thread for: about ten microseconds.
 constexpr uint64_t kValuesPerThread = 8192;
-
-const GemvKernel* find_gemv(const Plan& plan, const TensorRecord& weight, const KernelTable** table) {
-  for (const KernelTable* t : plan.tables)
-    for (int k = 0; k < t->gemv_count; ++k)
-      if (t->gemv[k].values == weight.kind && t->gemv[k].block_rows == static_cast<int>(weight.block_rows)) {
-        *table = t;
-        return &t->gemv[k];
-      }
-  return nullptr;
-}
 
 bool prepare(const Plan& plan, BuiltOp& b) {
   const OpRecord& op = *b.record;
   if (op.code == OpCode::kAdd || op.code == OpCode::kMultiply || op.code == OpCode::kActivation || op.code == OpCode::kRmsNorm) return true;
   if (op.code != OpCode::kLinear) return false;
   const TensorRecord& t = plan.view.tensors[op.weight];
-  if (t.columns > 65536) return false;
   b.gemv = find_gemv(plan, t, &b.table);
   return b.gemv != nullptr;
+}
+
+// The group of a weight that follows the first `part` of `parts` of its values.
+int64_t border(const PlanView& v, const TensorRecord& t, int64_t part, int64_t parts) {
+  const int64_t groups = divide_up(t.rows, t.block_rows);
+  if (t.kind == TensorKind::kDense || part == 0 || part == parts) return groups * part / parts;
+  const auto* starts = reinterpret_cast<const uint32_t*>(v.at(t.starts_at));
+  return std::lower_bound(starts, starts + groups, static_cast<uint32_t>(t.count * part / parts)) - starts;
 }
 
 class DirectRun {
@@ -67,34 +63,11 @@ class DirectRun {
   void linear(const BuiltOp& b) {
     const OpRecord& op = *b.record;
     const TensorRecord& t = v_.tensors[op.weight];
-    const auto* starts = reinterpret_cast<const uint32_t*>(v_.at(t.starts_at));
-    const int64_t groups = divide_up(t.rows, t.block_rows);
-    // Twice as many parts as threads, of equally many values: a late thread holds up half a part.
-    const uint64_t values = t.count * t.block_rows;
-    const int64_t parts = parallel_.threads() > 1 ? std::clamp<int64_t>(values / kValuesPerThread, 1, 2 * parallel_.threads()) : 1;
-    const auto border = [&](int64_t part) {
-      const auto want = static_cast<uint32_t>(t.count * part / parts);
-      return part == parts ? groups : std::lower_bound(starts, starts + groups, want) - starts;
-    };
+    const int64_t parts = gemv_parts(t, parallel_.threads());
     auto task = [&](size_t index) {
-      const int64_t column = static_cast<int64_t>(index) / parts, part = static_cast<int64_t>(index) % parts;
-      GemvArgs a{};
-      a.starts = starts;
-      a.columns = reinterpret_cast<const uint16_t*>(v_.at(t.columns_at));
-      a.values = v_.at(t.values_at);
-      a.scales = t.scales_at ? v_.floats(t.scales_at) : nullptr;
-      a.group_begin = part == 0 ? 0 : border(part);
-      a.group_end = border(part + 1);
-      a.bias = b.bias.data();
-      a.x = rows_[op.inputs[0]] + column * t.columns;
-      a.y = rows_[op.output] + column * t.rows;
-      if (op.inputs[1] != kNone) a.residual = rows_[op.inputs[1]] + column * t.rows;
-      a.m = static_cast<int32_t>(t.rows);
-      a.low = b.low;
-      a.high = b.high;
-      b.gemv->run(a);
-      const int64_t begin = a.group_begin * t.block_rows, end = std::min<int64_t>(t.rows, a.group_end * t.block_rows);
-      if (const FinishFn finish = b.table->finish[static_cast<int>(op.activation)]) finish(a.y + begin, end - begin);
+      const int64_t column = static_cast<int64_t>(index) / parts;
+      const float* residual = op.inputs[1] == kNone ? nullptr : rows_[op.inputs[1]] + column * t.rows;
+      gemv_part(v_, b, static_cast<int64_t>(index) % parts, parts, rows_[op.inputs[0]] + column * t.columns, residual, rows_[op.output] + column * t.rows);
     };
     parallel_.run(columns_ * parts, [](void* data, size_t i) { (*static_cast<decltype(task)*>(data))(i); }, &task);
   }
@@ -106,6 +79,47 @@ class DirectRun {
 };
 
 }  // namespace
+
+const GemvKernel* find_gemv(const Plan& plan, const TensorRecord& weight, const KernelTable** table) {
+  if (weight.columns > 65536) return nullptr;  // 16 bits say which
+  for (const KernelTable* t : plan.tables)
+    for (int k = 0; k < t->gemv_count; ++k)
+      if (t->gemv[k].values == weight.kind && t->gemv[k].block_rows == static_cast<int>(weight.block_rows)) {
+        *table = t;
+        return &t->gemv[k];
+      }
+  return nullptr;
+}
+
+int64_t gemv_parts(const TensorRecord& t, int threads) {
+  // Twice as many parts as threads, of equally many values: a late thread holds up half a part.
+  return threads > 1 ? std::clamp<int64_t>(static_cast<int64_t>(t.count * t.block_rows / kValuesPerThread), 1, 2 * threads) : 1;
+}
+
+std::pair<int64_t, int64_t> gemv_part(const PlanView& v, const BuiltOp& b, int64_t part, int64_t parts, const float* x, const float* residual, float* y) {
+  const TensorRecord& t = v.tensors[b.record->weight];
+  GemvArgs a{};
+  if (t.kind != TensorKind::kDense) {
+    a.starts = reinterpret_cast<const uint32_t*>(v.at(t.starts_at));
+    a.columns = reinterpret_cast<const uint16_t*>(v.at(t.columns_at));
+  }
+  a.k = t.columns;
+  a.values = v.at(t.values_at);
+  a.scales = t.scales_at ? v.floats(t.scales_at) : nullptr;
+  a.group_begin = border(v, t, part, parts);
+  a.group_end = border(v, t, part + 1, parts);
+  a.bias = b.bias.data();
+  a.x = x;
+  a.y = y;
+  a.residual = residual;
+  a.m = static_cast<int32_t>(t.rows);
+  a.low = b.low;
+  a.high = b.high;
+  b.gemv->run(a);
+  const int64_t begin = a.group_begin * t.block_rows, end = std::min<int64_t>(t.rows, a.group_end * t.block_rows);
+  if (const FinishFn finish = b.table->finish[static_cast<int>(b.record->activation)]) finish(y + begin, end - begin);
+  return {begin, end};
+}
 
 bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out) {
   const PlanView& v = plan.view;

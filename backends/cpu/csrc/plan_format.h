@@ -31,7 +31,7 @@ struct ValueRecord {
   ValueKind kind;
   uint32_t channels;   // 0 for kRaw
   uint32_t tile_hint;  // columns of a tile; 0: the library chooses
-  uint32_t rank;       // of the tensor outside: 2.. for kRows, 4 for kImage
+  uint32_t rank;       // of the tensor outside: 2.. for kRows, 4 for kImage, or 2 for one pixel that is made
   uint32_t reserved[4];
 };
 static_assert(sizeof(ValueRecord) == 32);

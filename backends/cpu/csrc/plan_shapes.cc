@@ -90,9 +90,10 @@ void infer_outputs(const PlanView& v, const SparsecTensor* inputs, SparsecTensor
     const auto& shape = s.values[v.outputs[i]];
     SparsecTensor& y = outputs[i];
     if (record.kind == ValueKind::kImage) {
-      y.rank = 4;
+      y.rank = static_cast<int32_t>(record.rank);
+      if (y.rank == 2 && shape.columns != 1) fail("output %u: %lld pixels, needed one", i, static_cast<long long>(shape.columns));
       const int64_t dims[4] = {s.batch, record.channels, shape.height, shape.width};
-      std::copy(dims, dims + 4, y.dims);
+      std::copy(dims, dims + y.rank, y.dims);
     } else {
       y.rank = s.leading->rank;
       std::copy(s.leading->dims, s.leading->dims + y.rank, y.dims);

@@ -132,6 +132,44 @@ void gemv_abreast(const GemvArgs& a) {
   }
 }
 
+// R dense rows from i on, read side by side: one stream is not enough to keep memory busy. What is asked for ahead
+// is the next R rows. The sums are the same whatever R is.
+template <class S, int R>
+void dense_dots(const GemvArgs& a, ptrdiff_t i) {
+  const float* w = static_cast<const float*>(a.values) + i * a.k;
+  typename S::Vec even[R], odd[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) even[r] = odd[r] = S::set1(0.0f);
+  ptrdiff_t k = 0;
+  for (; k + 2 * S::lanes <= a.k; k += 2 * S::lanes) {
+    const auto x = S::load(a.x + k), next = S::load(a.x + k + S::lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const float* p = w + r * a.k + k;
+      if (R > 1) __builtin_prefetch(p + R * a.k, 0, 0);
+      even[r] = S::fma(S::load(p), x, even[r]);
+      odd[r] = S::fma(S::load(p + S::lanes), next, odd[r]);
+    }
+  }
+  const bool one = k + S::lanes <= a.k;
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const float* p = w + r * a.k;
+    if (one) even[r] = S::fma(S::load(p + k), S::load(a.x + k), even[r]);
+    float sum = S::sum(S::add(even[r], odd[r]));
+    for (ptrdiff_t j = k + (one ? S::lanes : 0); j < a.k; ++j) sum += p[j] * a.x[j];
+    put_row(a, static_cast<int32_t>(i) + r, sum);
+  }
+}
+
+template <class S>
+void gemv_dense(const GemvArgs& a) {
+  constexpr int kRows = 4;
+  ptrdiff_t i = a.group_begin;
+  for (; i + kRows <= a.group_end; i += kRows) dense_dots<S, kRows>(a, i);
+  for (; i < a.group_end; ++i) dense_dots<S, 1>(a, i);
+}
+
 }  // namespace
 }  // namespace sparsec
 #endif

@@ -51,6 +51,21 @@ void linear(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece) {
   for (int block = 0; block < b.pack->blocks; ++block) run_part(b, a, static_cast<int>(piece % b.pack->chunks), block, panel);
 }
 
+// A weight for few columns, as behind the pooling of an image, is read as it is stored: packed for tiles it would be
+// multiplied by a vector of columns most of which are not there.
+void few_columns(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece) {
+  const TensorRecord& t = c.v.tensors[b.record->weight];
+  const View x = c.view(b.record->inputs[0]), y = c.view(b.record->output);
+  float* row = scratch(t.columns + 2 * t.rows);
+  float *out = row + t.columns, *residual = b.record->inputs[1] == kNone ? nullptr : out + t.rows;
+  for (int64_t column = 0; column < c.out(b).held_by(tile); ++column) {
+    for (int64_t k = 0; k < t.columns; ++k) row[k] = x.at(tile, k)[column];
+    for (int64_t r = 0; residual && r < t.rows; ++r) residual[r] = c.view(b.record->inputs[1]).at(tile, r)[column];
+    const auto [begin, end] = gemv_part(c.v, b, piece, b.parts, row, residual, out);
+    for (int64_t r = begin; r < end; ++r) y.at(tile, r)[column] = out[r];
+  }
+}
+
 PhaseCopiesArgs copies_args(const Context& c, const BuiltOp& b) {
   const Window& w = b.window;
   const Layout& in = c.in.values[b.record->inputs[0]];
@@ -158,7 +173,7 @@ void copy_ahead(const Context& c, const BuiltOp& b, int64_t channel, int64_t sto
 
 int64_t pieces_of(const Context& c, const BuiltOp& b, int64_t tile) {
   switch (b.record->code) {
-    case OpCode::kLinear: return static_cast<int64_t>(panels(c, b, tile).size()) * b.pack->chunks;
+    case OpCode::kLinear: return b.gemv ? b.parts : static_cast<int64_t>(panels(c, b, tile).size()) * b.pack->chunks;
     case OpCode::kConv: return b.pack->chunks;
     case OpCode::kDepthwise: return b.parts;
     default: return 1;
@@ -167,7 +182,7 @@ int64_t pieces_of(const Context& c, const BuiltOp& b, int64_t tile) {
 
 void run_piece(const Context& c, const BuiltOp& b, int64_t tile, int64_t piece) {
   switch (b.record->code) {
-    case OpCode::kLinear: return linear(c, b, tile, piece);
+    case OpCode::kLinear: return b.gemv ? few_columns(c, b, tile, piece) : linear(c, b, tile, piece);
     case OpCode::kConv: return conv(c, b, tile, static_cast<int>(piece));
     case OpCode::kDepthwise: return depthwise_tile(c, b, tile, c.channels(b) * piece / b.parts, c.channels(b) * (piece + 1) / b.parts);
     case OpCode::kAdd: return elementwise(c, b, tile, b.table->add);

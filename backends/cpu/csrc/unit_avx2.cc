@@ -114,6 +114,7 @@ using Simd = Avx2;
   X(3, 2) X(4, 2) X(5, 2)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 4) X(2, 4) X(3, 4)
 #define GEMV_LIST(X) \
+  X("f32_gemv_dense", kDense, 1, gemv_dense<Simd>) \
   X("f32_gemv_unstructured", kBlocks, 1, gemv_rows<Simd>) \
   X("f32_gemv_block2x1", kBlocks, 2, (gemv_abreast<Simd, 2, float>)) \
   X("f32_gemv_block4x1", kBlocks, 4, (gemv_abreast<Simd, 4, float>)) \

@@ -99,6 +99,7 @@ using Simd = Avx512;
 // Lower blocks are left to the AVX2 unit: x is put together float by float, and a wider vector of it
 // takes longer.
 #define GEMV_LIST(X) \
+  X("f32_gemv_dense", kDense, 1, gemv_dense<Simd>) \
   X("f32_gemv_block8x1", kBlocks, 8, (gemv_abreast<Simd, 8, float>)) \
   X("f16_gemv_block8x1", kHalfBlocks, 8, (gemv_abreast<Simd, 8, uint16_t>)) \
   X("i8_gemv_block8x1", kByteBlocks, 8, (gemv_abreast<Simd, 8, int8_t>))

@@ -12,7 +12,7 @@ import pytest
 from sparsec.backends.cpu.library import LoadedPlan, microkernels
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import best_block_rows, pack_blocks, unpack
-from sparsec.backends.cpu.plan import Blocks, Kind, Op, OpCode, Plan, Value
+from sparsec.backends.cpu.plan import Activation, Blocks, Dense, Kind, Op, OpCode, Plan, Value
 from sparsec.ir.errors import ArtifactError
 from sparsec.passes.rounding import to_float16, to_int8
 from tests.backends.cpu.layers import NEEDS_LIBRARY, assert_close, sparse_matrix
@@ -31,8 +31,9 @@ def gemv_kernels(isa: str) -> list[tuple[str, int]]:
     return [(match[1], int(match[2] or 1)) for match in found]
 
 
-def product(weight: Blocks) -> Plan:
-    values = (Value(Kind.ROWS, weight.width, 2), Value(Kind.ROWS, weight.rows, 2))
+def product(weight: Blocks | Dense) -> Plan:
+    rows, width = weight.values.shape if isinstance(weight, Dense) else (weight.rows, weight.width)
+    values = (Value(Kind.ROWS, width, 2), Value(Kind.ROWS, rows, 2))
     return Plan((0,), (1,), values, (Op(OpCode.LINEAR, (0,), 1, weight=0),), (weight,))
 
 
@@ -67,6 +68,55 @@ def test_every_microkernel(isa: str) -> None:
                 (y,) = LoadedPlan(plan, isa=isa).run(x)
                 wide = matrix.T.astype(np.float64)
                 assert_close(y, x.astype(np.float64) @ wide, np.abs(x) @ np.abs(wide))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 4])
+def test_dense_weights(isa: str, columns: int) -> None:
+    """Every remainder of the rows that are read side by side and of the vectors of a row."""
+    assert f"f32_gemv_dense__{isa}" in microkernels(isa)
+    rng = np.random.default_rng(4)
+    for out, reduction in ((1, 1), (3, 7), (4, 16), (5, 33), (7, 24), (66, 130), (9, 70000)):
+        matrix = rng.standard_normal((out, reduction)).astype(np.float32)
+        x = rng.standard_normal((columns, reduction)).astype(np.float32)
+        plan = product(Dense(matrix)).to_bytes()
+        (y,) = LoadedPlan(plan, isa=isa).run(x)
+        wide = matrix.T.astype(np.float64)
+        assert_close(y, x.astype(np.float64) @ wide, np.abs(x) @ np.abs(wide))
+        for threads in (2, 5):
+            np.testing.assert_array_equal(LoadedPlan(plan, isa=isa, threads=threads).run(x)[0], y)
+
+
+def test_a_pixel_of_an_image_is_a_column(isa: str) -> None:
+    """What a classifier does behind the pooling: tiles before it, weights as they are stored in it."""
+    rng = np.random.default_rng(5)
+    sparse = sparse_matrix(rng, 40, 37, 0.7, 1)
+    for weight, matrix in (
+        (Dense(sparse), sparse),
+        (pack_blocks(sparse, 1), sparse),
+        (pack_blocks(wide := sparse_matrix(rng, 40, 37, 0.7, 4), 4), wide),
+    ):
+        bias = rng.standard_normal((1, 40)).astype(np.float32)
+        values = (
+            *(Value(Kind.IMAGE, 37, 4),) * 2,
+            Value(Kind.IMAGE, 40, 4),
+            Value(Kind.IMAGE, 40, 2),
+        )
+        ops = (
+            Op(OpCode.GLOBAL_AVERAGE_POOL, (0,), 1),
+            Op(OpCode.LINEAR, (1,), 2, weight=0, bias=1, activation=Activation.SILU),
+            Op(OpCode.LINEAR, (1, 2), 3, weight=0, activation=Activation.CLIP, low=-0.5, high=0.5),
+        )
+        plan = Plan((0,), (2, 3), values, ops, (weight, Dense(bias))).to_bytes()
+        x = rng.standard_normal((3, 37, 5, 5)).astype(np.float32)
+        pooled = x.astype(np.float64).mean(axis=(2, 3))
+        first = pooled @ matrix.T + bias
+        first = first / (1 + np.exp(-first))
+        second = np.clip(pooled @ matrix.T + first, -0.5, 0.5)
+        for threads in (1, 3):
+            y, z = LoadedPlan(plan, isa=isa, threads=threads).run(x)
+            assert (y.shape, z.shape) == ((3, 40, 1, 1), (3, 40))
+            np.testing.assert_allclose(y[..., 0, 0], first, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(z, second, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95, 1.0])

@@ -17,7 +17,9 @@ from tests.backends.cpu.test_encoder import (  # noqa: F401
     test_layer_norm,
 )
 from tests.backends.cpu.test_gemv import (  # noqa: F401
+    test_a_pixel_of_an_image_is_a_column,
     test_dense_and_empty_weights,
+    test_dense_weights,
     test_every_float16_is_read_exactly,
     test_not_a_number_stays_in_its_rows,
 )
