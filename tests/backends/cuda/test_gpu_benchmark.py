@@ -166,19 +166,22 @@ def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
 
 
 DEVICE_TESTS = """
-import sys, pytest
+import sys, warnings, pytest
 class Absent:
     def pytest_sessionstart(self, session):
         sys.modules.update(dict.fromkeys({absent}))
+    def pytest_pycollect_makemodule(self):
+        warnings.warn("by a library that is newer than this project", FutureWarning)
 sys.exit(pytest.main({arguments}, plugins=[Absent()]))
 """
 
 
 def test_the_device_tests_collect_without_the_rest_of_the_project():
-    """As documented: ``pytest --noconftest -m gpu tests/gpu``; here each of them is skipped."""
+    """As documented: ``pytest --noconftest -W default -m gpu tests/gpu``; here each of them is skipped."""
     pytest.importorskip("torch", reason="the device tests need torch")
     pytest.importorskip("triton", reason="the device tests need triton")
-    arguments = ["--noconftest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu"]
+    arguments = ["--noconftest", "-W", "default", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    arguments += ["tests/gpu"]
     done = python("-c", DEVICE_TESTS.format(absent=(*ABSENT, "ml_dtypes"), arguments=arguments))
     assert done.returncode == 0, done.stdout
     assert re.search(r"^\d{2,} skipped", done.stdout, re.MULTILINE), done.stdout
