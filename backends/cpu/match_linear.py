@@ -38,6 +38,8 @@ def _flattened_pixel(scene: Scene, node: ir.Node) -> ir.Node | None:
     pooling = None if image is None else image.producer()
     if pooling is None or not is_op(pooling, "GlobalAveragePool", "ReduceMean"):
         return None
+    if any(scene.constant(each) is None for each in flatten.inputs[1:]):
+        return None  # a shape that nodes outside compute
     shapes = scene.shapes(image, x)
     pixels = shapes is not None and all(a[2:] == (1, 1) and a[:2] == b for a, b in shapes)
     return flatten if pixels and scene.rank(image) == 4 else None

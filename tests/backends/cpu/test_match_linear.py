@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from sparsec.backends.cpu.assemble import build_plan
 from sparsec.backends.cpu.backend import CpuBackend
@@ -81,7 +81,22 @@ def test_the_classifier_joins_the_region_of_the_images(flatten: str, tmp_path: P
             assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
-def test_rows_that_others_read_or_of_more_pixels_stay_outside() -> None:
+def test_rows_of_a_computed_shape_that_others_read_or_of_more_pixels_stay_outside() -> None:
+    graph = classifier("reshape")
+    nodes = [
+        helper.make_node("Shape", ["pooled"], ["all"]),
+        helper.make_node("Slice", ["all", "zero", "two"], ["shape"]),
+    ]
+    proto = ir.to_proto(graph)
+    del proto.graph.initializer[[each.name for each in proto.graph.initializer].index("shape")]
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.array([number], np.int64), name)
+        for name, number in (("zero", 0), ("two", 2))
+    )
+    for node in reversed(nodes):
+        proto.graph.node.insert(2, node)
+    _, items = found(ir.from_proto(proto))
+    assert not any(item.flat for item in items)
     others = classifier("flatten", helper.make_node("Neg", ["rows"], ["z"]))
     _, items = found(others)
     assert not any(item.flat for item in items)
