@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.backends.cuda.formats.base import Arrays, Format
+from sparsec.backends.cuda.formats.base import Arrays
 from sparsec.backends.cuda.formats.nm import NMFormat, _split
-from sparsec.backends.cuda.formats.nm24_sp import STEP, STRIP
-from sparsec.backends.cuda.formats.values import bits_dtype, is_scaled, value_bytes
+from sparsec.backends.cuda.formats.nm24_sp import STEP, STRIP, Fragments
+from sparsec.backends.cuda.formats.values import bits_dtype, value_bytes
 from sparsec.ir.errors import ShapeError
 
 _PLACE_WORDS = 32
@@ -37,24 +37,12 @@ _LOWER_BITS = np.arange(2)[:, None, None] + 16 * np.arange(2)[:, None] + 4 * np.
 _UPPER_BITS = 2 + np.add.outer(np.array([0, 1, 4, 5, 8, 9, 12, 13]).reshape(2, 2, 2), [0, 16])
 
 
-class NM14Sp(Format):
+class NM14Sp(Fragments):
     """One value in every four columns of a row, for ``mma.sp``."""
 
     name = "nm14_sp"
     pattern = "1:4"
-    arrays = ("packed",)
-    scales_by_group = False
-
-    def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
-        """Return the bytes of the array, which do not depend on the zeros."""
-        strips, steps, words = block_shape(*shape, value_bytes(values))
-        return 4.0 * strips * steps * words + (4.0 * shape[0] if is_scaled(values) else 0)
-
-    def array_shapes(
-        self, shape: tuple[int, int], values: str
-    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-        """Return type and shape of the array."""
-        return {"packed": ("int32", block_shape(*shape, value_bytes(values)))}
+    kept = 1
 
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 or uint8 [M, K] that follows the pattern; see the top of this module."""
@@ -62,7 +50,7 @@ class NM14Sp(Format):
         if columns % 4:
             raise ShapeError(f"{self.name} needs a multiple of 4 columns, got {rows}x{columns}")
         flat = NMFormat(1, 4).pack_bits(bits)
-        strips, steps, words = block_shape(rows, columns, size)
+        strips, steps, words = self.blocks(bits.shape, size)
         shape = (strips, *_SPLIT[:3], steps, *_SPLIT[3:])
         values = np.zeros((strips * STRIP, steps * STEP // 4), bits.dtype)
         values[:rows] = flat["vals"].view(bits.dtype)
@@ -90,17 +78,11 @@ class NM14Sp(Format):
         """Check the shape and that padding is zero; every place is a legal one."""
         if shape[1] % 4:
             raise ShapeError(f"{self.name} needs a multiple of 4 columns, got {shape}", where=where)
-        blocks = block_shape(*shape, value_bytes(values))
+        blocks = self.blocks(shape, value_bytes(values))
         packed = self.require(arrays, "packed", np.int32, blocks, where)
         kept, _ = _rows(packed, bits_dtype(values))
         if kept[shape[0] :].any() or kept[:, shape[1] // 4 :].any():
             raise self.refuse("padding holds values", where)
-
-
-def block_shape(rows: int, columns: int, size: int = 2) -> tuple[int, int, int]:
-    """Return the shape of ``packed`` for a matrix of that size, of values of ``size`` bytes."""
-    words = STRIP * STEP // 4 * size // 4 + _PLACE_WORDS
-    return -(-rows // STRIP), -(-columns // STEP), words
 
 
 def _joined(bits: NDArray[np.uint32], at: NDArray[np.intp]) -> NDArray[np.uint32]:

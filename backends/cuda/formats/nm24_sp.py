@@ -15,7 +15,7 @@ mma.m16n8k32".
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,30 +30,42 @@ _META_WORDS = 64
 _SHIFTS = 16 * np.arange(2, dtype=np.uint32)[:, None] + 4 * np.arange(4, dtype=np.uint32)
 
 
-class NM24Sp(Format):
-    """Two values in every four columns of a row, as fragments of ``mma.sp``."""
+class Fragments(Format):
+    """So many values of every four columns, in blocks of a strip x a step, for ``mma.sp``."""
 
-    name = "nm24_sp"
-    pattern = "2:4"
+    kept: ClassVar[int]
     arrays = ("packed",)
     scales_by_group = False
 
     def expected_bytes(self, shape: tuple[int, int], sparsity: float, values: str) -> float:
         """Return the bytes of the array, which do not depend on the zeros."""
-        strips, steps, words = block_shape(*shape, value_bytes(values))
+        strips, steps, words = self.blocks(shape, value_bytes(values))
         return 4.0 * strips * steps * words + (4.0 * shape[0] if is_scaled(values) else 0)
 
     def array_shapes(
         self, shape: tuple[int, int], values: str
     ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
         """Return type and shape of the array."""
-        return {"packed": ("int32", block_shape(*shape, value_bytes(values)))}
+        return {"packed": ("int32", self.blocks(shape, value_bytes(values)))}
+
+    def blocks(self, shape: tuple[int, int], size: int) -> tuple[int, int, int]:
+        """Return the shape of ``packed`` [S, T, words] for W [M, K] of values of ``size`` bytes."""
+        words = self.kept * (STRIP * STEP // 16 * size + 32)
+        return -(-shape[0] // STRIP), -(-shape[1] // STEP), words
+
+
+class NM24Sp(Fragments):
+    """Two values in every four columns of a row, as fragments of ``mma.sp``."""
+
+    name = "nm24_sp"
+    pattern = "2:4"
+    kept = 2
 
     def pack_bits(self, bits: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Pack uint16 or uint8 [M, K] that follows the pattern; see the top of this module."""
         flat = NM24().pack_bits(bits.astype(np.uint16))
-        (rows, columns), size = bits.shape, bits.itemsize
-        strips, steps, words = block_shape(rows, columns, size)
+        size = bits.itemsize
+        strips, steps, words = self.blocks(bits.shape, size)
         values = np.zeros((strips * STRIP, steps * STEP // 4), dtype=np.uint32)
         values[: len(bits), : flat["vals"].shape[1]] = flat["vals"].view(np.uint32)
         pairs = np.full(values.shape, 0b0100, dtype=np.uint32)  # columns 0 and 1
@@ -85,7 +97,7 @@ class NM24Sp(Format):
 
     def check_bits(self, arrays: Arrays, shape: tuple[int, int], values: str, where: str) -> None:
         """Check that every pair of columns ascends, as the instruction needs, and padding is zero."""
-        blocks = block_shape(*shape, value_bytes(values))
+        blocks = self.blocks(shape, value_bytes(values))
         packed = self.require(arrays, "packed", np.int32, blocks, where)
         kept, pairs = _rows(packed, bits_dtype(values))
         wrong = np.argwhere((pairs & 3) >= pairs >> np.uint32(2))
@@ -94,12 +106,6 @@ class NM24Sp(Format):
             raise self.refuse(f"row {row}, group {group}: the kept columns do not ascend", where)
         if kept[shape[0] :].any() or kept[:, -(-shape[1] // 4) :].any():
             raise self.refuse("padding holds values", where)
-
-
-def block_shape(rows: int, columns: int, size: int = 2) -> tuple[int, int, int]:
-    """Return the shape of ``packed`` for a matrix of that size, of values of ``size`` bytes."""
-    words = STRIP * STEP // 2 * size // 4 + _META_WORDS
-    return -(-rows // STRIP), -(-columns // STEP), words
 
 
 # From rows to lanes: words of lane (g, t) by (u, h), with q before the lane or behind it.

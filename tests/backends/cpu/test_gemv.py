@@ -13,7 +13,7 @@ from sparsec.backends.cpu.library import LoadedPlan, microkernels
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import best_block_rows, pack_blocks, unpack
 from sparsec.backends.cpu.plan import Activation, Blocks, Dense, Kind, Op, OpCode, Plan, Value
-from sparsec.ir.errors import ArtifactError
+from sparsec.ir.errors import ArtifactError, ShapeError
 from sparsec.passes.rounding import to_float16, to_int8
 from tests.backends.cpu.layers import NEEDS_LIBRARY, assert_close, sparse_matrix
 
@@ -117,6 +117,20 @@ def test_a_pixel_of_an_image_is_a_column(isa: str) -> None:
             assert (y.shape, z.shape) == ((3, 40, 1, 1), (3, 40))
             np.testing.assert_allclose(y[..., 0, 0], first, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(z, second, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_images_of_more_pixels_are_refused() -> None:
+    weight = Dense(np.ones((4, 3), np.float32))
+    ops = (Op(OpCode.LINEAR, (0,), 1, weight=0),)
+    flat = Plan((0,), (1,), (Value(Kind.IMAGE, 3, 4), Value(Kind.IMAGE, 4, 2)), ops, (weight,))
+    loaded = LoadedPlan(flat.to_bytes())
+    (y,) = loaded.run(np.ones((2, 3, 1, 1), np.float32))
+    np.testing.assert_array_equal(y, np.full((2, 4), 3.0))
+    with pytest.raises(ShapeError, match="2 pixels, needed one"):
+        loaded.run(np.ones((1, 3, 2, 1), np.float32))
+    rows = Plan((0,), (1,), (Value(Kind.IMAGE, 3, 2), Value(Kind.IMAGE, 4, 4)), ops, (weight,))
+    with pytest.raises(ArtifactError, match="input 0: an image of rank 2"):
+        LoadedPlan(rows.to_bytes())
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95, 1.0])
