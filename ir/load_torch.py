@@ -145,7 +145,23 @@ def _quiet() -> Iterator[None]:
 
 
 def _failure(name: str, step: str, error: Exception) -> ModelImportError:
-    return ModelImportError(f"{name}: {step} failed: {first_line(error)}; {_WAY_OUT}", where=name)
+    way_out = _sizes_way_out(str(error)) or _WAY_OUT
+    return ModelImportError(f"{name}: {step} failed: {first_line(error)}; {way_out}", where=name)
+
+
+def _sizes_way_out(message: str) -> str:
+    """Return what to do about ``dynamic_shapes`` that the module does not take; empty if it is not that."""
+    _, found, rest = message.partition("Suggested fixes:\n")
+    fixes = [line.strip() for line in rest.split("\n\n")[0].splitlines() if line.strip()]
+    if not found or not fixes:
+        return ""
+    way_out = f"change dynamic_shapes as torch suggests: {', '.join(fixes)}"
+    if any(fix.rpartition("=")[2].strip().isdigit() for fix in fixes):
+        way_out += (
+            ". A size that is a number there is a fixed one, by the module or because it is 1 in "
+            "example_inputs: leave it out of dynamic_shapes, or give an example of 2 or more"
+        )
+    return way_out
 
 
 def _from_program(program: ExportedProgram, where: str) -> ir.Model:

@@ -210,6 +210,26 @@ def test_an_error_of_forward_itself_is_said():
         load_model(Pictures(), example_inputs=(torch.zeros(1, 4, 9, 9),))
 
 
+@pytest.mark.parametrize(
+    ("batch", "minimum", "words"),
+    [(4, 1, "height = Dim('height', min=3)"), (1, 3, "batch = 1. A size that is a number")],
+    ids=["too small", "an example of 1"],
+)
+def test_sizes_that_a_module_does_not_take_are_said(batch: int, minimum: int, words: str) -> None:
+    sizes = {
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", min=minimum),
+    }
+    with pytest.raises(ModelImportError) as caught:
+        load_model(
+            torch.nn.Conv2d(3, 4, 3),
+            example_inputs=(torch.zeros(batch, 3, 8, 8),),
+            dynamic_shapes=(sizes,),
+        )
+    assert words in str(caught.value)
+    assert "make forward exportable" not in str(caught.value)
+
+
 def test_example_inputs_that_are_no_tuple():
     with pytest.raises(ModelImportError, match=r"got Tensor; write \(x,\)"):
         load_model(Pictures(), example_inputs=torch.zeros(1, 3, 9, 9))
