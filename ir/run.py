@@ -162,6 +162,12 @@ def _explained(error: Exception, where: str) -> SparsecError:
     if match := _MISSING.search(text):
         operator = match["op"] or match["unknown"]
         node = f" (node {match['node']!r})" if match["node"] else ""
+        if operator.startswith("sparsec"):
+            return UnsupportedOpError(
+                f"{where}: this is the graph of an artifact (its {operator} is ours); give the model "
+                "that it was compiled from",
+                where=match["node"] or operator,
+            )
         return UnsupportedOpError(
             f"{where}: ONNX Runtime has no kernel for the operator {operator}{node} on values of its "
             "types, so the model cannot be run here; convert it to float32 or float16 if it is in "

@@ -141,6 +141,9 @@ def sparsify_(
             "sparsify_ replaces layers inside a module, got a single Linear; wrap it: "
             "nn.Sequential(linear)"
         )
+    for name, parameter in module.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise UsageError(f"the parameter {name!r} has no shape yet: run the module once")
     if values is not None and values not in VALUES:
         raise UsageError(f"values: {did_you_mean(values, VALUES)}")
     if format is not None and format not in formats.names():

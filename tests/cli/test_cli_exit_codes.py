@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import nasty_bytes
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from sparsec.cli.main import main
 
@@ -158,6 +160,24 @@ def test_an_operator_that_cannot_be_run_is_4(run: Any, tmp_path: Path) -> None:
     error = failure(result)
     assert error["type"] == "UnsupportedOpError"
     assert "Mystery" in error["message"]
+
+
+def test_the_graph_of_an_artifact_is_no_source(run: Any, tmp_path: Path) -> None:
+    region = helper.make_node("Region", ["plan", "x"], ["y"], "region_0", domain="sparsec")
+    graph = helper.make_graph(
+        [region],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor("plan", TensorProto.UINT8, [1], [0])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsec", 1)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "model.onnx"
+    )
+    result = run("compile", tmp_path / "model.onnx", "--target", "onnx", "--pass", "nm24", "--json")
+    assert result.code == 4
+    assert "give the model that it was compiled from" in failure(result)["message"]
 
 
 def test_nothing_changed_is_5_and_written(run: Any, mlp: Path, tmp_path: Path) -> None:

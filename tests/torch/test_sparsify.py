@@ -140,6 +140,15 @@ def test_the_fused_path_of_an_encoder_layer_does_not_pass_the_sparse_layers_by()
     assert len(calls) == 4
 
 
+def test_a_module_that_never_ran_is_refused_before_anything_is_replaced():
+    lazy = nn.Sequential(nn.Linear(32, 32), nn.LazyLinear(8))
+    with pytest.raises(UsageError, match=r"'1\.weight' has no shape yet: run the module once"):
+        st.sparsify_(lazy)
+    assert type(lazy[0]) is nn.Linear
+    lazy(torch.randn(2, 32))
+    assert st.sparsify_(lazy).replaced == ["0", "1"]
+
+
 def test_layers_with_hooks_are_left_alone():
     layer = nn.Linear(32, 32)
     layer.register_forward_pre_hook(lambda module, args: None)
