@@ -167,7 +167,17 @@ class _ModuleFeeds(Sequence[Mapping[str, NDArray[Any]]]):
 def _watching(
     layers: Sequence[LinearLayer], seen: dict[str, list[NDArray[np.float32]]]
 ) -> Iterator[None]:
-    """Append what every layer reads to ``seen``; layers that read one tensor share the copy."""
+    """Append what every layer reads to ``seen``; layers that read one tensor share the copy.
+
+    Raises
+    ------
+    CalibrationError
+        If a layer is in training mode: dropout and the like would be part of what is seen.
+    """
+    if any(layer.module.training for layer in layers):
+        raise CalibrationError(
+            "calibration needs the module in evaluation mode: call module.eval() first"
+        )
     copies: dict[int, tuple[Tensor, NDArray[np.float32]]] = {}
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -182,11 +192,6 @@ def _watching(
         return hook
 
     handles = [layer.module.register_forward_pre_hook(hook_of(layer.name)) for layer in layers]
-    training = [module for module in {layer.module for layer in layers} if module.training]
-    if training:
-        raise CalibrationError(
-            "calibration needs the module in evaluation mode: call module.eval() first"
-        )
     try:
         yield
     finally:
