@@ -6,7 +6,7 @@ files beside it, and only bytes that are there and that its shape and type need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -18,11 +18,6 @@ from sparsec.ir.verify import verify
 _DATA_FILES = (fmt.MODEL_DATA, fmt.WEIGHTS)
 
 
-def check_graph(root: Path) -> None:
-    """Check the graph at ``root``; see :func:`load_graph`."""
-    load_graph(root)
-
-
 def load_graph(root: Path) -> ir.Model:
     """Read ``model.onnx`` of the artifact at ``root``; large tensors stay on disk.
 
@@ -31,10 +26,26 @@ def load_graph(root: Path) -> ir.Model:
     ArtifactError
         If it is no model, or if a tensor does not lie inside the artifact as a whole.
     """
-    path = root / fmt.MODEL
+    return load_untrusted(root / fmt.MODEL, lambda model: _complaints(model, root))
+
+
+def load_untrusted(path: Path, complaints: Callable[[ir.Model], Iterator[str]]) -> ir.Model:
+    """Read a graph and make every check on it before anyone else sees it.
+
+    Parameters
+    ----------
+    path : Path
+    complaints : callable
+        Yields a sentence for each thing that this graph must not have; it may also raise.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the file: it is no model, there is a complaint, or the verifier refuses it.
+    """
     try:
         model = ir.load(path)
-        wrong = next(_complaints(model, root), None)
+        wrong = next(complaints(model), None)
         ir.to_proto(model)  # raises if a name is no text
     except Exception as error:  # whatever the parser makes of bytes that it was not made for
         raise ArtifactError(
@@ -48,7 +59,7 @@ def load_graph(root: Path) -> ir.Model:
 
 def _complaints(model: ir.Model, root: Path) -> Iterator[str]:
     sizes = {name: (root / name).stat().st_size for name in _DATA_FILES if (root / name).exists()}
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         if any(not isinstance(size, int) or size < 0 for size in tensor.shape):
             yield f"tensor {tensor.name!r} has the shape {tensor.shape}"
             continue
@@ -67,7 +78,7 @@ def _complaints(model: ir.Model, root: Path) -> Iterator[str]:
             )
 
 
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     """Yield every tensor stored in the model: initializers and attributes, in all graphs."""
     graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
     for graph in graphs:
