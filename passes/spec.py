@@ -124,10 +124,7 @@ def aliases() -> dict[str, str]:
 
 def _read(name: str, key: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``: from text, or checked if it came from a recipe."""
-    if typing.get_origin(kind) in (
-        typing.Union,
-        types.UnionType,
-    ):  # an option that may be left open
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # it may be left open
         (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
         if value is None or value == "auto":
             return None

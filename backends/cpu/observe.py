@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.items import Shape
+from sparsec.ir.errors import CalibrationError
 from sparsec.ir.feeds import open_axes
-from sparsec.ir.run import new_session, session_options
+from sparsec.ir.run import new_session, run_session, session_options
 
 _AT_ONCE = 48  # values returned by one run, which bounds the memory
 _MAX_FEEDS = 2
@@ -32,9 +33,7 @@ def observe_shapes(model: ir.Model, feeds: Sequence[Feeds]) -> dict[str, list[Sh
     for feed in with_other_sizes(model, kept[0]):
         try:
             seen.append(_observed(model, feed))
-        except (
-            Exception
-        ):  # the model takes no such sizes; the runtime's exception types are private
+        except CalibrationError:  # the model takes no such sizes
             continue
         break
     shapes: dict[str, list[Shape]] = {}
@@ -89,7 +88,13 @@ def _shapes(feed: Feeds) -> dict[str, Shape]:
 def observe(
     model: ir.Model, feed: Feeds, names: Sequence[str]
 ) -> Iterable[tuple[str, NDArray[Any]]]:
-    """Yield ``(name, array)`` for every named tensor value of the main graph."""
+    """Yield ``(name, array)`` for every named tensor value of the main graph.
+
+    Raises
+    ------
+    CalibrationError
+        If the model cannot be run on the feed.
+    """
     values = {value.name: value for node in model.graph for value in node.outputs}
     own = {value.name for value in model.graph.outputs}
     extra = [values[name] for name in dict.fromkeys(names) if name in values and name not in own]
@@ -103,4 +108,4 @@ def observe(
     wanted = [name for name in dict.fromkeys(names) if name in tensors]
     for start in range(0, len(wanted), _AT_ONCE):
         part = wanted[start : start + _AT_ONCE]
-        yield from zip(part, session.run(part, dict(feed)), strict=True)
+        yield from zip(part, run_session(session, feed, part), strict=True)

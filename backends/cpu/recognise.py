@@ -139,10 +139,8 @@ def channel_vector(
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
     axis = 1 if kind is Kind.IMAGE else rank - 1
-    if any(size != 1 for i, size in enumerate(shape) if i != axis) or shape[axis] not in (
-        1,
-        channels,
-    ):
+    elsewhere = any(size != 1 for i, size in enumerate(shape) if i != axis)
+    if elsewhere or shape[axis] not in (1, channels):
         return None
     return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float32)
 

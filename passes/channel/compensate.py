@@ -32,9 +32,8 @@ from sparsec.passes.solvers.selection import least_needed
 
 METHODS = ("auto", "none", "bias", "refit")
 GRAM_BYTES = 2 << 30
-MOST_COLUMNS = (
-    4096  # of a layer that chooses: it takes columns^2 operations for each unit that goes
-)
+# Of a layer that chooses: it takes columns^2 operations for each unit that goes.
+MOST_COLUMNS = 4096
 
 Mask = NDArray[np.bool_]
 
