@@ -125,8 +125,34 @@ class Compensation:
             for bias, old, mine in zip(reader.biases, reader.before, _biases(site), strict=True):
                 mine.add((_flat(bias) - old)[rows])
 
-    def settle(self, lattice: Lattice, units: Labels) -> None:
-        """Read off the weights which units the layers chose, and what each layer keeps then."""
+    def visit(self, reader: Reader, statistics: Statistics) -> None:
+        """Let one layer of the working copy do without what goes."""
+        site, matrix = reader.site, reader.site.matrix()
+        every = reader.kept
+        if reader.open is not None and statistics.count:
+            every = _least_needed_gone(reader.open, matrix, statistics)
+        site.write_matrix(np.where(every, matrix, 0).astype(matrix.dtype))
+        if not statistics.count:
+            reason = "no calibration sample reaches it"
+            self.skipped.append(Skipped(site.name, Code.NOT_OBSERVABLE, reason))
+            return
+        solved = _solve(site, matrix, every, statistics, refits=self._method == "refit")
+        with np.errstate(over="ignore"):
+            stored = solved.matrix.astype(site.dtype)
+        if not (np.isfinite(stored).all() and np.isfinite(solved.shift).all()):
+            reason = f"its new weights do not fit into {site.dtype}"
+            self.skipped.append(Skipped(site.name, Code.NOT_FINITE, reason))
+            return
+        if solved.total > 0:
+            self._shares.append((solved.without / solved.total, solved.with_it / solved.total))
+        site.write_matrix(solved.matrix.astype(matrix.dtype))
+        for bias in reader.biases:
+            bias.add(solved.shift)
+
+    def settle(self, readers: Sequence[Reader], lattice: Lattice, units: Labels) -> None:
+        """Take the layers that were visited, and read off their weights which units they chose."""
+        left = {item.site for item in self.skipped}
+        self._readers = [reader for reader in readers if reader.site.name not in left]
         for reader in self._readers:
             if reader.open is not None:
                 group = reader.open.group
@@ -141,54 +167,73 @@ class Compensation:
                 )
                 for reader in self._readers
             ]
+        self.notes["compensated"] = len(self._readers)
+        if self._method == "refit":
+            self.notes["refitted"] = len(self._readers)
+        if self._shares:
+            without, with_it = np.mean(self._shares, axis=0)
+            self.notes |= {"lost_without_refit": float(without), "lost_with_refit": float(with_it)}
 
-    def visit(self, reader: Reader, statistics: Statistics) -> None:
-        """Let one layer of the working copy do without what goes."""
-        matrix = reader.site.matrix()
-        every = reader.kept
-        if reader.open is not None and statistics.count:
-            found_units = least_needed(
-                matrix, statistics.centred_gram()[0], reader.open.unit_of, reader.open.count
-            )
-            stays = ~np.isin(reader.open.unit_of, found_units)
-            every = np.broadcast_to(stays, matrix.shape)
-        result = np.where(every, matrix, 0).astype(np.float64)
-        reader.site.write_matrix(result.astype(matrix.dtype))
-        if not statistics.count:
-            reason = "no calibration sample reaches it"
-            self.skipped.append(Skipped(reader.site.name, Code.NOT_OBSERVABLE, reason))
-            return
-        shift = np.zeros(len(matrix))
-        out = len(matrix) // reader.site.layout.groups
-        gram = statistics.centred_gram() if self._method == "refit" else None
-        without = with_it = total = 0.0
-        for group in range(reader.site.layout.groups):
-            rows = slice(group * out, (group + 1) * out)
-            kept = np.asarray(every[rows].any(axis=0))
-            if kept.all() or not kept.any():
-                continue
-            weight = matrix[rows].astype(np.float64)
-            inputs = Inputs(statistics.mean[group], None if gram is None else gram[group])
-            found = bias_only(weight, kept, inputs)
-            if inputs.gram is not None:
-                bare = Refit(found.weight, np.zeros(out))
-                found = refit(weight, kept, inputs)
-                without += lost(weight, kept, bare, inputs, statistics.count)
-                with_it += lost(weight, kept, found, inputs, statistics.count)
-                total += float(np.einsum("or,rs,os->", weight, inputs.gram, weight, optimize=True))
-            result[np.ix_(np.arange(rows.start, rows.stop), kept)] = found.weight
-            shift[rows] = found.shift
-        with np.errstate(over="ignore"):
-            stored = result.astype(reader.site.dtype)
-        if not (np.isfinite(stored).all() and np.isfinite(shift).all()):
-            reason = f"its new weights do not fit into {reader.site.dtype}"
-            self.skipped.append(Skipped(reader.site.name, Code.NOT_FINITE, reason))
-            return
-        if total > 0:
-            self._shares.append((without / total, with_it / total))
-        reader.site.write_matrix(result.astype(matrix.dtype))
-        for bias in reader.biases:
-            bias.add(shift)
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Solved:
+    """What a layer becomes.
+
+    Parameters
+    ----------
+    matrix : float64 [out, reduction]
+        Zero where nothing is read any more.
+    shift : float64 [out]
+        To be added to the bias.
+    without, with_it, total : float
+        Sums of squares over all rows: by how much the outputs change if the kept weights stay as they are,
+        by how much with those of ``matrix``, and how much the outputs vary. Zero without a refit.
+    """
+
+    matrix: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    without: float = 0.0
+    with_it: float = 0.0
+    total: float = 0.0
+
+
+def _solve(
+    site: WeightSite,
+    matrix: NDArray[np.floating],
+    kept: Mask,
+    statistics: Statistics,
+    *,
+    refits: bool,
+) -> _Solved:
+    """Return the weights and the bias of a layer that reads only what is kept, group by group."""
+    solved = _Solved(np.where(kept, matrix, 0).astype(np.float64), np.zeros(len(matrix)))
+    out = len(matrix) // site.layout.groups
+    gram = statistics.centred_gram() if refits else None
+    for group in range(site.layout.groups):
+        rows = np.arange(group * out, (group + 1) * out)
+        columns = np.asarray(kept[rows].any(axis=0))
+        if columns.all() or not columns.any():
+            continue
+        weight = matrix[rows].astype(np.float64)
+        inputs = Inputs(statistics.mean[group], None if gram is None else gram[group])
+        found = bias_only(weight, columns, inputs)
+        if inputs.gram is not None:
+            bare = Refit(found.weight, np.zeros(out))
+            found = refit(weight, columns, inputs)
+            solved.without += lost(weight, columns, bare, inputs, statistics.count)
+            solved.with_it += lost(weight, columns, found, inputs, statistics.count)
+            energy = np.einsum("or,rs,os->", weight, inputs.gram, weight, optimize=True)
+            solved.total += float(energy)
+        solved.matrix[np.ix_(rows, columns)] = found.weight
+        solved.shift[rows] = found.shift
+    return solved
+
+
+def _least_needed_gone(choice: Open, matrix: NDArray[np.floating], statistics: Statistics) -> Mask:
+    """Return what a layer reads, bool [out, reduction], once the units that it needs least are gone."""
+    gram = statistics.centred_gram()[0]
+    stays = ~np.isin(choice.unit_of, least_needed(matrix, gram, choice.unit_of, choice.count))
+    return np.broadcast_to(stays, matrix.shape)
 
 
 def compensate(
@@ -246,15 +291,7 @@ def compensate(
         method=f"compensate {method} {digest} {who}",
         progress=progress,
     )
-    left = {item.site for item in found.skipped}
-    found._readers = [reader for name, reader in readers.items() if name not in left]
-    found.settle(lattice, units)
-    found.notes["compensated"] = len(found._readers)
-    if method == "refit":
-        found.notes["refitted"] = len(found._readers)
-    if found._shares:
-        without, with_it = np.mean(found._shares, axis=0)
-        found.notes |= {"lost_without_refit": float(without), "lost_with_refit": float(with_it)}
+    found.settle(list(readers.values()), lattice, units)
     return found
 
 
