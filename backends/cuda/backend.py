@@ -141,7 +141,7 @@ class CudaBackend(Backend):
                 f"{root}: compiled for {manifest.get('target', 'a GPU')}, and {reason}. To run its "
                 "packed weights on this CPU, slowly: sparsec.load(path, emulate=True). To check the "
                 "numbers: sparsec verify. To run on this machine: compile with --target cpu. To launch "
-                "the cubins yourself: docs/targets/cuda.md",
+                "the cubins yourself: docs/formats/gpu-kernels.md",
                 where=str(root),
             )
         import torch

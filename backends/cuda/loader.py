@@ -1,8 +1,8 @@
 """Launches a compiled kernel by its launch data, through the CUDA driver alone.
 
 What an artifact ships is enough: a cubin (or PTX), and the kernel's object in ``manifest.json``. Neither
-torch nor the CUDA toolkit takes part; ``libcuda`` comes with the driver. ``docs/targets/cuda.md`` describes
-the data for loaders in other languages.
+torch nor the CUDA toolkit takes part; ``libcuda`` comes with the driver. ``docs/formats/gpu-kernels.md``
+describes the data for loaders in other languages.
 """
 
 from __future__ import annotations
