@@ -118,7 +118,7 @@ def check_layers(stock: ir.Model, manifest: Mapping[str, Any], path: Path) -> in
         matrix, pattern = site.matrix(), site.pattern
         found = {
             "shape": list(site.shape),
-            "pattern": "dense" if pattern is None else str(pattern),
+            "pattern": site.pattern_text,
             "sparsity": sparsity(matrix),
         }
         for key, value in found.items():

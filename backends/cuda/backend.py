@@ -41,7 +41,7 @@ from sparsec.backends.cuda.variants import (
 from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
-from sparsec.ir.sites import WeightSite, weight_sites
+from sparsec.ir.sites import weight_sites
 from sparsec.ir.target import Target
 
 DENSE_KERNEL = "dense"
@@ -254,7 +254,7 @@ def _row(choice: Choice, kernel: str) -> LayerRow:
         name=site.name,
         op=site.op,
         shape=site.shape,
-        pattern=_pattern(site),
+        pattern=site.pattern_text,
         sparsity=choice.sparsity,
         kernel=kernel,
         code=choice.code,
@@ -262,10 +262,6 @@ def _row(choice: Choice, kernel: str) -> LayerRow:
         dense_seconds=modelled.dense_seconds if modelled else None,
         sparse_seconds=modelled.packed_seconds if modelled else None,
     )
-
-
-def _pattern(site: WeightSite) -> str:
-    return str(site.pattern) if site.pattern else "dense"
 
 
 def _entries(choice: Choice) -> list[CostEntry]:
@@ -281,7 +277,7 @@ def _entries(choice: Choice) -> list[CostEntry]:
         CostEntry(
             choice.site.op,
             shape,
-            _pattern(choice.site),
+            choice.site.pattern_text,
             choice.sparsity,
             kernel,
             1,
