@@ -162,7 +162,7 @@ class Plan:
         return _read(bytes(data))
 
 
-# The kind of a tensor of blocks by the type of its values.
+_DENSE = 1  # the kind of a dense tensor; those of blocks by the type of their values:
 _KINDS = {"<f4": 2, "<f2": 3, "|i1": 4}
 _TYPES = {kind: dtype for dtype, kind in _KINDS.items()}
 
@@ -238,31 +238,13 @@ def _write(plan: Plan) -> bytes:
     ops = np.zeros(len(plan.ops), _OP)
     for row, op in zip(ops, plan.ops, strict=True):
         for field in dataclasses.fields(op):
-            row[field.name] = (
-                getattr(op, field.name) if field.name != "inputs" else _padded(op.inputs)
-            )
+            value = getattr(op, field.name)
+            row[field.name] = _padded(value) if field.name == "inputs" else value
     ops_at = body.add(ops.tobytes(), _TABLE_ALIGN)
     # The table of tensors comes last, because it names where their data went.
     records = np.zeros(len(plan.tensors), _TENSOR)
     for row, tensor in zip(records, plan.tensors, strict=True):
-        if isinstance(tensor, Dense):
-            row["kind"], row["block_rows"], row["count"] = 1, 1, tensor.values.size
-            row["rows"], row["columns"] = tensor.values.shape
-            row["values_at"] = body.add(
-                np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN
-            )
-            continue
-        dtype = tensor.values.dtype.newbyteorder("<")
-        row["kind"] = _KINDS[dtype.str]
-        row["block_rows"], row["count"] = tensor.block_rows, len(tensor.columns)
-        row["rows"], row["columns"] = tensor.rows, tensor.width
-        row["starts_at"] = body.add(tensor.starts.astype("<u4").tobytes(), _ALIGN)
-        row["columns_at"] = body.add(
-            tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN
-        )
-        row["values_at"] = body.add(np.ascontiguousarray(tensor.values, dtype).tobytes(), _ALIGN)
-        if tensor.scales is not None:
-            row["scales_at"] = body.add(tensor.scales.astype("<f4").tobytes(), _ALIGN)
+        _store(tensor, row, body)
     tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
     rest = b"".join(body.parts)
     counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
@@ -279,6 +261,28 @@ def _write(plan: Plan) -> bytes:
         tensors_at,
     )
     return header + rest
+
+
+def _store(tensor: Tensor, row: Any, body: _Body) -> None:
+    """Append the data of a tensor to ``body`` and describe it in its row of the table."""
+
+    def add(array: NDArray[Any], dtype: Any) -> int:
+        return body.add(np.ascontiguousarray(array, dtype).tobytes(), _ALIGN)
+
+    if isinstance(tensor, Dense):
+        row["kind"], row["block_rows"], row["count"] = _DENSE, 1, tensor.values.size
+        row["rows"], row["columns"] = tensor.values.shape
+        row["values_at"] = add(tensor.values, "<f4")
+        return
+    dtype = tensor.values.dtype.newbyteorder("<")
+    row["kind"] = _KINDS[dtype.str]
+    row["block_rows"], row["count"] = tensor.block_rows, len(tensor.columns)
+    row["rows"], row["columns"] = tensor.rows, tensor.width
+    row["starts_at"] = add(tensor.starts, "<u4")
+    row["columns_at"] = add(tensor.columns, _column_type(tensor.width))
+    row["values_at"] = add(tensor.values, dtype)
+    if tensor.scales is not None:
+        row["scales_at"] = add(tensor.scales, "<f4")
 
 
 def _padded(inputs: tuple[int, ...]) -> list[int]:
@@ -342,7 +346,7 @@ def _tensor(data: bytes, row: Any) -> Tensor:
     rows, width, block_rows, count = (
         int(row[n]) for n in ("rows", "columns", "block_rows", "count")
     )
-    if row["kind"] == 1:
+    if row["kind"] == _DENSE:
         if count != rows * width:
             raise ArtifactError("plan: a dense tensor has a wrong count")
         return Dense(_array(data, "<f4", int(row["values_at"]), count).reshape(rows, width))
