@@ -132,7 +132,6 @@ class Op:
     low: float = -math.inf
     high: float = math.inf
     alpha: float = 0.0
-    row_hint: int = 0
     depth_hint: int = 0
 
 
@@ -205,9 +204,8 @@ _OP = np.dtype(
         ("low", "<f4"),
         ("high", "<f4"),
         ("alpha", "<f4"),
-        ("row_hint", "<u4"),
         ("depth_hint", "<u4"),
-        ("reserved", "<u4", 6),
+        ("reserved", "<u4", 7),
     ]
 )
 
