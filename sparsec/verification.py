@@ -10,8 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.digest import source_digest
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
-from sparsec.artifact.writer import source_digest
 from sparsec.backends.base import Backend, Feeds
 from sparsec.compare import Difference, Fidelity
 from sparsec.ir.errors import ArtifactError, PatternError, VerifyError

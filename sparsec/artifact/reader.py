@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.digest import sha256
 from sparsec.artifact.graph import load_graph
 from sparsec.artifact.schema import complaint
-from sparsec.artifact.writer import sha256
 from sparsec.backends.base import Backend
 from sparsec.backends.targets import backends
 from sparsec.ir.errors import (

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparsec.ir.cleanup.rewire import constant
 from sparsec.ir.errors import CalibrationError
 from sparsec.ir.patterns import parse_pattern
 from sparsec.ir.sites import weight_sites
@@ -100,12 +101,7 @@ def _graph(layers: Sequence[LinearLayer]) -> ir.Model:
     nodes, inputs, initializers = [], [], []
     for layer in layers:
         array = layer.matrix.to("cpu", torch.float32).contiguous().numpy()
-        weight = ir.Value(
-            name=f"{layer.name}.weight",
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-            const_value=ir.tensor(array, name=f"{layer.name}.weight"),
-        )
+        weight = constant(f"{layer.name}.weight", array)
         x = _value(f"{layer.name}.x", f"{layer.name}.rows", array.shape[1])
         node = ir.node("Gemm", [x, weight], {"transB": 1}, name=layer.name)
         y = node.outputs[0]

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 import sparsec
-from sparsec.artifact.writer import sha256
+from sparsec.artifact.digest import sha256
 from sparsec.cli.main import main
 from sparsec.ir.errors import ArtifactError, PassConfigError, VerifyError
 from sparsec.passes.spec import parse_spec
