@@ -1,8 +1,8 @@
 """Plans: the bytes that tell ``libsparsec_cpu`` what a region computes, weights included.
 
 ``docs/formats/cpu-plan.md`` specifies them. A plan is written here and read by the C++ library, which
-checks every number itself; the reader here serves ``densify`` and the tests, and checks as much as it
-needs to fail cleanly.
+checks every number itself. The reader here serves ``densify`` and the tests: what it returns refers to
+nothing that is not there.
 """
 
 from __future__ import annotations
@@ -80,6 +80,12 @@ class Dense:
 
     values: NDArray[np.float32]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        rows, columns = self.values.shape
+        return rows, columns
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
@@ -108,6 +114,11 @@ class Blocks:
     def block_rows(self) -> int:
         """Rows that share a column."""
         return int(self.values.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` of the matrix."""
+        return self.rows, self.width
 
 
 Tensor: TypeAlias = Dense | Blocks
@@ -311,13 +322,39 @@ def _read(data: bytes) -> Plan:
         raise ArtifactError("plan: a table is too long")
     io_at, values_at, ops_at, tensors_at = tables
     io = _array(data, "<u4", io_at, n_in + n_out).tolist()
-    values = tuple(
-        Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
-        for v in _array(data, _VALUE, values_at, n_values)
-    )
-    ops = tuple(_op(row) for row in _array(data, _OP, ops_at, n_ops))
+    try:
+        values = tuple(
+            Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
+            for v in _array(data, _VALUE, values_at, n_values)
+        )
+        ops = tuple(_op(row) for row in _array(data, _OP, ops_at, n_ops))
+    except ValueError as error:  # of an enumeration
+        raise ArtifactError(f"plan: {error}") from error
     tensors = tuple(_tensor(data, row) for row in _array(data, _TENSOR, tensors_at, n_tensors))
-    return Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+    plan = Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+    _check_references(plan)
+    return plan
+
+
+# Inputs that an operator cannot do without, if it is more than the first.
+_OPERANDS = {OpCode.ADD: 2, OpCode.MULTIPLY: 2, OpCode.ATTENTION: 3}
+
+
+def _check_references(plan: Plan) -> None:
+    """Refuse a plan that names a value before it is made, or a tensor that it does not hold."""
+    made = set(plan.inputs)
+    for number, op in enumerate(plan.ops):
+        needed = op.inputs[: _OPERANDS.get(op.code, 1)]
+        if len(needed) < _OPERANDS.get(op.code, 1) or NONE in needed:
+            raise ArtifactError(f"plan: operator {number} ({op.code.name}) lacks an input")
+        if not made.issuperset(set(op.inputs) - {NONE}):
+            raise ArtifactError(f"plan: operator {number} reads a value that is not made before it")
+        held = len(plan.tensors)
+        if any(held <= each != NONE for each in (op.weight, op.bias, op.gain)):
+            raise ArtifactError(f"plan: operator {number} reads a tensor that is not there")
+        made.add(op.output)
+    if not made.issuperset(plan.outputs) or max(made, default=0) >= len(plan.values):
+        raise ArtifactError("plan: a value is not in its table, or an output is never made")
 
 
 def _array(data: bytes, dtype: Any, at: int, count: int) -> NDArray[Any]:
