@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.artifact import format as fmt
-from sparsec.artifact.graph import load_untrusted, tensors_of
+from sparsec.artifact.graph import load_untrusted
 from sparsec.artifact.schema import complaint_of, count, items, mapping, record, text
 from sparsec.ir.certificate import Certificate
 from sparsec.ir.edits import Removal
@@ -119,6 +119,7 @@ def read_certificates(root: Path, manifest: Mapping[str, Any]) -> Iterator[Certi
         ]
         removal = Removal({}, frozenset(body["never_zero"]))
         bare = Certificate(body["pass"], groups, removal, graphs["dense"], graphs["shrunk"])
+        _check_parameters(bare.parameters, path)
         tensors = _tensors(bare.parameters, body["tensors"], path)
         yield dataclasses.replace(bare, removal=dataclasses.replace(removal, tensors=tensors))
 
@@ -146,13 +147,7 @@ def _graph(root: Path, name: str, manifest: Mapping[str, Any]) -> ir.Model:
     path = root / name
     if name not in manifest["files"]:
         raise ArtifactError(f"{path}: a certificate's graph is not listed", where=str(path))
-    return load_untrusted(path, _references)
-
-
-def _references(model: ir.Model) -> Iterator[str]:
-    for tensor in tensors_of(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            yield f"tensor {tensor.name!r} refers to a file"
+    return load_untrusted(path, {})
 
 
 def _positions(pairs: Sequence[Sequence[int]], size: int, path: Path) -> NDArray[np.int64]:
@@ -168,6 +163,19 @@ def _positions(pairs: Sequence[Sequence[int]], size: int, path: Path) -> NDArray
         end = first + length
     parts = [np.arange(first, first + length) for first, length in pairs]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _check_parameters(parameters: Mapping[str, ir.Value], path: Path) -> None:
+    """Refuse parameters that no weights can be made for: of unknown type or shape."""
+    for name, value in parameters.items():
+        dtype, shape = value.dtype, value.shape
+        known = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
+        sizes = () if shape is None else shape.dims
+        if not known or shape is None or not all(isinstance(s, int) and s >= 0 for s in sizes):
+            raise ArtifactError(
+                f"{path}: the parameter {name!r} is {dtype} {shape}; needed numbers of a known shape",
+                where=str(path),
+            )
 
 
 def _tensors(

@@ -149,8 +149,49 @@ def test_a_certificate_whose_graph_reads_another_file_is_refused(forged: Path, w
         outside(attribute.t)
     onnx.save(graph, file)
     rehash(forged, file)
-    with pytest.raises(ArtifactError, match="refers to a file"):
+    with pytest.raises(ArtifactError, match=r"lies in '\.\./\.\./secret'"):
         verify_artifact(forged)
+
+
+def of_any_size(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.shape.dim[0].dim_param = "n"
+
+
+def of_no_rank(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.ClearField("shape")
+
+
+def of_no_type(graph: onnx.GraphProto) -> None:
+    graph.input[1].ClearField("type")
+
+
+def of_texts(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.STRING
+
+
+def of_more_channels(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (of_any_size, "needed numbers of a known shape"),
+        (of_no_rank, "needed numbers of a known shape"),
+        (of_no_type, "needed numbers of a known shape"),
+        (of_texts, "needed numbers of a known shape"),
+        (of_more_channels, "its graphs cannot be run"),
+    ],
+)
+def test_a_certificate_whose_parameters_do_not_fit_is_refused(forged: Path, edit, message: str):
+    file = certificate_of(forged).with_suffix(".dense.onnx")
+    graph = onnx.load(file)
+    edit(graph.graph)
+    onnx.save(graph, file)
+    rehash(forged, file)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        verify_artifact(forged)
+    assert caught.value.where == str(certificate_of(forged))
 
 
 def test_groups_are_inspected(net: Path, capsys):
