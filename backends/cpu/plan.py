@@ -322,12 +322,16 @@ def _read(data: bytes) -> Plan:
         raise ArtifactError("plan: a table is too long")
     io_at, values_at, ops_at, tensors_at = tables
     io = _array(data, "<u4", io_at, n_in + n_out).tolist()
+    value_rows = _array(data, _VALUE, values_at, n_values)
+    op_rows = _array(data, _OP, ops_at, n_ops)
+    if value_rows["reserved"].any() or op_rows["reserved"].any():
+        raise ArtifactError("plan: a reserved field is not zero")
     try:
         values = tuple(
             Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
-            for v in _array(data, _VALUE, values_at, n_values)
+            for v in value_rows
         )
-        ops = tuple(_op(row) for row in _array(data, _OP, ops_at, n_ops))
+        ops = tuple(map(_op, op_rows))
     except ValueError as error:  # of an enumeration
         raise ArtifactError(f"plan: {error}") from error
     tensors = tuple(_tensor(data, row) for row in _array(data, _TENSOR, tensors_at, n_tensors))
@@ -352,6 +356,8 @@ def _check_references(plan: Plan) -> None:
         held = len(plan.tensors)
         if any(held <= each != NONE for each in (op.weight, op.bias, op.gain)):
             raise ArtifactError(f"plan: operator {number} reads a tensor that is not there")
+        if op.output in made:
+            raise ArtifactError(f"plan: operator {number} makes a value that is there already")
         made.add(op.output)
     if not made.issuperset(plan.outputs) or max(made, default=0) >= len(plan.values):
         raise ArtifactError("plan: a value is not in its table, or an output is never made")
