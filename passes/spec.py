@@ -80,7 +80,7 @@ def build_pass(name: str, options: Mapping[str, Any]) -> Pass:
     values = {}
     for key, value in options.items():
         if key not in kinds:
-            hint = did_you_mean(key, kinds)
+            hint = did_you_mean(str(key), kinds)  # a recipe may hold anything
             raise PassConfigError(f"{name}: unknown option {key!r}; {hint}", where=name)
         values[key] = _read(name, key, value, kinds[key])
     missing = [
@@ -139,7 +139,7 @@ def _read(name: str, key: str, value: Any, kind: Any) -> Any:
             items = value.split("+") if isinstance(value, str) else list(value)
             (inner, *_) = typing.get_args(kind)
             return tuple(_read(name, key, item, inner) for item in items)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         expected = getattr(kind, "__name__", str(kind))
         raise PassConfigError(
             f"{name}: {key}={value!r} cannot be read as {expected}", where=name
