@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,31 +13,31 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.items import Shape
+from sparsec.ir.errors import CalibrationError
 from sparsec.ir.feeds import open_axes
-from sparsec.ir.run import new_session, session_options
+from sparsec.ir.run import new_session, run_session, session_options
 
 _AT_ONCE = 48  # values returned by one run, which bounds the memory
 _MAX_FEEDS = 2
+_MAX_ALONE = 8  # names of axes that are tried alone: each is one more run
 
 
 def observe_shapes(model: ir.Model, feeds: Sequence[Feeds]) -> dict[str, list[Shape]]:
     """Return the shapes of all float32 values that nodes of the main graph compute or read.
 
     The model is run with its own optimisations off, so that every value exists. Where inputs have
-    dynamic axes it is run once more with other sizes, if it takes any: at a batch of 1 a value of
-    the whole batch and one that is the same for all of it look alike.
+    dynamic axes it is run with other sizes as well, if it takes any: at a batch of 1 a value of the
+    whole batch and one that is the same for all of it look alike, and so do axes of two names
+    wherever neither of them is 1.
     """
     kept = [feed for i, feed in enumerate(feeds) if i == 0 or _shapes(feed) != _shapes(feeds[0])]
     kept = kept[:_MAX_FEEDS]
-    seen = [_observed(model, feed) for feed in kept]
+    names = [value.name for node in model.graph for value in node.outputs if value.name]
+    session = _session(model, names)
+    seen = [_observed(session, names, feed) for feed in kept]
     for feed in with_other_sizes(model, kept[0]):
-        try:
-            seen.append(_observed(model, feed))
-        except (
-            Exception
-        ):  # the model takes no such sizes; the runtime's exception types are private
-            continue
-        break
+        with contextlib.suppress(CalibrationError):  # the model may take no such sizes
+            seen.append(_observed(session, names, feed))
     shapes: dict[str, list[Shape]] = {}
     for observed in seen:
         for name, shape in observed.items():
@@ -44,36 +45,57 @@ def observe_shapes(model: ir.Model, feeds: Sequence[Feeds]) -> dict[str, list[Sh
     return shapes
 
 
-def _observed(model: ir.Model, feed: Feeds) -> dict[str, Shape]:
+def _observed(session: Any, names: Sequence[str], feed: Feeds) -> dict[str, Shape]:
     """Return the shape of every float32 input and value on one feed."""
-    names = [value.name for node in model.graph for value in node.outputs if value.name]
     shapes = {name: array.shape for name, array in feed.items() if array.dtype == np.float32}
-    for name, array in observe(model, feed, names):
+    for name, array in _run(session, names, feed):
         if array.dtype == np.float32:
             shapes[name] = array.shape
     return shapes
 
 
 def with_other_sizes(model: ir.Model, feed: Feeds) -> Iterator[Feeds]:
-    """Yield ``feed`` with all dynamic axes of other sizes, no two the same; then with the first ones only.
+    """Yield ``feed`` with dynamic axes of other sizes.
 
-    Rows are left out or repeated, so that all values are ones that the feed holds. Axes of one name
-    keep one size.
+    First all of them, no two the same; then those in front alone; then all of them, where axes of one
+    size keep one size; then each name alone, as 1, or as 2 where the feed has 1: what is broadcast only
+    then shows. Rows are left out or repeated, so that all values are ones that the feed holds. Axes of
+    one name keep one size.
     """
     inputs = [value for value in model.graph.inputs if value.shape is not None]
     axes = [(v.name or "", axis, label) for v in inputs for axis, label in open_axes(v)]
-    leading = {label for _, axis, label in axes if axis == 0}
-    every = {label for _, _, label in axes}
-    for chosen in [every] if leading == every else [every, leading]:
-        sizes: dict[str, int] = {}
+    axes = [(name, axis, label) for name, axis, label in axes if axis < np.ndim(feed.get(name, 0))]
+    now: dict[str, int] = {}
+    for name, axis, label in axes:
+        now.setdefault(label, feed[name].shape[axis])
+    leading = dict.fromkeys(label for _, axis, label in axes if axis == 0)
+    every = _others(now, apart=True)
+    tried: list[dict[str, int]] = []
+    for sizes in (
+        every,
+        {**now, **{label: every[label] for label in leading}},
+        _others(now, apart=False),
+        *({**now, label: 1 if now[label] != 1 else 2} for label in list(now)[:_MAX_ALONE]),
+    ):
+        if sizes in (now, *tried):
+            continue
+        tried.append(sizes)
         other = dict(feed)
         for name, axis, label in axes:
-            if label in chosen and name in feed and feed[name].ndim > axis:
-                size = feed[name].shape[axis]
-                new = sizes.setdefault(label, _another(size, set(sizes.values())))
-                other[name] = other[name].take(np.arange(new) % max(size, 1), axis)
-        if sizes:
-            yield other
+            rows = np.arange(sizes[label]) % max(feed[name].shape[axis], 1)
+            other[name] = other[name].take(rows, axis)
+        yield other
+
+
+def _others(now: dict[str, int], *, apart: bool) -> dict[str, int]:
+    """Return another size for each name: no two the same, or one for all that have one size now."""
+    chosen: dict[str, int] = {}
+    moved: dict[int, int] = {}
+    for label, size in now.items():
+        taken = set(chosen.values())
+        new = _another(size, taken) if apart or size not in moved else moved[size]
+        chosen[label] = moved[size] = new
+    return chosen
 
 
 def _another(size: int, taken: set[int]) -> int:
@@ -89,18 +111,32 @@ def _shapes(feed: Feeds) -> dict[str, Shape]:
 def observe(
     model: ir.Model, feed: Feeds, names: Sequence[str]
 ) -> Iterable[tuple[str, NDArray[Any]]]:
-    """Yield ``(name, array)`` for every named tensor value of the main graph."""
+    """Yield ``(name, array)`` for every named tensor value of the main graph.
+
+    Raises
+    ------
+    CalibrationError
+        If the model cannot be run on the feed.
+    """
+    yield from _run(_session(model, names), names, feed)
+
+
+def _session(model: ir.Model, names: Sequence[str]) -> Any:
+    """Return a session that returns the named values of the main graph as well."""
     values = {value.name: value for node in model.graph for value in node.outputs}
     own = {value.name for value in model.graph.outputs}
     extra = [values[name] for name in dict.fromkeys(names) if name in values and name not in own]
     before = list(model.graph.outputs)
     model.graph.outputs.extend(extra)
     try:
-        session = new_session(model, session_options(optimise=False, low_memory=True))
+        return new_session(model, session_options(optimise=False, low_memory=True))
     finally:
         model.graph.outputs[:] = before
+
+
+def _run(session: Any, names: Sequence[str], feed: Feeds) -> Iterable[tuple[str, NDArray[Any]]]:
     tensors = {o.name for o in session.get_outputs() if o.type.startswith("tensor")}
     wanted = [name for name in dict.fromkeys(names) if name in tensors]
     for start in range(0, len(wanted), _AT_ONCE):
         part = wanted[start : start + _AT_ONCE]
-        yield from zip(part, session.run(part, dict(feed)), strict=True)
+        yield from zip(part, run_session(session, feed, part), strict=True)
