@@ -43,6 +43,8 @@ class LowerContext:
         Threads that times are taken with.
     cache : Path, optional
         Directory for tuning records.
+    seed : int
+        Of everything random.
     progress : callable
         Given a sentence and the fraction done, 0..1.
     """

@@ -27,7 +27,7 @@ class Code(enum.StrEnum):
     NOT_OBSERVABLE = "not_observable"  # its inputs cannot be looked at, which the criterion needs
     BARRIER = "barrier"  # structure: an operator that needs every channel, or cannot be followed
     ROUNDED = (
-        "rounded"  # structure: too few units to remove any, rounded to the hardware's multiple
+        "rounded"  # structure: too few units to remove any in steps of the hardware's multiple
     )
     NOT_A_SITE = "not_a_site"  # an operator with weights that no pass can prune yet
 

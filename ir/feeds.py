@@ -26,9 +26,8 @@ _SIZES = (
     (128, 128), (224, 224), (48, 320), (64, 160), (320, 320), (32, 32), (64, 64), (576, 576),
     (16, 16), (512, 512), (640, 640), (1280, 1280), (17280, 17280), (8, 8), (4, 4), (1, 1),
 )  # fmt: skip
-_MOST_ELEMENTS = (
-    1 << 24
-)  # of one input: 17280 is the length of a recording, not the side of an image
+# Of one input: 17280 is the length of a recording, not the side of an image.
+_MOST_ELEMENTS = 1 << 24
 _MOST_WRITTEN = 16  # numbers in a shape, and sizes of a graph that are tried
 _LONGEST_WRITTEN = 8192
 _SCALARS = (1, 16000, 0)  # integers alone: a length, a sample rate, a flag

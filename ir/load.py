@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 # our one error that says the same.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
-LOCATIONS = (
-    "sparsec.locations"  # in a model's meta: what the file calls data that lies under other names
-)
+# In a model's meta: what the file calls data that lies under other names.
+LOCATIONS = "sparsec.locations"
 _SHOWN = 20
 
 

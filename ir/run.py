@@ -177,6 +177,25 @@ def _explained(error: Exception, where: str) -> SparsecError:
     return ModelImportError(f"{where}: ONNX Runtime cannot load it: {text}", where=where)
 
 
+def run_session(
+    session: ort.InferenceSession, feeds: Feeds, names: Sequence[str] | None = None
+) -> list[Any]:
+    """Return some outputs of a session, or all of them, in order.
+
+    Raises
+    ------
+    CalibrationError
+        If the model cannot be run on these feeds.
+    """
+    try:
+        return list(session.run(names, dict(feeds)))
+    except Exception as error:  # the runtime's exception types are private
+        text = " ".join(str(error).split())
+        raise CalibrationError(
+            f"the model cannot be run on these inputs: {text}; give it others with --calib"
+        ) from error
+
+
 def _array(feed: Any) -> Any:
     """Return a tensor of torch as an array, and everything else, as a list for a sequence, as it is."""
     return np.asarray(feed) if hasattr(feed, "__array__") else feed
@@ -214,11 +233,5 @@ class OrtRunner:
         CalibrationError
             If the model cannot be run on these feeds.
         """
-        try:
-            outputs = self.session.run(None, {name: _array(feed) for name, feed in feeds.items()})
-        except Exception as error:  # the runtime's exception types are private
-            text = " ".join(str(error).split())
-            raise CalibrationError(
-                f"the model cannot be run on these inputs: {text}; give it others with --calib"
-            ) from error
+        outputs = run_session(self.session, {name: _array(feed) for name, feed in feeds.items()})
         return dict(zip(self._names, outputs, strict=True))

@@ -33,7 +33,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def large_tensors(model: ir.Model, threshold: int = THRESHOLD) -> dict[str, NDArray[Any]]:
+def large_tensors(model: ir.Model) -> dict[str, NDArray[Any]]:
     """Return the initializers of the main graph that belong into the file, by name.
 
     Arrays of tensors that lie in a file are memory-mapped: nothing is read here.
@@ -42,7 +42,7 @@ def large_tensors(model: ir.Model, threshold: int = THRESHOLD) -> dict[str, NDAr
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
-        and value.const_value.nbytes >= threshold
+        and value.const_value.nbytes >= THRESHOLD
         and value.const_value.dtype.bitwidth >= 8
         and value.const_value.numpy().dtype.name in _DTYPES
     }

@@ -183,6 +183,11 @@ class WeightSite:
         text = self.weight.metadata_props.get(KEY)
         return None if text is None else from_metadata(text)
 
+    @property
+    def pattern_text(self) -> str:
+        """The pattern as reports and manifests write it: ``dense`` for none."""
+        return "dense" if self.pattern is None else str(self.pattern)
+
     def mark(self, pattern: Pattern) -> None:
         """Record on the stored tensor that the weight follows ``pattern``."""
         self.weight.metadata_props[KEY] = to_metadata(pattern, self.stored_reduction_axis)

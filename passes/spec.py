@@ -80,7 +80,7 @@ def build_pass(name: str, options: Mapping[str, Any]) -> Pass:
     values = {}
     for key, value in options.items():
         if key not in kinds:
-            hint = did_you_mean(key, kinds)
+            hint = did_you_mean(str(key), kinds)  # a recipe may hold anything
             raise PassConfigError(f"{name}: unknown option {key!r}; {hint}", where=name)
         values[key] = _read(name, key, value, kinds[key])
     missing = [
@@ -124,10 +124,7 @@ def aliases() -> dict[str, str]:
 
 def _read(name: str, key: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as the type ``kind``: from text, or checked if it came from a recipe."""
-    if typing.get_origin(kind) in (
-        typing.Union,
-        types.UnionType,
-    ):  # an option that may be left open
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # it may be left open
         (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
         if value is None or value == "auto":
             return None
@@ -142,7 +139,7 @@ def _read(name: str, key: str, value: Any, kind: Any) -> Any:
             items = value.split("+") if isinstance(value, str) else list(value)
             (inner, *_) = typing.get_args(kind)
             return tuple(_read(name, key, item, inner) for item in items)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         expected = getattr(kind, "__name__", str(kind))
         raise PassConfigError(
             f"{name}: {key}={value!r} cannot be read as {expected}", where=name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,14 @@ class Difference:
     by_output: dict[str, float] = dataclasses.field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def between(cls, samples: Sequence[Outputs], references: Sequence[Outputs]) -> Difference:
+        """Return the difference of what two runs returned for the same inputs, sample by sample."""
+        difference = cls()
+        for outputs, reference in zip(samples, references, strict=True):
+            difference.add(outputs, reference)
+        return difference
+
     @property
     def varied(self) -> bool:
         """Whether any output of the reference held two different numbers: else nothing is shown."""
@@ -56,7 +64,7 @@ class Difference:
 
     def _extend(self, name: str, expected: NDArray[Any]) -> None:
         numbers = expected.astype(np.float64) if _is_number(expected) else np.empty(0)
-        if (numbers := numbers[_finite(numbers)]).size:
+        if (numbers := numbers[np.isfinite(numbers)]).size:
             low, high = self.ranges.get(name, (np.inf, -np.inf))
             self.ranges[name] = min(low, float(numbers.min())), max(high, float(numbers.max()))
 
@@ -70,19 +78,17 @@ def _difference(got: Any, expected: Any) -> tuple[float, float]:
     if not (_is_number(got) and _is_number(expected)):
         return (0.0, 0.0) if bool(np.all(got == expected)) else (np.inf, np.inf)
     a, b = got.astype(np.float64), expected.astype(np.float64)
-    odd = ~_finite(a)
-    if not np.array_equal(odd, ~_finite(b)) or not np.array_equal(a[odd], b[odd], equal_nan=True):
+    odd = ~np.isfinite(a)
+    if not np.array_equal(odd, ~np.isfinite(b)) or not np.array_equal(
+        a[odd], b[odd], equal_nan=True
+    ):
         return np.inf, np.inf
-    both = _finite(a) & _finite(b)
+    both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return 0.0, 0.0
     absolute = float(np.abs(a[both] - b[both]).max())
     scale = float(np.abs(b[both]).max())
     return absolute, 0.0 if absolute == 0 else absolute / scale if scale else np.inf
-
-
-def _finite(array: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.isfinite(array)
 
 
 def _is_number(array: NDArray[Any]) -> bool:
@@ -100,6 +106,14 @@ class Fidelity:
     cosines: list[float] = dataclasses.field(default_factory=list)
     same: int = 0
     positions: int = 0
+
+    @classmethod
+    def between(cls, samples: Sequence[Outputs], originals: Sequence[Outputs]) -> Fidelity:
+        """Return the fidelity of what two runs returned for the same inputs, sample by sample."""
+        fidelity = cls()
+        for outputs, original in zip(samples, originals, strict=True):
+            fidelity.add(outputs, original)
+        return fidelity
 
     def add(self, outputs: Outputs, original: Outputs) -> None:
         """Take in one sample."""

@@ -56,7 +56,7 @@ def _inspect_model(model: ir.Model, groups: bool) -> dict[str, Any]:
             "name": site.name,
             "op": site.op,
             "shape": list(site.shape),
-            "pattern": "dense" if site.pattern is None else str(site.pattern),
+            "pattern": site.pattern_text,
             "sparsity": sparsity(site.matrix()),
         }
         for site in sites

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 import sparsec
 from sparsec.artifact import format as fmt
-from sparsec.artifact.writer import source_digest
+from sparsec.artifact.digest import source_digest
 from sparsec.backends.base import Lowered
 from sparsec.ir.target import Target
 from sparsec.passes.pipeline import Step

@@ -161,9 +161,7 @@ def prove(
     del dense  # one session at a time: each may hold the weights once more
     runner, how = runnable(backend, stage, manifest, trial.scratch)
     got = outputs_of(runner, feeds)
-    difference = Difference()
-    for mine, theirs in zip(got, expected, strict=True):
-        difference.add(mine, theirs)
+    difference = Difference.between(got, expected)
     verification = verification_json(
         difference, manifest, how, lambda: noise_of(load_model(reference), feeds, expected)
     )
@@ -183,9 +181,7 @@ def prove(
 
     progress("compare with the original", 0.8)
     original = OrtRunner(trial.original, optimise=False, low_memory=True, where=trial.where)
-    fidelity = Fidelity()
-    for mine, theirs in zip(got, outputs_of(original, feeds), strict=True):
-        fidelity.add(mine, theirs)
+    fidelity = Fidelity.between(got, outputs_of(original, feeds))
     accuracy: dict[str, Any] | None = None
     if evaluator is not None and after is not None:
         before = evaluator(original.run)

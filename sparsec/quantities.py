@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same on the terminal and in the report."""
+"""Numbers and options as people read them, the same on the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -64,3 +64,16 @@ def noise(verify: Mapping[str, Any]) -> str:
     ' (float32 noise of an output: 2.0e-03)'
     """
     return f" (float32 noise of an output: {verify['noise']:.1e})" if "noise" in verify else ""
+
+
+def options_given(options: Mapping[str, Any]) -> list[str]:
+    """Return the options of a pass as in a SPEC, those that were left open omitted.
+
+    Examples
+    --------
+    >>> options_given({"sparsity": 0.9, "exclude": ["head", "stem"], "ops": [], "round": None})
+    ['sparsity=0.9', 'exclude=head+stem']
+    """
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    texts = ("+".join(map(str, v)) if isinstance(v, list) else str(v) for v in given.values())
+    return [f"{key}={text}" for key, text in zip(given, texts, strict=True)]

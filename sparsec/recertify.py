@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sparsec.ir.bias import SUFFIX
 from sparsec.ir.certificate import Certificate
 from sparsec.ir.cleanup import clean_up, fold_batch_norm
 from sparsec.ir.edits import shrunk
-from sparsec.ir.errors import VerifyError
+from sparsec.ir.errors import ArtifactError, CalibrationError, ModelImportError, VerifyError
 from sparsec.ir.groups import prepare
 from sparsec.ir.load import load_model
 from sparsec.ir.replay import random_weights, replay
@@ -47,15 +48,19 @@ def replay_all(
     ------
     VerifyError
         If one fails, or certifies another graph than the artifact's.
+    ArtifactError
+        If one is damaged.
     """
     seed = manifest["recipe"]["seed"]
     own = None if model is None else _OwnWeights(model, seed)
     worst = 0.0
     shapes: dict[str, tuple[int, ...]] = {}
     replayed = 0
-    for certificate in read_certificates(root, manifest):
+    certificates = read_certificates(root, manifest)
+    for entry, certificate in zip(manifest["certificates"], certificates, strict=True):
         weights = None if own is None else own.of(certificate)
-        worst = max(worst, replay(certificate, seed=seed, weights=weights))
+        with _blamed(root / entry["file"]):
+            worst = max(worst, replay(certificate, seed=seed, weights=weights))
         if own is not None and weights is not None:
             own.shrink(certificate, weights)
         shapes |= shapes_after(certificate)
@@ -67,6 +72,17 @@ def replay_all(
         "with": "random" if model is None else "model",
         "max_rel": worst,
     }
+
+
+@contextlib.contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Blame the certificate at ``path`` for graphs that passed every check and still cannot be run."""
+    try:
+        yield
+    except (ModelImportError, CalibrationError) as error:
+        raise ArtifactError(
+            f"{path}: its graphs cannot be run: {error.message}", where=str(path)
+        ) from error
 
 
 def shapes_after(certificate: Certificate) -> dict[str, tuple[int, ...]]:

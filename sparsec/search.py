@@ -24,6 +24,8 @@ from sparsec.recipe import Recipe
 
 LOWEST, HIGHEST = 0.3, 0.98
 RESOLUTION = 0.02
+# Both ends, and as many bisections as the resolution takes: the most there can be, for the progress.
+MOST_TRIALS = 2 + math.ceil(math.log2((HIGHEST - LOWEST) / RESOLUTION))
 
 Attempt = Callable[[Recipe, Path, Callable[[str, float], None]], Artifact]
 
@@ -86,10 +88,10 @@ def solve(
             sparsity = round(sparsity, 4)
             if sparsity not in trials:
                 path = Path(folder) / f"{sparsity:g}.sparsec"
-                part = len(trials) / 7
+                before = len(trials) / MOST_TRIALS
 
                 def report(text: str, done: float) -> None:
-                    progress(f"sparsity {sparsity:g}: {text}", part + done / 7)
+                    progress(f"sparsity {sparsity:g}: {text}", before + done / MOST_TRIALS)
 
                 try:
                     trials[sparsity] = attempt(settle(recipe, sparsity), path, report)
@@ -130,8 +132,10 @@ def stated(recipe: Recipe) -> float:
 def least(met: Callable[[float], bool], low: float = LOWEST) -> float:
     """Return the least sparsity from ``low`` up that meets the goals; the highest if none does."""
     high = HIGHEST
-    if met(low) or not met(high):
-        return low if met(low) else high
+    if met(low):
+        return low
+    if not met(high):
+        return high
     while high - low > RESOLUTION:
         middle = round((low + high) / 2, 4)
         low, high = (low, middle) if met(middle) else (middle, high)
@@ -141,8 +145,10 @@ def least(met: Callable[[float], bool], low: float = LOWEST) -> float:
 def most(met: Callable[[float], bool]) -> float:
     """Return the highest sparsity that meets the goals; the lowest if none does."""
     low, high = LOWEST, HIGHEST
-    if met(high) or not met(low):
-        return high if met(high) else low
+    if met(high):
+        return high
+    if not met(low):
+        return low
     while high - low > RESOLUTION:
         middle = round((low + high) / 2, 4)
         low, high = (middle, high) if met(middle) else (low, middle)

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.digest import source_digest
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Backend, Feeds
 from sparsec.compare import Difference, Fidelity
@@ -117,7 +118,7 @@ def check_layers(stock: ir.Model, manifest: Mapping[str, Any], path: Path) -> in
         matrix, pattern = site.matrix(), site.pattern
         found = {
             "shape": list(site.shape),
-            "pattern": "dense" if pattern is None else str(pattern),
+            "pattern": site.pattern_text,
             "sparsity": sparsity(matrix),
         }
         for key, value in found.items():
@@ -151,9 +152,7 @@ def check_numerics(
     file = densified(backend, path, scratch)
     expected = outputs_of(OrtRunner(file, optimise=False, low_memory=True), feeds)
     runner, how = runnable(backend, path, manifest, scratch)
-    difference = Difference()
-    for mine, theirs in zip(outputs_of(runner, feeds), expected, strict=True):
-        difference.add(mine, theirs)
+    difference = Difference.between(outputs_of(runner, feeds), expected)
     result = verification_json(
         difference, manifest, how, lambda: noise_of(load_model(file), feeds, expected)
     )
@@ -181,8 +180,6 @@ def compare_with_source(
     VerifyError
         If ``model`` is another file than the one that was compiled.
     """
-    from sparsec.artifact.writer import source_digest
-
     recorded = manifest["source"]
     source = load_model(model)
     found = source_digest(model, source)
@@ -194,9 +191,6 @@ def compare_with_source(
             where=str(model),
         )
     runner, _ = runnable(backend, path, manifest, scratch)
-    fidelity = Fidelity()
     graph = model if is_onnx(model) else source
     original = outputs_of(OrtRunner(graph, low_memory=True, where=str(model)), feeds)
-    for mine, theirs in zip(outputs_of(runner, feeds), original, strict=True):
-        fidelity.add(mine, theirs)
-    return fidelity.to_json()
+    return Fidelity.between(outputs_of(runner, feeds), original).to_json()

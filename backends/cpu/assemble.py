@@ -50,16 +50,14 @@ def region_of(items: Sequence[Item]) -> Region:
     return Region(tuple(items), inputs, outputs)
 
 
-def pack_weight(matrix: np.ndarray, block_rows: int | None = None) -> Tensor:
+def pack_weight(matrix: np.ndarray) -> Tensor:
     """Store a weight float32 [M, K] in the form that runs fastest."""
-    if block_rows is None:
-        if sparsity(matrix) < _DENSE_BELOW:
-            return Dense(np.ascontiguousarray(matrix, np.float32))
-        block_rows = best_block_rows(matrix)
-    return narrow(pack_blocks(matrix, block_rows))
+    if sparsity(matrix) < _DENSE_BELOW:
+        return Dense(np.ascontiguousarray(matrix, np.float32))
+    return narrow(pack_blocks(matrix, best_block_rows(matrix)))
 
 
-def build_plan(scene: Scene, region: Region, tile_hint: int = 0) -> Plan:
+def build_plan(scene: Scene, region: Region) -> Plan:
     """Return the plan of a region."""
     values: list[Value] = []
     index: dict[ir.Value, int] = {}
@@ -68,7 +66,7 @@ def build_plan(scene: Scene, region: Region, tile_hint: int = 0) -> Plan:
     def value_of(value: ir.Value, kind: Kind, channels: int, rank: int) -> int:
         if value not in index:
             index[value] = len(values)
-            values.append(Value(kind, channels, rank, tile_hint))
+            values.append(Value(kind, channels, rank))
         return index[value]
 
     def tensor(array: Tensor | np.ndarray | None) -> int:

@@ -87,7 +87,7 @@ class CpuBackend(Backend):
 
     def densify(self, model: ir.Model, root: Path) -> ir.Model:
         """Return the graph in stock operators, weights unpacked from the plans."""
-        return densify_model(model)
+        return densify_model(model, str(root))
 
     def runner(
         self, root: Path, manifest: Mapping[str, Any], threads: int | None, *, exact: bool = False

@@ -16,43 +16,63 @@ import onnx_ir as ir
 from sparsec.backends.cpu.assemble import DOMAIN, OP_TYPE
 from sparsec.backends.cpu.labels import Label, read_labels
 from sparsec.backends.cpu.pack import unpack
-from sparsec.backends.cpu.plan import NONE, Activation, Kind, Op, OpCode, Plan, Tensor, Value
+from sparsec.backends.cpu.plan import (
+    NONE,
+    Activation,
+    Dense,
+    Kind,
+    Op,
+    OpCode,
+    Plan,
+    Tensor,
+    Value,
+)
 from sparsec.ir.errors import ArtifactError
 from sparsec.ir.names import UniqueNames
 from sparsec.ir.patterns import KEY, to_metadata
 
 
-def densify_model(model: ir.Model) -> ir.Model:
+def densify_model(model: ir.Model, where: str = "the graph") -> ir.Model:
     """Replace every Region node of the main graph by stock operators.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Changed in place.
+    where : str
+        What messages call it: the artifact.
 
     Raises
     ------
     ArtifactError
         If a plan is damaged or does not fit its node.
     """
-    graph = model.graph
     names = UniqueNames(model)
-    for node in [n for n in graph if n.domain == DOMAIN and n.op_type == OP_TYPE]:
-        weight = node.inputs[0]
-        if weight is None or weight.const_value is None:
+    for node in [n for n in model.graph if n.domain == DOMAIN and n.op_type == OP_TYPE]:
+        try:
+            _replace(model, node, names)
+        except ArtifactError as error:
             raise ArtifactError(
-                f"{node.name}: the plan of a Region node must be stored in the model"
-            )
-        plan = Plan.from_bytes(weight.const_value.numpy().tobytes())
-        _replace(model, node, plan, names)
-        if not weight.uses():
-            del graph.initializers[weight.name or ""]
+                f"{where}: the artifact is damaged: node {node.name!r}: {error.message}; compile it "
+                "again",
+                where=where,
+            ) from error
     model.opset_imports.pop(DOMAIN, None)
     return model
 
 
-def _replace(model: ir.Model, node: ir.Node, plan: Plan, names: UniqueNames) -> None:
-    if len(node.inputs) - 1 != len(plan.inputs) or len(node.outputs) != len(plan.outputs):
-        raise ArtifactError(f"{node.name}: the node has other inputs or outputs than its plan")
+def _replace(model: ir.Model, node: ir.Node, names: UniqueNames) -> None:
+    weight = node.inputs[0] if node.inputs else None
+    if weight is None or weight.const_value is None:
+        raise ArtifactError("its plan must be stored in the model")
+    plan = Plan.from_bytes(weight.const_value.numpy().tobytes())
+    given = node.inputs[1:]
+    if len(given) != len(plan.inputs) or len(node.outputs) != len(plan.outputs) or None in given:
+        raise ArtifactError("it has other inputs or outputs than its plan")
     labels = read_labels(node, plan)
     writer = _Writer(model, node.name or "region", names)
     values: dict[int, ir.Value] = {}
-    for index, value in zip(plan.inputs, node.inputs[1:], strict=True):
+    for index, value in zip(plan.inputs, given, strict=True):
         assert value is not None
         values[index] = value
     for index, op in enumerate(plan.ops):
@@ -65,6 +85,8 @@ def _replace(model: ir.Model, node: ir.Node, plan: Plan, names: UniqueNames) -> 
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         old.name, new.name = f"{label}.region", label
     model.graph.remove(node, safe=True)
+    if not weight.uses():
+        del model.graph.initializers[weight.name or ""]
 
 
 class _Writer:
@@ -130,16 +152,23 @@ def _op(w: _Writer, plan: Plan, op: Op, values: dict[int, ir.Value]) -> ir.Value
     return _activation(w, op, y)
 
 
-def _tensor(plan: Plan, index: int) -> np.ndarray | None:
-    tensor: Tensor | None = None if index == NONE else plan.tensors[index]
-    return None if tensor is None else unpack(tensor)
+def _matrix(plan: Plan, op: Op, columns: int) -> np.ndarray:
+    """Return the weight of an operator, float32 [channels of its output, columns]."""
+    tensor: Tensor | None = None if op.weight == NONE else plan.tensors[op.weight]
+    wanted = plan.values[op.output].channels, columns
+    if tensor is None or tensor.shape != wanted:
+        got = "none" if tensor is None else list(tensor.shape)
+        raise ArtifactError(f"plan: {op.code.name} needs a weight {list(wanted)}, got {got}")
+    return unpack(tensor)
 
 
-def _needed(plan: Plan, index: int) -> np.ndarray:
-    array = _tensor(plan, index)
-    if array is None:
-        raise ArtifactError("plan: an operator lacks a tensor")
-    return array
+def _vector(plan: Plan, op: Op, index: int) -> np.ndarray:
+    """Return a bias or gain, float32 [channels of the operator's output]."""
+    tensor = None if index == NONE else plan.tensors[index]
+    channels = plan.values[op.output].channels
+    if not isinstance(tensor, Dense) or tensor.values.size != channels:
+        raise ArtifactError(f"plan: {op.code.name} needs a vector of {channels} numbers")
+    return unpack(tensor).reshape(-1)
 
 
 _Inputs = Sequence[ir.Value | None]
@@ -152,9 +181,9 @@ def _linear(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
             return _conv(w, plan, op, inputs)
         assert x is not None
         x = w.add("Flatten", x)
-    y = w.product("MatMul", x, w.weight(_needed(plan, op.weight).T.copy(), 0))
-    bias = _tensor(plan, op.bias)
-    return y if bias is None else w.add("Add", y, w.constant(bias.reshape(-1)))
+    weight = _matrix(plan, op, _value(plan, op.inputs[0]).channels)
+    y = w.product("MatMul", x, w.weight(weight.T.copy(), 0))
+    return y if op.bias == NONE else w.add("Add", y, w.constant(_vector(plan, op, op.bias)))
 
 
 def _value(plan: Plan, index: int) -> Value:
@@ -164,13 +193,13 @@ def _value(plan: Plan, index: int) -> Value:
 def _conv(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     depthwise = op.code is OpCode.DEPTHWISE
     channels = _value(plan, op.inputs[0]).channels
-    weight = _needed(plan, op.weight).reshape(-1, 1 if depthwise else channels, *op.kernel)
-    bias = _tensor(plan, op.bias)
+    each = 1 if depthwise else channels
+    weight = _matrix(plan, op, each * op.kernel[0] * op.kernel[1])
     return w.product(
         "Conv",
         inputs[0],
-        w.weight(weight, 1),
-        *([] if bias is None else [w.constant(bias.reshape(-1))]),
+        w.weight(weight.reshape(-1, each, *op.kernel), 1),
+        *([] if op.bias == NONE else [w.constant(_vector(plan, op, op.bias))]),
         kernel_shape=list(op.kernel),
         strides=list(op.stride),
         pads=list(op.pads),
@@ -196,17 +225,15 @@ def _layer_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     centred = w.add("Sub", x, w.mean(x))
     variance = w.mean(w.add("Mul", centred, centred))
     root = w.add("Sqrt", w.add("Add", variance, w.constant(op.alpha)))
-    scaled = w.add(
-        "Mul", w.add("Div", centred, root), w.constant(_needed(plan, op.gain).reshape(-1))
-    )
-    return w.add("Add", scaled, w.constant(_needed(plan, op.bias).reshape(-1)))
+    gain, shift = (w.constant(_vector(plan, op, index)) for index in (op.gain, op.bias))
+    return w.add("Add", w.add("Mul", w.add("Div", centred, root), gain), shift)
 
 
 def _rms_norm(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     x = inputs[0]
     assert x is not None
     root = w.add("Sqrt", w.add("Add", w.mean(w.add("Mul", x, x)), w.constant(op.alpha)))
-    return w.add("Mul", w.add("Div", x, root), w.constant(_needed(plan, op.gain).reshape(-1)))
+    return w.add("Mul", w.add("Div", x, root), w.constant(_vector(plan, op, op.gain)))
 
 
 def _multiply(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
@@ -215,6 +242,8 @@ def _multiply(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
 
 def _attention(w: _Writer, plan: Plan, op: Op, inputs: _Inputs) -> ir.Value:
     channels = _value(plan, op.inputs[0]).channels
+    if not op.heads or channels % op.heads:
+        raise ArtifactError(f"plan: {channels} channels do not make {op.heads} heads")
     split = w.constant([0, 0, op.heads, channels // op.heads], np.int64)
 
     def heads(x: ir.Value | None, perm: list[int]) -> ir.Value:

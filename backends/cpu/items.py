@@ -7,7 +7,7 @@ LayerNorm of nine nodes is one item. Regions are sets of items.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -135,6 +135,11 @@ class Scene:
         return reader if reader in self.order else None
 
 
-def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Whether a node is one of these standard operators."""
+def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
+    """Whether there is a node, and it is one of these standard operators."""
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def other_operand(node: ir.Node, value: ir.Value | None) -> ir.Value | None:
+    """Return what a node of two operands reads besides ``value``."""
+    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]

@@ -51,9 +51,9 @@ def read_labels(node: ir.Node, plan: Plan) -> Mapping[int, Label]:
         labels = {index: _label(name, pattern) for index, name, pattern in entries}
         sound = len(labels) == len(entries) and all(_has_weight(plan, index) for index in labels)
     except (ValueError, TypeError, RecursionError, PatternError) as error:
-        raise ArtifactError(f"{node.name}: its metadata {KEY} is damaged: {error}") from error
+        raise ArtifactError(f"its metadata {KEY} is damaged: {error}") from error
     if not sound:
-        raise ArtifactError(f"{node.name}: its metadata {KEY} names operators that hold no weight")
+        raise ArtifactError(f"its metadata {KEY} names operators that hold no weight")
     return labels
 
 

@@ -15,6 +15,7 @@ from sparsec.backends.cpu.plan import VERSION
 from sparsec.ir.errors import ArtifactError, ShapeError, UnsupportedTargetError
 
 FILE_NAME = "libsparsec_cpu.so"
+_ALIGN = 64  # bytes: where a plan may be read in place
 _MAX_RANK = 8
 _ERROR_SIZE = 512
 
@@ -191,12 +192,12 @@ def _fill(tensor: Any, array: NDArray[np.float32]) -> None:
         tensor.dims[axis] = size
 
 
-def _aligned(data: NDArray[np.uint8], to: int = 64) -> NDArray[np.uint8]:
+def _aligned(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return ``data`` at an address that the library can use in place."""
-    if data.ctypes.data % to == 0:
+    if data.ctypes.data % _ALIGN == 0:
         return data
-    room = np.empty(data.size + to, np.uint8)
-    start = -room.ctypes.data % to
+    room = np.empty(data.size + _ALIGN, np.uint8)
+    start = -room.ctypes.data % _ALIGN
     room[start : start + data.size] = data
     return room[start : start + data.size]
 

@@ -45,7 +45,7 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
     trail = _Trail([softmax])
     value, mask = softmax.inputs[0], None
     node = _producer(value)
-    if is_op(node, "Add") and node is not None:
+    if is_op(node, "Add"):
         scores, mask = _scores_and_mask(scene, node)
         if scores is None:
             return None
@@ -54,12 +54,7 @@ def _attention(scene: Scene, softmax: ir.Node) -> Item | None:
     value = _unscale(scene, value, trail)
     product = _producer(value)
     weighted = scene.single_reader(softmax.outputs[0])
-    if (
-        not is_op(product, "MatMul")
-        or product is None
-        or not is_op(weighted, "MatMul")
-        or weighted is None
-    ):
+    if not is_op(product, "MatMul") or not is_op(weighted, "MatMul"):
         return None
     if weighted.inputs[0] is not softmax.outputs[0]:
         return None
@@ -113,7 +108,7 @@ def _scores_and_mask(scene: Scene, add: ir.Node) -> tuple[ir.Value | None, ir.Va
 
 def _unscale(scene: Scene, value: ir.Value | None, trail: _Trail) -> ir.Value | None:
     """Walk back over multiplications and divisions by a constant."""
-    while is_op(node := _producer(value), "Mul", "Div") and node is not None:
+    while is_op(node := _producer(value), "Mul", "Div"):
         divisor = scene.scalar(node.inputs[1])
         if divisor is not None:
             trail.factor *= divisor if node.op_type == "Mul" else 1.0 / divisor
@@ -133,7 +128,7 @@ def _head_source(
     """Walk back from ``[B, h, L, d]`` (transposed: ``[B, h, d, L]``) to ``[B, L, h * d]``."""
     value = _unscale(scene, value, trail)
     perms = []
-    while is_op(node := _producer(value), "Transpose") and node is not None:
+    while is_op(node := _producer(value), "Transpose"):
         perms.append(tuple(node.attributes.get_ints("perm", ()) or ()))
         trail.nodes.append(node)
         value = _unscale(scene, node.inputs[0], trail)
@@ -143,11 +138,8 @@ def _head_source(
     for perm in reversed(perms):  # the earliest acts first
         total = tuple(total[axis] for axis in perm)
     reshape = _producer(value)
-    if (
-        total != (_SPLIT_TRANSPOSED if transposed else _SPLIT)
-        or not is_op(reshape, "Reshape")
-        or reshape is None
-    ):
+    wanted = _SPLIT_TRANSPOSED if transposed else _SPLIT
+    if total != wanted or not is_op(reshape, "Reshape"):
         return None
     source = reshape.inputs[0]
     shapes = scene.shapes(source, value)
@@ -160,12 +152,12 @@ def _head_source(
 def _merge(scene: Scene, value: ir.Value, trail: _Trail) -> ir.Value | None:
     """Walk on from ``[B, h, L, d]`` to ``[B, L, h * d]``."""
     transpose = scene.single_reader(value)
-    if not is_op(transpose, "Transpose") or transpose is None:
+    if not is_op(transpose, "Transpose"):
         return None
     if tuple(transpose.attributes.get_ints("perm", ()) or ()) != _SPLIT:
         return None
     reshape = scene.single_reader(transpose.outputs[0])
-    if not is_op(reshape, "Reshape") or reshape is None:
+    if not is_op(reshape, "Reshape"):
         return None
     shapes = scene.shapes(transpose.outputs[0], reshape.outputs[0])
     if shapes is None or any(len(new) != 3 or new[:2] != old[:2] for old, new in shapes):

@@ -36,7 +36,7 @@ def _flattened_pixel(scene: Scene, node: ir.Node) -> ir.Node | None:
         return None
     image = flatten.inputs[0] if is_op(flatten, "Flatten", "Reshape", "Squeeze") else None
     pooling = None if image is None else image.producer()
-    if pooling is None or not is_op(pooling, "GlobalAveragePool", "ReduceMean"):
+    if not is_op(pooling, "GlobalAveragePool", "ReduceMean"):
         return None
     if any(scene.constant(each) is None for each in flatten.inputs[1:]):
         return None  # a shape that nodes outside compute

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.backends.cpu.items import Item, Scene, is_op
+from sparsec.backends.cpu.items import Item, Scene, is_op, other_operand
 from sparsec.backends.cpu.plan import Kind, OpCode
 
 
@@ -68,47 +68,20 @@ def over_last(scene: Scene, node: ir.Node) -> bool:
 
 
 def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
-    """Match ``(x - mean) / sqrt(mean((x - mean)^2) + eps) * gain + shift``."""
-    x = mean.inputs[0]
-    centre = scene.single_reader(mean.outputs[0])
-    if not over_last(scene, mean) or not is_op(centre, "Sub") or centre is None:
+    """Match ``(x - mean) / sqrt(mean((x - mean)^2) + eps) * gain + shift``; the last two may be absent."""
+    found = _normalised(scene, mean)
+    if found is None:
         return
-    if centre.inputs[0] is not x:
-        return
-    centred = centre.outputs[0]
-    square = next((n for n in scene.consumers(centred) if is_square(scene, n, centred)), None)
-    divide = next((n for n in scene.consumers(centred) if is_op(n, "Div")), None)
-    if square is None or divide is None or scene.consumers(centred) != {square, divide}:
-        return
-    chain = [square]
-    for op_type in ("ReduceMean", "Add", "Sqrt", "Div"):
-        following = scene.single_reader(chain[-1].outputs[0])
-        if following is None or not is_op(following, op_type):
-            return
-        chain.append(following)
-    _, variance, plus, root, last = chain
-    epsilon = scene.scalar(
-        plus.inputs[1] if plus.inputs[0] is variance.outputs[0] else plus.inputs[0]
-    )
-    if last is not divide or epsilon is None or not over_last(scene, variance):
-        return
-    if divide.inputs[0] is not centred or divide.inputs[1] is not root.outputs[0]:
-        return
-    nodes = [mean, centre, square, variance, plus, root, divide]
-    y = divide.outputs[0]
+    nodes, epsilon = found
+    x, y = mean.inputs[0], nodes[-1].outputs[0]
+    channels = (scene.shape(x) or (0,))[-1]
     factors = []
     for op_type, neutral in (("Mul", 1.0), ("Add", 0.0)):
         reader = scene.single_reader(y)
         constant = None
-        if reader is not None and is_op(reader, op_type):
-            constant = scene.constant(
-                reader.inputs[1] if reader.inputs[0] is y else reader.inputs[0]
-            )
-        if (
-            reader is None
-            or constant is None
-            or constant.size not in (1, (scene.shape(x) or (0,))[-1])
-        ):
+        if is_op(reader, op_type):
+            constant = scene.constant(other_operand(reader, y))
+        if reader is None or constant is None or constant.size not in (1, channels):
             factors.append(np.full(1, neutral, np.float32))
             continue
         if constant.ndim and constant.size != constant.shape[-1]:
@@ -116,7 +89,35 @@ def _decomposed(scene: Scene, mean: ir.Node) -> Iterator[Item]:
         factors.append(constant.astype(np.float32))
         nodes.append(reader)
         y = reader.outputs[0]
-    yield from _item(scene, tuple(nodes), x, y, factors[0], factors[1], epsilon)
+    gain, shift = factors
+    yield from _item(scene, tuple(nodes), x, y, gain, shift, epsilon)
+
+
+def _normalised(scene: Scene, mean: ir.Node) -> tuple[list[ir.Node], float] | None:
+    """Return the nodes of ``(x - mean) / sqrt(mean((x - mean)^2) + eps)``, the division last, and eps."""
+    centre = scene.single_reader(mean.outputs[0])
+    if not over_last(scene, mean) or not is_op(centre, "Sub"):
+        return None
+    if centre.inputs[0] is not mean.inputs[0]:
+        return None
+    centred = centre.outputs[0]
+    square = next((n for n in scene.consumers(centred) if is_square(scene, n, centred)), None)
+    divide = next((n for n in scene.consumers(centred) if is_op(n, "Div")), None)
+    if square is None or divide is None or scene.consumers(centred) != {square, divide}:
+        return None
+    chain = [square]
+    for op_type in ("ReduceMean", "Add", "Sqrt", "Div"):
+        following = scene.single_reader(chain[-1].outputs[0])
+        if not is_op(following, op_type):
+            return None
+        chain.append(following)
+    _, variance, plus, root, last = chain
+    epsilon = scene.scalar(other_operand(plus, variance.outputs[0]))
+    if last is not divide or epsilon is None or not over_last(scene, variance):
+        return None
+    if divide.inputs[0] is not centred or divide.inputs[1] is not root.outputs[0]:
+        return None
+    return [mean, centre, square, variance, plus, root, divide], epsilon
 
 
 def is_square(scene: Scene, node: ir.Node, value: ir.Value) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from sparsec.backends.cpu.items import Item, Scene, is_op
+from sparsec.backends.cpu.items import Item, Scene, is_op, other_operand
 from sparsec.backends.cpu.plan import Activation, Kind, OpCode
 
 _SQRT2 = math.sqrt(2)
@@ -43,28 +43,22 @@ def clip(low: float, high: float) -> dict[str, Any]:
 
 def add_item(scene: Scene, node: ir.Node) -> Item | None:
     """Return the sum of two activations of one shape; else None."""
-    if not is_op(node, "Add"):
-        return None
-    a, b = node.inputs
-    if scene.constant(a) is not None or scene.constant(b) is not None or not scene.same_shape(a, b):
-        return None
-    kind, channels = _kind(scene, node.outputs[0])
-    if kind is None:
-        return None
-    return Item(OpCode.ADD, (node,), (a, b), node.outputs[0], kind, channels)
+    return _of_two(scene, node, OpCode.ADD) if is_op(node, "Add") else None
 
 
 def multiply_item(scene: Scene, node: ir.Node) -> Item | None:
     """Return the product of two activations of one shape, as behind a gate; else None."""
-    if not is_op(node, "Mul"):
-        return None
+    item = _of_two(scene, node, OpCode.MULTIPLY) if is_op(node, "Mul") else None
+    return item if item is not None and item.kind is Kind.ROWS else None
+
+
+def _of_two(scene: Scene, node: ir.Node, code: OpCode) -> Item | None:
+    """Return a node of two operands that nodes compute, of one shape; else None."""
     a, b = node.inputs
     if scene.constant(a) is not None or scene.constant(b) is not None or not scene.same_shape(a, b):
         return None
     kind, channels = _kind(scene, node.outputs[0])
-    if kind is not Kind.ROWS:
-        return None
-    return Item(OpCode.MULTIPLY, (node,), (a, b), node.outputs[0], kind, channels)
+    return None if kind is None else Item(code, (node,), (a, b), node.outputs[0], kind, channels)
 
 
 def _kind(scene: Scene, value: ir.Value) -> tuple[Kind | None, int]:
@@ -103,38 +97,22 @@ def _clip_bounds(scene: Scene, node: ir.Node) -> tuple[float, float] | None:
     return (low, high) if low <= high else None
 
 
-def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """Return the other operand of a binary node."""
-    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-
-
 def _gelu(scene: Scene, erf: ir.Node) -> Iterator[Item]:
     """Match ``x * (erf(x / sqrt 2) + 1) * 0.5`` in any order of its two multiplications."""
-    scaled = erf.inputs[0]
-    inner = scaled.producer() if scaled is not None else None
-    if inner is None or scaled is None:
-        return
-    if is_op(inner, "Div"):
-        x, factor = inner.inputs[0], scene.scalar(inner.inputs[1])
-        good = factor is not None and abs(factor - _SQRT2) < 1e-4
-    elif is_op(inner, "Mul"):
-        x = inner.inputs[0] if scene.scalar(inner.inputs[1]) is not None else inner.inputs[1]
-        factor = scene.scalar(_other(inner, x)) if x is not None else None
-        good = factor is not None and abs(factor - 1 / _SQRT2) < 1e-4
-    else:
-        return
+    inner = None if erf.inputs[0] is None else erf.inputs[0].producer()
+    x = None if inner is None else _over_root_of_two(scene, inner)
     plus = scene.single_reader(erf.outputs[0])
-    if not good or x is None or not is_op(plus, "Add") or plus is None:
+    if inner is None or x is None or not is_op(plus, "Add"):
         return
-    if scene.scalar(_other(plus, erf.outputs[0])) != 1.0:
+    if scene.scalar(other_operand(plus, erf.outputs[0])) != 1.0:
         return
     nodes = [inner, erf, plus]
     value, has_x, has_half = plus.outputs[0], False, False
     while not (has_x and has_half):
         reader = scene.single_reader(value)
-        if reader is None or not is_op(reader, "Mul"):
+        if not is_op(reader, "Mul"):
             return
-        other = _other(reader, value)
+        other = other_operand(reader, value)
         half = None if other is None else other.producer()
         if scene.scalar(other) == 0.5 and not has_half:
             has_half = True
@@ -151,13 +129,25 @@ def _gelu(scene: Scene, erf: ir.Node) -> Iterator[Item]:
         yield from _item(scene, tuple(nodes), x, value, {"activation": Activation.GELU})
 
 
+def _over_root_of_two(scene: Scene, node: ir.Node) -> ir.Value | None:
+    """Return the x of a node that computes ``x / sqrt 2``; None for any other."""
+    if is_op(node, "Div"):
+        x, factor, wanted = node.inputs[0], scene.scalar(node.inputs[1]), _SQRT2
+    elif is_op(node, "Mul"):
+        x = node.inputs[0] if scene.scalar(node.inputs[1]) is not None else node.inputs[1]
+        factor, wanted = scene.scalar(other_operand(node, x)), 1 / _SQRT2
+    else:
+        return None
+    return x if factor is not None and abs(factor - wanted) < 1e-4 else None
+
+
 def _is_half_of(scene: Scene, node: ir.Node, x: ir.Value) -> bool:
-    return is_op(node, "Mul") and x in node.inputs and scene.scalar(_other(node, x)) == 0.5
+    return is_op(node, "Mul") and x in node.inputs and scene.scalar(other_operand(node, x)) == 0.5
 
 
 def _silu(scene: Scene, sigmoid: ir.Node) -> Iterator[Item]:
     x, gate = sigmoid.inputs[0], sigmoid.outputs[0]
     reader = scene.single_reader(gate)
-    if x is not None and reader is not None and is_op(reader, "Mul") and _other(reader, gate) is x:
+    if x is not None and is_op(reader, "Mul") and other_operand(reader, gate) is x:
         fields = {"activation": Activation.SILU}
         yield from _item(scene, (sigmoid, reader), x, reader.outputs[0], fields)

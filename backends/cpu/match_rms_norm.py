@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.backends.cpu.items import Item, Scene, is_op
+from sparsec.backends.cpu.items import Item, Scene, is_op, other_operand
 from sparsec.backends.cpu.match_norm import is_square, over_last
 from sparsec.backends.cpu.plan import Kind, OpCode
 
@@ -30,11 +30,11 @@ def _behind(scene: Scene, mean: ir.Node) -> Iterator[Item]:
     nodes = [square, mean]
     for op_type in ("Add", "Sqrt"):
         following = scene.single_reader(nodes[-1].outputs[0])
-        if following is None or not is_op(following, op_type):
+        if not is_op(following, op_type):
             return
         nodes.append(following)
     plus = nodes[2]
-    epsilon = scene.scalar(_other(plus, mean.outputs[0]))
+    epsilon = scene.scalar(other_operand(plus, mean.outputs[0]))
     scaled = _scaled(scene, nodes, x)
     shape = scene.shape(x)
     if epsilon is None or epsilon < 0 or not scaled or shape is None or len(shape) < 2:
@@ -44,8 +44,8 @@ def _behind(scene: Scene, mean: ir.Node) -> Iterator[Item]:
     channels = shape[-1]
     y, gain = nodes[-1].outputs[0], np.ones(channels, np.float32)
     last = scene.single_reader(y)
-    if last is not None and is_op(last, "Mul"):
-        factor = scene.constant(_other(last, y))
+    if is_op(last, "Mul"):
+        factor = scene.constant(other_operand(last, y))
         if factor is not None and factor.dtype == np.float32 and _per_channel(factor, channels):
             gain = np.broadcast_to(factor.reshape(-1), (channels,)).astype(np.float32)
             nodes.append(last)
@@ -60,22 +60,16 @@ def _scaled(scene: Scene, nodes: list[ir.Node], x: ir.Value) -> bool:
     """Append the node, or the two, that bring the root to ``x``; False if there are none."""
     root = nodes[-1].outputs[0]
     reader = scene.single_reader(root)
-    if reader is None:
-        return False
     if is_op(reader, "Div"):
         nodes.append(reader)
         return reader.inputs[0] is x and reader.inputs[1] is root
     if not is_op(reader, "Reciprocal"):
         return False
     product = scene.single_reader(reader.outputs[0])
-    if product is None or not is_op(product, "Mul"):
+    if not is_op(product, "Mul"):
         return False
     nodes += [reader, product]
-    return _other(product, reader.outputs[0]) is x
-
-
-def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+    return other_operand(product, reader.outputs[0]) is x
 
 
 def _per_channel(factor: np.ndarray, channels: int) -> bool:

@@ -93,12 +93,37 @@ def seconds_of(times: Mapping[str, list[float]]) -> dict[str, float]:
     }
 
 
+def bound_run(
+    model: ir.Model,
+    feeds: Mapping[str, NDArray[Any]],
+    threads: int,
+    library: Path | None = None,
+) -> tuple[ort.InferenceSession, Callable[[], object]]:
+    """Return a session of a model and a run of it on inputs that are bound once. ``feeds`` may hold more."""
+    library = library or library_path()
+    libraries = [] if library is None else [library]
+    session = new_session(model, session_options(threads=threads, libraries=libraries))
+    binding = session.io_binding()
+    for given in session.get_inputs():
+        binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
+    try:
+        for _ in range(2):  # the second run meets the output of the first
+            session.run_with_iobinding(binding)
+    except RuntimeError:  # an output of another rank than declared, which a plain run forgives
+        own = {given.name: feeds[given.name] for given in session.get_inputs()}
+        return session, lambda: session.run(None, own)
+    return session, lambda: session.run_with_iobinding(binding)
+
+
 class Contest:
     """Models that compete on the same feeds, each in a session of its own."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._runs: dict[str, Callable[[], object]] = {}
+        self._inferences: dict[str, int] = {}
         self.sessions: dict[str, ort.InferenceSession] = {}
         self.times: dict[str, list[float]] = {}
 
@@ -119,27 +144,14 @@ class Contest:
         library : Path, optional
             Other than the installed one.
         """
-        library = library or library_path()
-        libraries = [] if library is None else [library]
-        options = session_options(threads=threads or self._threads, libraries=libraries)
-        session = new_session(model, options)
-        binding = session.io_binding()
-        for given in session.get_inputs():
-            binding.bind_cpu_input(given.name, np.ascontiguousarray(feeds[given.name]))
-        for output in session.get_outputs():
-            binding.bind_output(output.name, "cpu")
-        self.sessions[name] = session
-        try:
-            for _ in range(2):  # the second run meets the output of the first
-                session.run_with_iobinding(binding)
-            self._runs[name] = lambda: session.run_with_iobinding(binding)
-        except RuntimeError:  # an output of another rank than declared, which a plain run forgives
-            own = {given.name: feeds[given.name] for given in session.get_inputs()}
-            self._runs[name] = lambda: session.run(None, own)
+        self.sessions[name], self._runs[name] = bound_run(
+            model, feeds, threads or self._threads, library
+        )
 
-    def add(self, name: str, run: Callable[[], object]) -> None:
-        """Add a contestant of another kind."""
+    def add(self, name: str, run: Callable[[], object], inferences: int = 1) -> None:
+        """Add a contestant of another kind, which runs its model so many times in a call."""
         self._runs[name] = run
+        self._inferences[name] = inferences
 
     def run(
         self,
@@ -149,5 +161,9 @@ class Contest:
         cold: bool = False,
     ) -> dict[str, float]:
         """Race all models and return their seconds; ``times`` has those of every round."""
-        self.times = race(self._runs, seconds, rounds, self._threads, cold)
+        times = race(self._runs, seconds, rounds, self._threads, cold)
+        self.times = {
+            name: [t / self._inferences.get(name, 1) for t in turns]
+            for name, turns in times.items()
+        }
         return seconds_of(self.times)

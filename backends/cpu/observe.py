@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
 from sparsec.backends.cpu.items import Shape
+from sparsec.ir.errors import CalibrationError
 from sparsec.ir.feeds import open_axes
-from sparsec.ir.run import new_session, session_options
+from sparsec.ir.run import new_session, run_session, session_options
 
 _AT_ONCE = 48  # values returned by one run, which bounds the memory
 _MAX_FEEDS = 2
@@ -35,8 +36,7 @@ def observe_shapes(model: ir.Model, feeds: Sequence[Feeds]) -> dict[str, list[Sh
     session = _session(model, names)
     seen = [_observed(session, names, feed) for feed in kept]
     for feed in with_other_sizes(model, kept[0]):
-        # The model may take no such sizes; the runtime's exception types are private.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(CalibrationError):  # the model may take no such sizes
             seen.append(_observed(session, names, feed))
     shapes: dict[str, list[Shape]] = {}
     for observed in seen:
@@ -111,7 +111,13 @@ def _shapes(feed: Feeds) -> dict[str, Shape]:
 def observe(
     model: ir.Model, feed: Feeds, names: Sequence[str]
 ) -> Iterable[tuple[str, NDArray[Any]]]:
-    """Yield ``(name, array)`` for every named tensor value of the main graph."""
+    """Yield ``(name, array)`` for every named tensor value of the main graph.
+
+    Raises
+    ------
+    CalibrationError
+        If the model cannot be run on the feed.
+    """
     yield from _run(_session(model, names), names, feed)
 
 
@@ -133,4 +139,4 @@ def _run(session: Any, names: Sequence[str], feed: Feeds) -> Iterable[tuple[str,
     wanted = [name for name in dict.fromkeys(names) if name in tensors]
     for start in range(0, len(wanted), _AT_ONCE):
         part = wanted[start : start + _AT_ONCE]
-        yield from zip(part, session.run(part, dict(feed)), strict=True)
+        yield from zip(part, run_session(session, feed, part), strict=True)

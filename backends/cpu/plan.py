@@ -1,8 +1,8 @@
 """Plans: the bytes that tell ``libsparsec_cpu`` what a region computes, weights included.
 
 ``docs/formats/cpu-plan.md`` specifies them. A plan is written here and read by the C++ library, which
-checks every number itself; the reader here serves ``densify`` and the tests, and checks as much as it
-needs to fail cleanly.
+checks every number itself. The reader here serves ``densify`` and the tests: what it returns refers to
+nothing that is not there.
 """
 
 from __future__ import annotations
@@ -80,6 +80,12 @@ class Dense:
 
     values: NDArray[np.float32]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        rows, columns = self.values.shape
+        return rows, columns
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
@@ -109,6 +115,11 @@ class Blocks:
         """Rows that share a column."""
         return int(self.values.shape[1])
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` of the matrix."""
+        return self.rows, self.width
+
 
 Tensor: TypeAlias = Dense | Blocks
 
@@ -132,7 +143,6 @@ class Op:
     low: float = -math.inf
     high: float = math.inf
     alpha: float = 0.0
-    row_hint: int = 0
     depth_hint: int = 0
 
 
@@ -162,7 +172,7 @@ class Plan:
         return _read(bytes(data))
 
 
-# The kind of a tensor of blocks by the type of its values.
+_DENSE = 1  # the kind of a dense tensor; those of blocks by the type of their values:
 _KINDS = {"<f4": 2, "<f2": 3, "|i1": 4}
 _TYPES = {kind: dtype for dtype, kind in _KINDS.items()}
 
@@ -205,9 +215,8 @@ _OP = np.dtype(
         ("low", "<f4"),
         ("high", "<f4"),
         ("alpha", "<f4"),
-        ("row_hint", "<u4"),
         ("depth_hint", "<u4"),
-        ("reserved", "<u4", 6),
+        ("reserved", "<u4", 7),
     ]
 )
 
@@ -238,31 +247,13 @@ def _write(plan: Plan) -> bytes:
     ops = np.zeros(len(plan.ops), _OP)
     for row, op in zip(ops, plan.ops, strict=True):
         for field in dataclasses.fields(op):
-            row[field.name] = (
-                getattr(op, field.name) if field.name != "inputs" else _padded(op.inputs)
-            )
+            value = getattr(op, field.name)
+            row[field.name] = _padded(value) if field.name == "inputs" else value
     ops_at = body.add(ops.tobytes(), _TABLE_ALIGN)
     # The table of tensors comes last, because it names where their data went.
     records = np.zeros(len(plan.tensors), _TENSOR)
     for row, tensor in zip(records, plan.tensors, strict=True):
-        if isinstance(tensor, Dense):
-            row["kind"], row["block_rows"], row["count"] = 1, 1, tensor.values.size
-            row["rows"], row["columns"] = tensor.values.shape
-            row["values_at"] = body.add(
-                np.ascontiguousarray(tensor.values, "<f4").tobytes(), _ALIGN
-            )
-            continue
-        dtype = tensor.values.dtype.newbyteorder("<")
-        row["kind"] = _KINDS[dtype.str]
-        row["block_rows"], row["count"] = tensor.block_rows, len(tensor.columns)
-        row["rows"], row["columns"] = tensor.rows, tensor.width
-        row["starts_at"] = body.add(tensor.starts.astype("<u4").tobytes(), _ALIGN)
-        row["columns_at"] = body.add(
-            tensor.columns.astype(_column_type(tensor.width)).tobytes(), _ALIGN
-        )
-        row["values_at"] = body.add(np.ascontiguousarray(tensor.values, dtype).tobytes(), _ALIGN)
-        if tensor.scales is not None:
-            row["scales_at"] = body.add(tensor.scales.astype("<f4").tobytes(), _ALIGN)
+        _store(tensor, row, body)
     tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
     rest = b"".join(body.parts)
     counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
@@ -279,6 +270,28 @@ def _write(plan: Plan) -> bytes:
         tensors_at,
     )
     return header + rest
+
+
+def _store(tensor: Tensor, row: Any, body: _Body) -> None:
+    """Append the data of a tensor to ``body`` and describe it in its row of the table."""
+
+    def add(array: NDArray[Any], dtype: Any) -> int:
+        return body.add(np.ascontiguousarray(array, dtype).tobytes(), _ALIGN)
+
+    if isinstance(tensor, Dense):
+        row["kind"], row["block_rows"], row["count"] = _DENSE, 1, tensor.values.size
+        row["rows"], row["columns"] = tensor.values.shape
+        row["values_at"] = add(tensor.values, "<f4")
+        return
+    dtype = tensor.values.dtype.newbyteorder("<")
+    row["kind"] = _KINDS[dtype.str]
+    row["block_rows"], row["count"] = tensor.block_rows, len(tensor.columns)
+    row["rows"], row["columns"] = tensor.rows, tensor.width
+    row["starts_at"] = add(tensor.starts, "<u4")
+    row["columns_at"] = add(tensor.columns, _column_type(tensor.width))
+    row["values_at"] = add(tensor.values, dtype)
+    if tensor.scales is not None:
+        row["scales_at"] = add(tensor.scales, "<f4")
 
 
 def _padded(inputs: tuple[int, ...]) -> list[int]:
@@ -309,13 +322,45 @@ def _read(data: bytes) -> Plan:
         raise ArtifactError("plan: a table is too long")
     io_at, values_at, ops_at, tensors_at = tables
     io = _array(data, "<u4", io_at, n_in + n_out).tolist()
-    values = tuple(
-        Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
-        for v in _array(data, _VALUE, values_at, n_values)
-    )
-    ops = tuple(_op(row) for row in _array(data, _OP, ops_at, n_ops))
+    value_rows = _array(data, _VALUE, values_at, n_values)
+    op_rows = _array(data, _OP, ops_at, n_ops)
+    if value_rows["reserved"].any() or op_rows["reserved"].any():
+        raise ArtifactError("plan: a reserved field is not zero")
+    try:
+        values = tuple(
+            Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
+            for v in value_rows
+        )
+        ops = tuple(map(_op, op_rows))
+    except ValueError as error:  # of an enumeration
+        raise ArtifactError(f"plan: {error}") from error
     tensors = tuple(_tensor(data, row) for row in _array(data, _TENSOR, tensors_at, n_tensors))
-    return Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+    plan = Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+    _check_references(plan)
+    return plan
+
+
+# Inputs that an operator cannot do without, if it is more than the first.
+_OPERANDS = {OpCode.ADD: 2, OpCode.MULTIPLY: 2, OpCode.ATTENTION: 3}
+
+
+def _check_references(plan: Plan) -> None:
+    """Refuse a plan that names a value before it is made, or a tensor that it does not hold."""
+    made = set(plan.inputs)
+    for number, op in enumerate(plan.ops):
+        needed = op.inputs[: _OPERANDS.get(op.code, 1)]
+        if len(needed) < _OPERANDS.get(op.code, 1) or NONE in needed:
+            raise ArtifactError(f"plan: operator {number} ({op.code.name}) lacks an input")
+        if not made.issuperset(set(op.inputs) - {NONE}):
+            raise ArtifactError(f"plan: operator {number} reads a value that is not made before it")
+        held = len(plan.tensors)
+        if any(held <= each != NONE for each in (op.weight, op.bias, op.gain)):
+            raise ArtifactError(f"plan: operator {number} reads a tensor that is not there")
+        if op.output in made:
+            raise ArtifactError(f"plan: operator {number} makes a value that is there already")
+        made.add(op.output)
+    if not made.issuperset(plan.outputs) or max(made, default=0) >= len(plan.values):
+        raise ArtifactError("plan: a value is not in its table, or an output is never made")
 
 
 def _array(data: bytes, dtype: Any, at: int, count: int) -> NDArray[Any]:
@@ -342,7 +387,7 @@ def _tensor(data: bytes, row: Any) -> Tensor:
     rows, width, block_rows, count = (
         int(row[n]) for n in ("rows", "columns", "block_rows", "count")
     )
-    if row["kind"] == 1:
+    if row["kind"] == _DENSE:
         if count != rows * width:
             raise ArtifactError("plan: a dense tensor has a wrong count")
         return Dense(_array(data, "<f4", int(row["values_at"]), count).reshape(rows, width))

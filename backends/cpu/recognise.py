@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.backends.cpu.items import Item, Scene, is_op
+from sparsec.backends.cpu.items import Item, Scene, is_op, other_operand
 from sparsec.backends.cpu.match_attention import attention_items
 from sparsec.backends.cpu.match_linear import linear_item
 from sparsec.backends.cpu.match_norm import layer_norm_items
@@ -121,7 +121,7 @@ def _with_bias(scene: Scene, item: Item, node: ir.Node) -> Item | None:
     fresh = "activation" not in item.fields and len(item.inputs) == 1
     if item.code not in (*_PRODUCTS, OpCode.DEPTHWISE) or not is_op(node, "Add") or not fresh:
         return None
-    other = node.inputs[1] if node.inputs[0] is item.output else node.inputs[0]
+    other = other_operand(node, item.output)
     bias = channel_vector(scene, other, item.channels, item.kind, scene.rank(item.output))
     if bias is None:
         return None
@@ -139,10 +139,8 @@ def channel_vector(
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
     axis = 1 if kind is Kind.IMAGE else rank - 1
-    if any(size != 1 for i, size in enumerate(shape) if i != axis) or shape[axis] not in (
-        1,
-        channels,
-    ):
+    elsewhere = any(size != 1 for i, size in enumerate(shape) if i != axis)
+    if elsewhere or shape[axis] not in (1, channels):
         return None
     return np.broadcast_to(array.reshape(-1), (channels,)).astype(np.float32)
 

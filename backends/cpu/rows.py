@@ -21,7 +21,7 @@ def dense_row(site: WeightSite) -> LayerRow:
         name=site.name,
         op=site.op,
         shape=site.shape,
-        pattern="dense" if site.pattern is None else str(site.pattern),
+        pattern=site.pattern_text,
         sparsity=sparsity(site.matrix()),
         kernel=DENSE_KERNEL,
         code=Code.DENSE,

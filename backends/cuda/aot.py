@@ -155,6 +155,44 @@ def _launch_data(
     variant: Variant, metadata: Any, assembly: str, code: CodeReport
 ) -> dict[str, Any]:
     """Return what the manifest says about a kernel, checked against its assembly."""
+    nvidia = variant.arch.startswith("sm")
+    architecture = {"sm": int(variant.arch[2:])} if nvidia else {"arch": variant.arch}
+    if variant.unpacks:
+        purpose: dict[str, Any] = {"unpacks": variant.format, "grouped": variant.grouped}
+    else:
+        purpose = {
+            "format": variant.format,
+            "n_max": variant.bucket,
+            "out": variant.out,
+            "activation": variant.act,
+        }
+    return {
+        "name": variant.name,
+        "entry": str(metadata.name),
+        **architecture,
+        **purpose,
+        "values": variant.values,
+        "grid": variant.grid(),
+        "num_warps": variant.num_warps,
+        "threads": (32 if nvidia else _AMD_WARP) * variant.num_warps,
+        "shared_bytes": int(metadata.shared),
+        "arguments": _arguments(variant, metadata, assembly),
+        "k_multiple": _k_multiple(variant),
+        "dtype": variant.dtype,
+        "registers": code.registers,
+        "tensor_op": code.tensor_op,
+        "source_sha256": sources_hash(),
+    }
+
+
+def _arguments(variant: Variant, metadata: Any, assembly: str) -> list[dict[str, Any]]:
+    """Return the arguments of a kernel in order, those included that triton appends.
+
+    Raises
+    ------
+    UnsupportedTargetError
+        If the code takes others, or memory that launch data cannot describe.
+    """
     arguments = variant.arguments()
     scratch = {
         name: int(getattr(metadata, f"{name}_size", 0) or 0)
@@ -176,37 +214,16 @@ def _launch_data(
             f"{len(arguments)} are known; pip install triton==3.9.0",
             where=variant.name,
         )
-    nvidia = variant.arch.startswith("sm")
-    architecture = {"sm": int(variant.arch[2:])} if nvidia else {"arch": variant.arch}
-    divisor = variant.step if variant.even else (16 if variant.aligned else 4)
+    return arguments
+
+
+def _k_multiple(variant: Variant) -> int:
+    """Return what K has to be a multiple of."""
     if not variant.format or variant.unpacks or variant.module == "block_matmul":
-        divisor = 16 if variant.aligned else 1
-    if variant.unpacks:
-        purpose: dict[str, Any] = {"unpacks": variant.format, "grouped": variant.grouped}
-    else:
-        purpose = {
-            "format": variant.format,
-            "n_max": variant.bucket,
-            "out": variant.out,
-            "activation": variant.act,
-        }
-    return {
-        "name": variant.name,
-        "entry": str(metadata.name),
-        **architecture,
-        **purpose,
-        "values": variant.values,
-        "grid": variant.grid(),
-        "num_warps": variant.num_warps,
-        "threads": (32 if nvidia else _AMD_WARP) * variant.num_warps,
-        "shared_bytes": int(metadata.shared),
-        "arguments": arguments,
-        "k_multiple": divisor,
-        "dtype": variant.dtype,
-        "registers": code.registers,
-        "tensor_op": code.tensor_op,
-        "source_sha256": sources_hash(),
-    }
+        return 16 if variant.aligned else 1
+    if variant.even:
+        return variant.step
+    return 16 if variant.aligned else 4
 
 
 def source(variant: Variant) -> Path:

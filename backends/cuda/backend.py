@@ -29,7 +29,7 @@ from sparsec.backends.cuda.native import (
 )
 from sparsec.backends.cuda.rewrite import DOMAIN, Rewriter, name_kernels
 from sparsec.backends.cuda.rounding import round_layers
-from sparsec.backends.cuda.select import Choice, choose, site_dtype, why_no_native
+from sparsec.backends.cuda.select import Choice, architecture, choose, site_dtype, why_no_native
 from sparsec.backends.cuda.variants import (
     MAX_N,
     Variant,
@@ -41,7 +41,7 @@ from sparsec.backends.cuda.variants import (
 from sparsec.ir.errors import UnsupportedOpError, UnsupportedTargetError
 from sparsec.ir.layers import CostEntry, CostRecord, LayerRow
 from sparsec.ir.safetensors import check_external, large_tensors
-from sparsec.ir.sites import WeightSite, weight_sites
+from sparsec.ir.sites import weight_sites
 from sparsec.ir.target import Target
 
 DENSE_KERNEL = "dense"
@@ -57,7 +57,7 @@ class CudaBackend(Backend):
 
     def why_not(self, target: Target) -> str | None:
         """Return why nothing can be compiled for ``target`` here, with the way out."""
-        return aot.why_not(_arch(target))
+        return aot.why_not(architecture(target))
 
     def lower(self, model: ir.Model, target: Target, context: LowerContext) -> Lowered:
         """Pack every sparse layer that the model of the target does not say loses.
@@ -141,7 +141,7 @@ class CudaBackend(Backend):
                 f"{root}: compiled for {manifest.get('target', 'a GPU')}, and {reason}. To run its "
                 "packed weights on this CPU, slowly: sparsec.load(path, emulate=True). To check the "
                 "numbers: sparsec verify. To run on this machine: compile with --target cpu. To launch "
-                "the cubins yourself: docs/targets/cuda.md",
+                "the cubins yourself: docs/formats/gpu-kernels.md",
                 where=str(root),
             )
         import torch
@@ -191,11 +191,6 @@ def _torch_runner(root: Path, device: str, called: Mapping[str, str] | None = No
     return TorchRunner(model, device)
 
 
-def _arch(target: Target) -> str:
-    """Return what kernels are compiled for: ``"sm80"``, ``"gfx942"``."""
-    return next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
-
-
 def _note_launches(
     choice: Choice, target: Target, needed: dict[AnyVariant, None], epilogue: Epilogue
 ) -> list[tuple[str, int]]:
@@ -210,7 +205,7 @@ def _unpack(choice: Choice, target: Target) -> AnyVariant:
     """Return the kernel that unpacks a layer's weight."""
     packed = choice.packed
     assert packed is not None
-    name, columns, arch = packed.format.name, packed.shape[1], _arch(target)
+    name, columns, arch = packed.format.name, packed.shape[1], architecture(target)
     if name in NATIVE:
         aligned = columns % 8 == 0 or name in FRAGMENTS
         return NativeUnpack(name, packed.values, int(arch[2:]), aligned)
@@ -225,12 +220,12 @@ def _launches(
     assert packed is not None
     rows, columns = packed.shape
     if packed.format.name in NATIVE:
-        sm = int(_arch(target)[2:])
+        sm = int(architecture(target)[2:])
         stored = packed.nbytes / (rows * columns)
         natives = native_variants(packed.format.name, columns, packed.values, sm, stored)
         return [((variant,), split_for(variant, rows, columns)) for variant in natives]
     variants = variants_for(
-        columns, packed.values, _arch(target), form=packed.format.name, out=site_dtype(choice.site),
+        columns, packed.values, architecture(target), form=packed.format.name, out=site_dtype(choice.site),
         **epilogue.flags,
     )  # fmt: skip
     found: list[tuple[tuple[AnyVariant, ...], int]] = []
@@ -259,7 +254,7 @@ def _row(choice: Choice, kernel: str) -> LayerRow:
         name=site.name,
         op=site.op,
         shape=site.shape,
-        pattern=_pattern(site),
+        pattern=site.pattern_text,
         sparsity=choice.sparsity,
         kernel=kernel,
         code=choice.code,
@@ -267,10 +262,6 @@ def _row(choice: Choice, kernel: str) -> LayerRow:
         dense_seconds=modelled.dense_seconds if modelled else None,
         sparse_seconds=modelled.packed_seconds if modelled else None,
     )
-
-
-def _pattern(site: WeightSite) -> str:
-    return str(site.pattern) if site.pattern else "dense"
 
 
 def _entries(choice: Choice) -> list[CostEntry]:
@@ -286,7 +277,7 @@ def _entries(choice: Choice) -> list[CostEntry]:
         CostEntry(
             choice.site.op,
             shape,
-            _pattern(choice.site),
+            choice.site.pattern_text,
             choice.sparsity,
             kernel,
             1,
@@ -330,7 +321,7 @@ def _add_native(lowered: Lowered, compiled: aot.CompiledKernel) -> None:
 
 def _notes(layers: list[LayerRow], target: Target) -> list[str]:
     packed = [row for row in layers if row.kernel != DENSE_KERNEL]
-    missing = why_no_native(target) if _arch(target).startswith("sm") else None
+    missing = why_no_native(target) if architecture(target).startswith("sm") else None
     if not packed:
         return [f"no layer could be packed for {target.name}; the graph runs densely"]
     return [

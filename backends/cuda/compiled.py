@@ -29,9 +29,8 @@ from sparsec.backends.cuda.loader import Driver, Kernel, load_kernel
 from sparsec.backends.cuda.native import ACTIVATIONS, NATIVE
 from sparsec.ir.errors import ArtifactError
 
-_LOADED: dict[
-    str, Kernel
-] = {}  # by what load returns; never unloaded, since CUDA graphs may hold them
+# By what load returns; never unloaded, since CUDA graphs may hold them.
+_LOADED: dict[str, Kernel] = {}
 _MOST_BYTES = 2**32 - 1  # of 16-bit elements: kernels index with 32 bits
 _MOST_BLOCKS = 2**16 - 1  # along the second and third dimension of a grid
 

@@ -1,8 +1,8 @@
 """Launches a compiled kernel by its launch data, through the CUDA driver alone.
 
 What an artifact ships is enough: a cubin (or PTX), and the kernel's object in ``manifest.json``. Neither
-torch nor the CUDA toolkit takes part; ``libcuda`` comes with the driver. ``docs/targets/cuda.md`` describes
-the data for loaders in other languages.
+torch nor the CUDA toolkit takes part; ``libcuda`` comes with the driver. ``docs/formats/gpu-kernels.md``
+describes the data for loaders in other languages.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 _DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _ALWAYS_ALLOWED = 48 << 10  # bytes of shared memory that need no attribute
 _BYTES = {"float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
+_LAUNCH = {"entry": str, "threads": int, "shared_bytes": int, "grid": list, "arguments": list}
+_ARGUMENTS = ("pointer", "value", "scratch", "null_pointer")
 _CEIL = re.compile(r"ceil\((\w+)/(\d+)\)(?:\*(\d+))?")
 
 
@@ -231,8 +233,13 @@ def load_kernel(driver: Driver, root: Path, data: Mapping[str, Any]) -> Kernel:
     Raises
     ------
     ArtifactError
-        If the device runs neither, with the reason for each.
+        If launch data are missing or odd, or the device runs neither, with the reason for each.
     """
+    if wrong := _complaint(data):
+        raise ArtifactError(
+            f"{root}: the artifact is damaged: kernel {data['name']}: {wrong}; compile it again",
+            where=str(root),
+        )
     made_for = data.get("sm", 0)
     if made_for // 10 == driver.sm // 10 and made_for <= driver.sm:
         ways, reasons = ["file", "ptx"], []
@@ -251,6 +258,20 @@ def load_kernel(driver: Driver, root: Path, data: Mapping[str, Any]) -> Kernel:
         f"and does not run on it: {'; '.join(reasons)}. Compile with the --target of this device",
         where=str(root),
     )
+
+
+def _complaint(data: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the launch data of a kernel, or None."""
+    for key, wanted in _LAUNCH.items():
+        if not isinstance(data.get(key), wanted):
+            return f"{key} must be {wanted.__name__}, got {data.get(key)!r}"
+    for each in data["arguments"]:
+        known = isinstance(each, dict) and each.get("kind") in _ARGUMENTS
+        if not known or not isinstance(each.get("name"), str):
+            return (
+                f"an argument must have a name and a kind ({', '.join(_ARGUMENTS)}), got {each!r}"
+            )
+    return None
 
 
 def load_kernels(driver: Driver, root: Path, manifest: Mapping[str, Any]) -> dict[str, Kernel]:
@@ -305,4 +326,4 @@ def _extent(size: Any, sizes: Mapping[str, int]) -> int:
 
 
 def _architecture(data: Mapping[str, Any]) -> str:
-    return f"sm_{data['sm']}" if "sm" in data else str(data["arch"])
+    return f"sm_{data['sm']}" if "sm" in data else str(data.get("arch", "no device that is named"))

@@ -159,9 +159,8 @@ def _by_nvrtc(variant: AnyNative) -> tuple[bytes, str]:
     path = find_nvrtc()
     assert path is not None
     for needed in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
-        ctypes.CDLL(
-            str(needed), mode=ctypes.RTLD_GLOBAL
-        )  # which NVRTC 13.0 does not find beside itself
+        # NVRTC 13.0 does not find them beside itself.
+        ctypes.CDLL(str(needed), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(path))
     program = ctypes.c_void_p()
 

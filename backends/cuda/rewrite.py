@@ -31,6 +31,7 @@ from sparsec.backends.cuda.formats.base import SCALE
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
 from sparsec.backends.cuda.select import site_dtype
 from sparsec.ir.cleanup.facts import infer_facts
+from sparsec.ir.cleanup.rewire import constant
 from sparsec.ir.names import UniqueNames
 from sparsec.ir.patterns import KEY, to_metadata
 from sparsec.ir.sites import WeightSite
@@ -56,13 +57,7 @@ class Maker:
 
     def initializer(self, graph: ir.Graph, base: str, array: NDArray[Any]) -> ir.Value:
         """Store ``array`` in ``graph`` under a fresh name."""
-        tensor = ir.tensor(array, name=self.names.value(base))
-        value = ir.Value(
-            name=tensor.name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
+        value = constant(self.names.value(base), array)
         graph.register_initializer(value)
         return value
 

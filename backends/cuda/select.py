@@ -93,7 +93,7 @@ def candidates(pattern: Pattern, shape: tuple[int, int], target: Target) -> list
     ``lps`` and ``bm32`` hold them all: an N:M that has no format of its own, or blocks of other sizes.
     Where two are modelled alike, the earlier one is taken.
     """
-    amd = any(feature.startswith("gfx") for feature in target.features)
+    amd = architecture(target).startswith("gfx")
     native = why_no_native(target) is None
     found = []
     match pattern:
@@ -110,9 +110,14 @@ def candidates(pattern: Pattern, shape: tuple[int, int], target: Target) -> list
     return [*found, *(["lps"] if native else []), "bm32"]
 
 
+def architecture(target: Target) -> str:
+    """Return what kernels are compiled for: ``"sm80"``, ``"gfx942"``."""
+    return next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
+
+
 def why_no_native(target: Target) -> str | None:
     """Return why CUDA C++ kernels are no candidates for a target, with the way out, or None."""
-    arch = next(each for each in sorted(target.features) if each.startswith(("sm", "gfx")))
+    arch = architecture(target)
     if not arch.startswith("sm"):
         return f"CUDA C++ kernels do not run on {arch}"
     return nvcc.why_not(int(arch[2:]))

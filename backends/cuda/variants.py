@@ -308,7 +308,7 @@ def _local(form: str, bucket: int, columns: int, arch: str) -> bool:
 
 
 def _tile(form: str, bucket: int, columns: int, arch: str, narrow: bool) -> dict[str, Any]:
-    """Return rows, step, even, aligned and warps: what compiled best, see docs/targets/cuda.md."""
+    """Return rows, step, even, aligned and warps: what compiled best, see docs/adr/0032."""
     aligned = columns % 16 == 0
     if not narrow and _local(form, bucket, columns, arch):
         # A step of 256 takes fewer instructions and more registers; 1:4 does well without it.

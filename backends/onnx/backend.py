@@ -29,20 +29,17 @@ class OnnxBackend(Backend):
         """Return the graph unchanged, with a row for each weight."""
         rows = []
         for site in weight_sites(model):
-            pattern = site.pattern
+            code, reason = Code.DENSE, "not pruned"
+            if site.pattern is not None:
+                code = Code.PORTABLE
+                reason = (
+                    "stored dense for any runtime: zeros alone speed up none of them; compile for "
+                    "cpu or a GPU to gain from them"
+                )
+            zeros = sparsity(site.matrix())
             rows.append(
                 LayerRow(
-                    name=site.name,
-                    op=site.op,
-                    shape=site.shape,
-                    pattern="dense" if pattern is None else str(pattern),
-                    sparsity=sparsity(site.matrix()),
-                    kernel="stock",
-                    code=Code.DENSE if pattern is None else Code.PORTABLE,
-                    reason="not pruned"
-                    if pattern is None
-                    else "stored dense for any runtime: zeros alone speed up none of them; "
-                    "compile for cpu or a GPU to gain from them",
+                    site.name, site.op, site.shape, site.pattern_text, zeros, "stock", code, reason
                 )
             )
         return Lowered(model, rows)

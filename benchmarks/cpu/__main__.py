@@ -28,12 +28,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from benchmarks.cpu.cases import CASES, Case, Feeds
+from benchmarks.cpu.copies import Copies
 from benchmarks.cpu.peak import Peak, measure_peak
 from benchmarks.cpu.profile import profile
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu.backend import CpuBackend
 from sparsec.backends.cpu.library import LoadedPlan, features
-from sparsec.backends.cpu.measure import Contest, race
+from sparsec.backends.cpu.measure import Contest, bound_run, race
 from sparsec.backends.cpu.plan import Dense, Kind, Op, OpCode, Plan, Value
 from sparsec.backends.targets import CPU
 from sparsec.ir.cost import graph_cost
@@ -88,7 +89,10 @@ def line(row: Mapping[str, Any]) -> str:
     """Return a row as it is printed."""
     bar = f"{row['must']} / {row['aim']}" if row["must"] and row["threads"] == 1 else ""
     if "scaling" in row:
-        bar = f"{row['scaling']:.2f} x one thread, dense {row['scaling_of_dense']:.2f}"
+        bar = (
+            f"{row['scaling']:.2f} x one thread, copies {row['scaling_of_copies']:.2f}, "
+            f"dense {row['scaling_of_dense']:.2f}"
+        )
     openvino = f"  OpenVINO {row['openvino_ms']:.3f} ms" if "openvino_ms" in row else ""
     return (
         f"{row['network']:24}{row['pattern']:14}{row['sparsity']:9.2f}{row['threads']:8d}"
@@ -104,7 +108,9 @@ def measure(
     """Lower one case and race it with each number of threads; a loss is measured twice.
 
     ``gflops`` counts two operations for every stored weight and column of the whole network. With several
-    threads both models run on one thread in the same rounds: ``scaling`` is what each gains over that.
+    threads both models run on one thread in the same rounds: ``scaling`` is what each gains over that. So do
+    copies of the sparse model, one on each thread, which share nothing: ``scaling_of_copies`` is what the
+    processors allow at that time.
     """
     model, feeds = case.build()
     work = 2 * nonzero_macs(model, feeds)
@@ -118,6 +124,8 @@ def measure(
         if n > 1:
             contest.enter("dense_one_thread", model, feeds, threads=1)
             contest.enter("sparse_one_thread", lowered[1], feeds, threads=1)
+            copies = Copies([bound_run(lowered[1], feeds, threads=1)[1] for _ in range(n)])
+            contest.add("sparse_copies", copies.run, copies.inferences)
         if run := openvino_run(model, feeds, n):
             contest.add("openvino", run)
         median = contest.run(seconds, ROUNDS)
@@ -147,6 +155,7 @@ def measure(
             one = median["dense_one_thread"] / median["sparse_one_thread"]
             row["ratio_of_medians_on_one_thread"] = round(one, 3)
             row["scaling"] = round(times["sparse_one_thread"] / times["sparse"], 3)
+            row["scaling_of_copies"] = round(times["sparse_one_thread"] / times["sparse_copies"], 3)
             row["scaling_of_dense"] = round(times["dense_one_thread"] / times["dense"], 3)
         yield row
 

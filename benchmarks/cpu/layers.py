@@ -235,9 +235,7 @@ def onnxruntime_seconds(layer: Layer) -> float:
     return contest.run(0.3, (7, 15))["dense"]
 
 
-NAME = re.compile(
-    r"(f32|f16|i8)_(spmm|gemv)_(dense|unstructured|block(\d)x1)(?:_v(\d+))?(?:r(\d))?__(\w+)"
-)
+NAME = re.compile(r"(f32|f16|i8)_(spmm|gemv)_(dense|unstructured|block(\d)x1)(?:_v(\d+))?__(\w+)")
 DEPTHWISE = re.compile(r"f32_depthwise_(\w+?)_(?:any|k(\d)s(\d))__\w+")
 _VALUES = {"f16": "float16", "i8": "int8"}
 
@@ -261,7 +259,7 @@ def kernel_rows(peaks: dict[str, Peak]) -> Iterator[dict[str, Any]]:
 
 def product_rate(name: re.Match[str], isa: str, lanes: int) -> float:
     """Return the GFLOP/s of 128 -> 128 on 4 tiles, or of one column of 1024, on 10 % non-zeros or all."""
-    kind, what, form, rows, vectors, at_once, _ = name.groups()
+    kind, what, form, rows, vectors, _ = name.groups()
     block_rows, gemv = int(rows or 1), what == "gemv"
     size = 1024 if gemv else 128
     matrix = weight_of(Layer(size, size, 0, {}, block_rows), 0.0 if form == "dense" else 0.9)
@@ -270,7 +268,7 @@ def product_rate(name: re.Match[str], isa: str, lanes: int) -> float:
     tile = 0 if gemv else int(vectors) * lanes
     columns = 1 if gemv else 4 * tile
     values = (Value(Kind.ROWS, size, 2, tile), Value(Kind.ROWS, size, 2, tile))
-    op = Op(OpCode.LINEAR, (0,), 1, weight=0, row_hint=int(at_once or 0))
+    op = Op(OpCode.LINEAR, (0,), 1, weight=0)
     weight = Dense(matrix) if form == "dense" else narrow(pack_blocks(matrix, block_rows))
     plan = Plan((0,), (1,), values, (op,), (weight,)).to_bytes()
     x = np.random.default_rng(1).standard_normal((columns, size)).astype(np.float32)

@@ -13,6 +13,7 @@ model alone.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -35,7 +36,7 @@ from benchmarks.gpu.plan import (
     prefill_table,
     table,
 )
-from benchmarks.gpu.prepare import Preparation, compile_native, compile_triton
+from benchmarks.gpu.prepare import Preparation, compile_file, compile_triton
 from benchmarks.gpu.shapes import Layer
 
 NO_DEVICE = 4
@@ -327,11 +328,11 @@ def measure_all(
     from benchmarks.gpu import native, prefill
 
     no_native = native.missing()
-    natives = [] if no_native else native.variants()
+    natives = [] if no_native else [(each,) for each in native.variants(made.sm)]
     triton = {e: triton_calls(e, quick, f"sm{made.sm}") for e in (*EVERYWHERE, *ENTRIES)}
     long = [each for each in prefill_table() if prefill.missing(each[-1]) is None]
     # All kernels, whatever the parts: the model and products of many rows launch those of both kinds.
-    made.compile(compile_native, natives)
+    made.compile(compile_file, natives)
     measured = "native" in only and not no_native
     made.pack((layer, entry) for layer, _, entry in (native_table() if measured else []))
     for calls in triton.values():
@@ -351,7 +352,7 @@ def measure_all(
             run.result["native"] = {"skipped": no_native}
             print(f"CUDA C++ kernels are not measured: {no_native}", flush=True)
         else:
-            made.compiled(compile_native, natives)
+            made.compiled(compile_file, natives)
             native_rows(run, made, seed, bandwidth, ends("native", NATIVE_SHARE))
     if "model" in only:
         whole_model(run, ends("model", MODEL_SHARE))
@@ -409,16 +410,16 @@ def triton_rows(
     seed: int,
     bandwidth: float,
 ) -> None:
-    """Check the Triton kernels and measure those that are right."""
+    """Check the Triton kernels and measure those that are right, each from its first row on."""
     from benchmarks.gpu import packed
 
-    right = set()
-    for entry, calls in calls_of.items():
-        made.compiled(compile_triton, calls)
-        if run.correct("triton", str(entry), packed.check, seed, entry):
-            right.add(entry)
+    @functools.cache
+    def right(entry: Entry) -> bool:
+        made.compiled(compile_triton, calls_of[entry])
+        return run.correct("triton", str(entry), packed.check, seed, entry)
+
     print(HEADER, flush=True)
-    rows = [each for each in table(quick) if each[-1] in right]
+    rows = (each for each in table(quick) if right(each[-1]))
     run.rows("triton", rows, timed(made, bandwidth, False))
 
 
@@ -428,43 +429,46 @@ def prefill_rows(
     """Check and measure products of many rows."""
     from benchmarks.gpu import prefill
 
+    @functools.cache
+    def right(entry: Entry) -> bool:
+        return run.correct("prefill", str(entry), prefill.check, seed, (entry,))
+
     print("many rows: the weight unpacked and multiplied densely, against dense and packed")
-    right = {
-        e
-        for e in dict.fromkeys(each[-1] for each in plans)
-        if run.correct("prefill", str(e), prefill.check, seed, (e,))
-    }
     print(PREFILL_HEADER, flush=True)
     run.rows(
         "prefill",
-        [each for each in plans if each[-1] in right],
+        (each for each in plans if right(each[-1])),
         lambda layer, n, entry: (prefill.measure, (layer, n, entry, made.packed(layer, entry))),
         show=prefill_line,
     )
 
 
 def whole_model(run: Run, until: float) -> None:
-    """Compare a whole model, dense and packed, step by step."""
+    """Compare a whole model, dense and packed in one format after the other, step by step."""
     from benchmarks.gpu import end_to_end
 
     print("a model of the shape of Llama-2-7B, dense and packed:", flush=True)
     result: dict[str, Any] = {"checks": {}, "rows": []}
     run.result["end_to_end"] = result
-    dense = run.step("end to end: dense", end_to_end.begin, end_to_end.FULL, until=until)
-    if dense is None:
-        return
-    result["checks"]["dense"] = dense
     for variant in end_to_end.VARIANTS:
         name = end_to_end.label(*variant)
+        # A process that is lost takes its models along: each format has the dense one anew.
+        dense = run.step(
+            f"end to end: dense, for {name}", end_to_end.begin, end_to_end.FULL, until=until
+        )
+        if dense is None:
+            continue
+        result["checks"]["dense"] = dense
         found = run.step(
             f"end to end: {name}", end_to_end.step, "add", *variant, until=until, seconds=120.0
         )
-        if found is not None:
-            result["checks"][name] = found
+        if found is None:
+            continue
+        result["checks"][name] = found
+        for batch in [] if "skipped" in found else end_to_end.FULL.batches:
+            step = f"end to end: {name}, batch {batch}"
+            result["rows"] += run.step(step, end_to_end.step, "rows", batch, until=until) or []
             run.save()
-    for batch in end_to_end.FULL.batches:
-        found = run.step(f"end to end: batch {batch}", end_to_end.step, "rows", batch, until=until)
-        result["rows"] += found or []
     run.step("end to end: end", end_to_end.end)
     result["wrong"] = end_to_end.failed(result)
     print(end_to_end.table(result), flush=True)

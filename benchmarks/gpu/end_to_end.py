@@ -55,12 +55,12 @@ class Plan:
 FULL = Plan(LLAMA2_7B, "cuda", (1, 8, 16, 32), 128, 3)
 DRY = Plan(TINY, "cpu", (1, 2), 4, 1)
 
-# What is compared with dense: pattern, sparsity, packed format.
+# What is compared with dense, what the targets are about first: pattern, sparsity, packed format.
 VARIANTS = (
-    ("2:4", 0.5, "nm24"),
     ("2:4", 0.5, "nm24_sp"),
-    ("unstructured", 0.7, "bm32"),
     ("unstructured", 0.7, "lps"),
+    ("2:4", 0.5, "nm24"),
+    ("unstructured", 0.7, "bm32"),
 )
 
 
@@ -256,7 +256,8 @@ _comparison: list[Comparison] = []  # of a process that is asked step by step
 
 
 def begin(plan: Plan) -> dict[str, Any]:
-    """Make the dense model and keep it for :func:`step`; return what it takes."""
+    """Make the dense model and keep it, and no other, for :func:`step`; return what it takes."""
+    end()
     _comparison[:] = [Comparison(plan)]
     return _comparison[0].check_dense()
 

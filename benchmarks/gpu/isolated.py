@@ -9,11 +9,13 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 _STOP_SECONDS = 10.0
+_starting = threading.Lock()  # the list of a process's children is not made for threads
 
 
 class FailedError(Exception):
@@ -46,15 +48,16 @@ class Worker:
         if self._pipe is None:
             self._pipe, theirs = self._context.Pipe()
             self._process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
-            self._process.start()
+            with _starting:
+                self._process.start()
             theirs.close()
-        self._pipe.send((function, arguments))
-        if not self._pipe.poll(seconds):
-            self.close(patience=0.0)
-            raise FailedError(f"no result within {seconds:.0f} s", fresh=True)
         try:
+            self._pipe.send((function, arguments))
+            if not self._pipe.poll(seconds):
+                self.close(patience=0.0)
+                raise FailedError(f"no result within {seconds:.0f} s", fresh=True)
             result, error, usable = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # it ended: now, or after its last answer
             self._process.join(_STOP_SECONDS)
             code = self._process.exitcode
             self.close(patience=0.0)
@@ -77,6 +80,11 @@ class Worker:
             self._process.join(_STOP_SECONDS)
         self._pipe.close()
         self._pipe = None
+
+    def kill(self) -> None:
+        """End the process from another thread than the one that calls, which then learns of it."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def __enter__(self) -> Worker:
         return self

@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.packed import TOLERANCE, random_weight
 from benchmarks.gpu.prepare import kinds
 from sparsec.backends.cuda import formats, nvcc
-from sparsec.backends.cuda.native import NATIVE, buckets
+from sparsec.backends.cuda.native import NATIVE, NativeUnpack, NativeVariant, buckets
 from sparsec.backends.cuda.native_launch import native_linear
 
 # Format and sparsity.
@@ -53,14 +53,16 @@ def check(seed: int, name: str, sparsity: float) -> dict[str, Any]:
     return {"max_rel": worst, "tolerance": TOLERANCE, "passed": worst <= TOLERANCE}
 
 
-def variants() -> list[tuple[str, int, int, bool]]:
-    """Return all that :func:`check` and the table launch, as ``prepare.compile_native`` takes it."""
-    return [
-        (name, bucket, k, clear)
+def variants(sm: int) -> list[NativeVariant | NativeUnpack]:
+    """Return all that the benchmark launches of them: products, and what unpacks for many rows of x."""
+    products = [
+        NativeVariant(name, "float16", sm, bucket, k % 8 == 0, k % 64 == 0, clear)
         for k in kinds(k for _, k in CHECKED)
         for name, clear in (*((each, False) for each in NATIVE), ("lps", True))
         for bucket in buckets(name, k)
     ]
+    unpacking = [(each, True) for each in NATIVE] + [("lps", False)]
+    return products + [NativeUnpack(name, "float16", sm, aligned) for name, aligned in unpacking]
 
 
 def _sm() -> int:

@@ -123,6 +123,8 @@ def measure(
         "speedup": float(np.median(ratios)),
         "speedup_p10": float(np.quantile(ratios, 0.1)),
         "speedup_p90": float(np.quantile(ratios, 0.9)),
+        # About 1 unless the device sped up or slowed down meanwhile; ratios do not mind, times do.
+        "dense_drift": median(times["dense"][-10:]) / median(times["dense"][:10]),
         "limit": most, "share_of_limit": float(np.median(ratios)) / most,
         "gbytes_per_second": achieved / 1e9, "share_of_copy": achieved / bandwidth,
     }  # fmt: skip

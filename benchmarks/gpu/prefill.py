@@ -56,10 +56,12 @@ def check(seed: int, entries: Sequence[Entry], device: str = "cuda") -> dict[str
                 inexact.append(f"{entry} {m}x{k}")
             x = torch.from_numpy(rng.standard_normal((_CHECKED_ROWS, k), dtype=np.float32))
             x = x.to(device, dtype)
+            # With a bias these are kernels that the check of fewer rows launches too.
+            bias = torch.from_numpy(rng.standard_normal(m, dtype=np.float32)).to(device)
             held = unpack(entry.format, packed, (m, k), entry.values)
-            exact = x.double() @ held.to(device).double().T
+            exact = x.double() @ held.to(device).double().T + bias
             for dense_from in (1, NEVER):
-                y = _product(entry, x, packed, m, dense_from)().double()
+                y = _product(entry, x, packed, m, dense_from, bias)().double()
                 error = (y - exact).abs().max() / exact.abs().max()
                 worst = max(worst, float(error.nan_to_num(nan=torch.inf)))
     passed = worst <= TOLERANCE and not inexact
@@ -109,10 +111,15 @@ def measure(
 
 
 def _product(
-    entry: Entry, x: torch.Tensor, packed: Sequence[torch.Tensor], m: int, dense_from: int
+    entry: Entry,
+    x: torch.Tensor,
+    packed: Sequence[torch.Tensor],
+    m: int,
+    dense_from: int,
+    bias: torch.Tensor | None = None,
 ) -> Callable[[], torch.Tensor]:
     return functools.partial(
-        linear_operator(entry.format), x, packed, None, None, "none", m, x.shape[1], entry.values,
+        linear_operator(entry.format), x, packed, bias, None, "none", m, x.shape[1], entry.values,
         x.dtype, dense_from, None, "",
     )  # fmt: skip
 

@@ -1,15 +1,17 @@
 """What takes a host's time, done ahead and side by side: kernels are compiled, random weights are packed.
 
-Processes of a pool do it while the device checks and measures. They need no device: compiled kernels reach
-the process that launches them through the caches of triton (``TRITON_CACHE_DIR``) and of the CUDA C++ kernels
-(``SPARSEC_CACHE``), packed weights through files.
+Processes apart do it while the device checks and measures; one that ends in the middle of its work, as a
+compiler may, takes nothing else along. They need no device: compiled kernels reach the process that launches
+them through the caches of triton (``TRITON_CACHE_DIR``) and of binaries (``SPARSEC_CACHE``), packed weights
+through files.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-import multiprocessing
 import os
+import queue
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -18,15 +20,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu.isolated import Worker
 from benchmarks.gpu.plan import Entry
 from benchmarks.gpu.shapes import Layer
+from sparsec.backends.cuda.native import NativeUnpack, NativeVariant
+from sparsec.backends.cuda.variants import Variant
 
 ROOT = Path(__file__).parents[2]
 _ROWS = 2048  # of random numbers; a taller weight repeats them
+_SECONDS = 180.0  # that one kernel or weight may take
 
 
 class Preparation:
-    """A pool of processes, and what they have made.
+    """Some processes, and what they have made.
 
     Parameters
     ----------
@@ -43,11 +49,13 @@ class Preparation:
         self._folder = tempfile.TemporaryDirectory(prefix="sparsec-gpu-")
         for name, folder in (("TRITON_CACHE_DIR", "triton"), ("SPARSEC_CACHE", "native")):
             os.environ.setdefault(name, str(ROOT / "build" / "gpu-cache" / folder))
-        available = len(os.sched_getaffinity(0))
-        self._pool = multiprocessing.get_context("spawn").Pool(
-            processes or max(1, min(12, available - 2))
-        )
-        self._made: dict[Any, Any] = {}
+        processes = processes or max(1, min(12, len(os.sched_getaffinity(0)) - 2))
+        self._threads = concurrent.futures.ThreadPoolExecutor(processes)
+        self._workers = [Worker() for _ in range(processes)]
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._free.put(worker)
+        self._made: dict[Any, concurrent.futures.Future[Any]] = {}
 
     def compile(self, function: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
         """Start compiling: one call of ``function`` for each of ``calls``, the device's sm first."""
@@ -61,8 +69,8 @@ class Preparation:
 
     def compiled(self, function: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
         """Wait until these are compiled. What failed fails again, and is reported, at its launch."""
-        for each in calls:
-            self._made[function.__name__, each].wait(self._left())
+        made = [self._made[function.__name__, each] for each in calls]
+        concurrent.futures.wait(made, self._left())
 
     def packed(self, layer: Layer, entry: Entry) -> str:
         """Wait for a packed weight and return its file.
@@ -72,11 +80,18 @@ class Preparation:
         Exception
             What packing raised, or that it takes too long.
         """
-        return str(self._made[layer, entry].get(self._left()))
+        return str(self._made[layer, entry].result(self._left()))
 
     def _start(self, key: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         if key not in self._made:
-            self._made[key] = self._pool.apply_async(function, arguments)
+            self._made[key] = self._threads.submit(self._apart, function, arguments)
+
+    def _apart(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        worker = self._free.get()
+        try:
+            return worker.call(function, *arguments, seconds=_SECONDS)
+        finally:
+            self._free.put(worker)
 
     def _left(self) -> float:
         return max(0.0, self._until - time.monotonic())
@@ -85,8 +100,13 @@ class Preparation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.terminate()
-        self._pool.join()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while not all(each.done() for each in self._made.values()):
+            for worker in self._workers:
+                worker.kill()
+            time.sleep(0.05)
+        for worker in self._workers:
+            worker.close()
         self._folder.cleanup()
 
 
@@ -118,13 +138,16 @@ def kinds(columns: Iterable[int]) -> list[int]:
     return list({(k % 8 == 0, k % 64 == 0): k for k in columns}.values())
 
 
-def compile_native(sm: int, format: str, bucket: int, k: int, clear: bool) -> None:
-    """Compile a CUDA C++ kernel for float16 and K = ``k``."""
-    from sparsec.backends.cuda import nvcc
-    from sparsec.backends.cuda.native import NativeVariant
+def compile_file(sm: int, variant: Variant | NativeVariant | NativeUnpack) -> None:
+    """Compile a kernel to the file that an artifact has of it, and keep that."""
+    from sparsec.backends.cuda import aot, nvcc
 
-    variant = NativeVariant(format, "float16", sm, bucket, k % 8 == 0, k % 64 == 0, clear)
-    nvcc.compile_native(variant, nvcc.kept_in())
+    if variant.arch != f"sm{sm}":
+        raise ValueError(f"{variant.name} is not for sm{sm}")
+    if isinstance(variant, Variant):
+        aot.compile_variant(variant, nvcc.kept_in())
+    else:
+        nvcc.compile_native(variant, nvcc.kept_in())
 
 
 def compile_triton(
@@ -132,8 +155,8 @@ def compile_triton(
 ) -> None:
     """Compile the Triton kernels of a weight with K = ``k``, exactly as a launch does.
 
-    ``options`` are ``out``, ``act``, ``bias`` and ``residual``, as those of ``variants_for``, and ``splits``:
-    whether the reduction is split, not split (1), or both.
+    ``options`` are ``out``, ``act``, ``bias`` and ``residual``, as those of ``variants_for``, ``group`` as
+    that of ``Packed.of``, and ``splits``: whether the reduction is split, not split (1), or both.
     """
     import torch
     import triton
@@ -149,7 +172,8 @@ def compile_triton(
     launch._run = _compile_only
     m, named = 64, dict(options)
     rng = np.random.default_rng(0)
-    packed = Packed.of(get(format), random_weight(get(format).pattern, m, k, 0.5, rng), values)
+    dense = random_weight(get(format).pattern, m, k, 0.5, rng)
+    packed = Packed.of(get(format), dense, values, named.pop("group", None))
     arrays = {name: torch.from_numpy(array) for name, array in packed.arrays.items()}
     out = getattr(torch, named.pop("out", "float16"))
     added: dict[str, Any] = {"act": named.pop("act", "none")}

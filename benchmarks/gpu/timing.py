@@ -11,7 +11,7 @@ import torch
 # Operands are rotated until this much has been read, so that no replay finds them in the L2 cache.
 ROTATE_BYTES = 300 << 20
 
-_WARM_SECONDS = 0.1  # of replays before any is timed: a device at rest has a low clock
+_WARM_SECONDS = 0.2  # of replays before any is timed: a device at rest has a low clock
 
 
 def copies_needed(nbytes: int) -> int:

@@ -43,13 +43,7 @@ def replace_by_constants(node: ir.Node, arrays: list[NDArray[np.generic]]) -> No
     assert graph is not None
     values = []
     for out, array in zip(node.outputs, arrays, strict=True):
-        tensor = ir.tensor(array, name=out.name)
-        value = ir.Value(
-            name=out.name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
+        value = constant(out.name, array)
         out.replace_all_uses_with(value)
         values.append(value)
     graph.remove(node, safe=True)
@@ -58,15 +52,20 @@ def replace_by_constants(node: ir.Node, arrays: list[NDArray[np.generic]]) -> No
             graph.register_initializer(value)
 
 
+def constant(name: str | None, array: NDArray[np.generic]) -> ir.Value:
+    """Return a value that holds ``array``; it belongs to no graph yet."""
+    tensor = ir.tensor(array, name=name)
+    shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+    return ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+
+
 def new_constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     """Add an initializer to ``graph``, called ``name`` or as close to it as is free."""
     taken = {out.name for node in graph for out in node.outputs}
     taken.update(value.name for value in graph.inputs)
     while name in taken or name in graph.initializers:
         name += "_"
-    tensor = ir.tensor(array, name=name)
-    shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-    value = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    value = constant(name, array)
     graph.register_initializer(value)
     return value
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sparsec.ir.errors import UnsupportedOpError
 from sparsec.ir.fx import host as hv
 from sparsec.ir.fx.dtypes import ONNX_DTYPES
+from sparsec.ir.run import open_session, session_options
 
 
 class _NoGradient(torch.autograd.Function):  # type: ignore[misc]
@@ -85,11 +86,8 @@ class OrtLeaf(torch.nn.Module):  # type: ignore[misc]
                 name="leaf",
             )
             model = ir.to_proto(ir.Model(graph, ir_version=10))
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            self._sessions[key] = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            options = session_options(threads=None)
+            self._sessions[key] = open_session(model.SerializeToString(), options, self.label)
         return self._sessions[key]
 
     def forward(self, *operands: hv.Value) -> Any:

@@ -133,9 +133,8 @@ def _shifted(moments: Moments, moved: Array) -> Array:
         return np.asarray(moments.products + 2 * half * moved)
     products = moments.products.copy()
     for result, u, m in zip(products, half, moved, strict=True):
-        for start in range(
-            0, len(u), 256
-        ):  # the outer products of all columns would be as large again
+        # Some columns at a time: the outer products of all would be as large again.
+        for start in range(0, len(u), 256):
             part = slice(start, start + 256)
             result[part] += np.outer(u[part], m) + np.outer(m[part], u)
     return products

@@ -45,8 +45,9 @@ class StructurePass(Pass):
         ``latency``: the time of a run in ONNX Runtime, measured here on the way.
     criterion : str
         ``l1``, ``l2``, ``fpgm``, ``lamp``, ``random``; ``bn``, the scale of BatchNormalization, which is
-        then not folded before the pass, and ``l2`` where a group has none; with calibration data and
-        torch ``taylor``, ``taylor-group``, ``saliency``, ``hessian``, ``fisher``.
+        then not folded before the pass, and ``l2`` where a group has none; with calibration data
+        ``energy`` and ``obs``, which chooses what can be refitted best; with torch as well ``taylor``,
+        ``taylor-group``, ``saliency``, ``hessian``, ``fisher``.
     reduce : str
         How the scores of a unit in several tensors become one: ``mean``, ``sum``, ``max``, ``prod``,
         ``first``.

@@ -6,6 +6,7 @@ trusted: positions must lie inside their tensors, and the graphs may refer to no
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.graph import load_untrusted
 from sparsec.artifact.schema import complaint_of, count, items, mapping, record, text
 from sparsec.ir.certificate import Certificate
 from sparsec.ir.edits import Removal
 from sparsec.ir.errors import ArtifactError
-from sparsec.ir.verify import verify
 
 FORMAT = "sparsec-certificate"
 VERSION = 1
@@ -117,15 +118,10 @@ def read_certificates(root: Path, manifest: Mapping[str, Any]) -> Iterator[Certi
             for group in body["groups"]
         ]
         removal = Removal({}, frozenset(body["never_zero"]))
-        certificate = Certificate(body["pass"], groups, removal, graphs["dense"], graphs["shrunk"])
-        tensors = _tensors(certificate, body["tensors"], path)
-        yield Certificate(
-            body["pass"],
-            groups,
-            Removal(tensors, removal.never_zero),
-            graphs["dense"],
-            graphs["shrunk"],
-        )
+        bare = Certificate(body["pass"], groups, removal, graphs["dense"], graphs["shrunk"])
+        _check_parameters(bare.parameters, path)
+        tensors = _tensors(bare.parameters, body["tensors"], path)
+        yield dataclasses.replace(bare, removal=dataclasses.replace(removal, tensors=tensors))
 
 
 def _body(path: Path) -> dict[str, Any]:
@@ -147,22 +143,11 @@ def _body(path: Path) -> dict[str, Any]:
 
 
 def _graph(root: Path, name: str, manifest: Mapping[str, Any]) -> ir.Model:
-    """Read a skeleton: a graph with no tensor outside itself."""
+    """Read a skeleton: a graph with no tensor outside itself, in bodies and attributes neither."""
     path = root / name
     if name not in manifest["files"]:
         raise ArtifactError(f"{path}: a certificate's graph is not listed", where=str(path))
-    try:
-        model = ir.load(path)
-        tensors = [v.const_value for v in model.graph.initializers.values()]
-        outside = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
-    except Exception as error:  # whatever the parser makes of bytes that it was not made for
-        raise ArtifactError(
-            f"{path}: not a readable ONNX model: {type(error).__name__}: {error}", where=str(path)
-        ) from error
-    if outside:
-        raise ArtifactError(f"{path}: refers to a file", where=str(path))
-    verify(model, where=str(path), error=ArtifactError)
-    return model
+    return load_untrusted(path, {})
 
 
 def _positions(pairs: Sequence[Sequence[int]], size: int, path: Path) -> NDArray[np.int64]:
@@ -180,11 +165,23 @@ def _positions(pairs: Sequence[Sequence[int]], size: int, path: Path) -> NDArray
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
+def _check_parameters(parameters: Mapping[str, ir.Value], path: Path) -> None:
+    """Refuse parameters that no weights can be made for: of unknown type or shape."""
+    for name, value in parameters.items():
+        dtype, shape = value.dtype, value.shape
+        known = dtype is not None and (dtype.is_floating_point() or dtype.is_integer())
+        sizes = () if shape is None else shape.dims
+        if not known or shape is None or not all(isinstance(s, int) and s >= 0 for s in sizes):
+            raise ArtifactError(
+                f"{path}: the parameter {name!r} is {dtype} {shape}; needed numbers of a known shape",
+                where=str(path),
+            )
+
+
 def _tensors(
-    certificate: Certificate, listed: Mapping[str, Any], path: Path
+    parameters: Mapping[str, ir.Value], listed: Mapping[str, Any], path: Path
 ) -> dict[str, dict[int, NDArray[np.int64]]]:
     """Return the positions by tensor and axis; each must lie in a parameter of the dense graph."""
-    parameters = certificate.parameters
     found: dict[str, dict[int, NDArray[np.int64]]] = {}
     for name, entry in listed.items():
         shape = parameters[name].shape if name in parameters else None

@@ -6,7 +6,7 @@ files beside it, and only bytes that are there and that its shape and type need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -18,11 +18,6 @@ from sparsec.ir.verify import verify
 _DATA_FILES = (fmt.MODEL_DATA, fmt.WEIGHTS)
 
 
-def check_graph(root: Path) -> None:
-    """Check the graph at ``root``; see :func:`load_graph`."""
-    load_graph(root)
-
-
 def load_graph(root: Path) -> ir.Model:
     """Read ``model.onnx`` of the artifact at ``root``; large tensors stay on disk.
 
@@ -31,10 +26,27 @@ def load_graph(root: Path) -> ir.Model:
     ArtifactError
         If it is no model, or if a tensor does not lie inside the artifact as a whole.
     """
-    path = root / fmt.MODEL
+    files = {name: (root / name).stat().st_size for name in _DATA_FILES if (root / name).exists()}
+    return load_untrusted(root / fmt.MODEL, files)
+
+
+def load_untrusted(path: Path, files: Mapping[str, int]) -> ir.Model:
+    """Read a graph and make every check on it before anyone else sees it.
+
+    Parameters
+    ----------
+    path : Path
+    files : mapping of str to int
+        Names and bytes of the files beside it that tensors may lie in.
+
+    Raises
+    ------
+    ArtifactError
+        Naming the file: it is no model, a tensor does not lie where it may, or the verifier refuses it.
+    """
     try:
         model = ir.load(path)
-        wrong = next(_complaints(model, root), None)
+        wrong = next(_complaints(model, files), None)
         ir.to_proto(model)  # raises if a name is no text
     except Exception as error:  # whatever the parser makes of bytes that it was not made for
         raise ArtifactError(
@@ -46,8 +58,7 @@ def load_graph(root: Path) -> ir.Model:
     return model
 
 
-def _complaints(model: ir.Model, root: Path) -> Iterator[str]:
-    sizes = {name: (root / name).stat().st_size for name in _DATA_FILES if (root / name).exists()}
+def _complaints(model: ir.Model, files: Mapping[str, int]) -> Iterator[str]:
     for tensor in _tensors(model):
         if any(not isinstance(size, int) or size < 0 for size in tensor.shape):
             yield f"tensor {tensor.name!r} has the shape {tensor.shape}"
@@ -56,14 +67,14 @@ def _complaints(model: ir.Model, root: Path) -> Iterator[str]:
             tensor.numpy()  # raises if the bytes do not fill the shape
             continue
         location, offset = str(tensor.location), tensor.offset or 0
-        if location not in sizes:
+        if location not in files:
             yield f"tensor {tensor.name!r} lies in {location!r}, which is no file for tensors here"
             continue
         length = tensor.nbytes if tensor.length is None else tensor.length
-        if length != tensor.nbytes or offset < 0 or offset + length > sizes[location]:
+        if length != tensor.nbytes or offset < 0 or offset + length > files[location]:
             yield (
                 f"tensor {tensor.name!r} needs {tensor.nbytes} bytes; bytes {offset} to "
-                f"{offset + length} of {location} ({sizes[location]} bytes) are no such thing"
+                f"{offset + length} of {location} ({files[location]} bytes) are no such thing"
             )
 
 

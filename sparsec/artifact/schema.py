@@ -196,8 +196,9 @@ _RECORD = record(
 )
 _KERNEL = record(
     {"name": text, "file": text, "num_warps": count, "shared_bytes": count},
-    {"dtype": text, "sm": count, "arch": text},
+    {"dtype": text, "sm": count, "arch": text, "ptx": text, "amdgcn": text, "source": text},
 )
+_FILES_OF_KERNEL = ("file", "ptx", "amdgcn", "source")
 _RECIPE = record(
     {
         "sparsec": count,
@@ -292,8 +293,9 @@ def complaint(manifest: Mapping[str, Any]) -> str | None:
     if accuracy is not None and accuracy["before"].keys() != accuracy["after"].keys():
         return "accuracy.before and accuracy.after must have the same metrics"
     for index, kernel in enumerate(manifest["kernels"]):
-        if kernel["file"] not in manifest["files"]:
-            return f"kernels[{index}].file must be listed under files, got {kernel['file']!r}"
+        for key in _FILES_OF_KERNEL:
+            if key in kernel and kernel[key] not in manifest["files"]:
+                return f"kernels[{index}].{key} must be listed under files, got {kernel[key]!r}"
     for index, entry in enumerate(manifest["certificates"]):
         if entry["file"] not in manifest["files"]:
             return f"certificates[{index}].file must be listed under files, got {entry['file']!r}"

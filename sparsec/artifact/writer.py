@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -21,13 +20,12 @@ from typing import Any
 import onnx_ir as ir
 
 from sparsec.artifact import format as fmt
+from sparsec.artifact.digest import sha256
+from sparsec.artifact.reader import parse_manifest
 from sparsec.artifact.schema import complaint
 from sparsec.backends.base import Lowered
 from sparsec.ir.errors import ArtifactError, UsageError
-from sparsec.ir.load import LOCATIONS, is_onnx
 from sparsec.ir.safetensors import point_into, write_weights
-
-_CHUNK = 1 << 20
 
 
 def check_output(path: Path, force: bool) -> None:
@@ -63,8 +61,6 @@ def _why_not_ours(path: Path) -> str | None:
     A damaged artifact is still one: what makes it ours is its manifest, whatever became of the
     rest.
     """
-    from sparsec.artifact.reader import parse_manifest
-
     if path.is_symlink() or not path.is_dir():
         return "is no artifact"
     try:
@@ -211,15 +207,6 @@ def write_manifest(stage: Path, manifest: dict[str, Any]) -> None:
     (stage / fmt.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def payload_bytes(stage: Path) -> int:
     """Return the bytes that a deployment needs: all but manifest, report and plans, one library.
 
@@ -239,32 +226,3 @@ def payload_bytes(stage: Path) -> int:
             case _:
                 total += file.stat().st_size
     return total + max(libraries.values())
-
-
-def source_digest(path: Path | None, model: ir.Model) -> dict[str, Any]:
-    """Return what identifies the source: the hash of its file, and of every data file it names.
-
-    Returns
-    -------
-    dict
-        ``name``, ``sha256``, ``bytes`` (of all files together) and ``data``, a hash for each data
-        file. A model that was no file has no hash, one that was no ONNX file has no size: what it
-        would take as ONNX is not known from it.
-    """
-    if path is None:
-        return {"name": model.graph.name or "", "sha256": None, "bytes": None, "data": {}}
-    if not is_onnx(path):
-        return {"name": path.name, "sha256": sha256(path), "bytes": None, "data": {}}
-    called = model.meta.get(LOCATIONS, {})
-    files: dict[str, Path] = {}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                location = str(tensor.location)
-                files[called.get(location, location)] = Path(tensor.path)
-    return {
-        "name": path.name,
-        "sha256": sha256(path),
-        "bytes": sum(file.stat().st_size for file in (path, *files.values())),
-        "data": {location: sha256(files[location]) for location in sorted(files)},
-    }

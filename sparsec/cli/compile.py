@@ -10,7 +10,7 @@ import click
 from sparsec.cli.console import console, print_json, progress, table, text
 from sparsec.cli.options import json_option, verbose_option
 from sparsec.ir.errors import UsageError
-from sparsec.quantities import change, noise, si
+from sparsec.quantities import change, noise, options_given, si
 
 
 @click.command("compile")
@@ -92,9 +92,7 @@ def show(summary: dict[str, Any]) -> None:
     """Print what was done as a person wants to read it."""
     out = console()
     for entry in summary["passes"]:
-        options = ",".join(
-            f"{k}={_option(v)}" for k, v in entry["options"].items() if v not in ([], None)
-        )
+        options = ",".join(options_given(entry["options"]))
         out.print(
             f"{text(entry['name'])}:{text(options)}  changed {len(entry['changed'])} layers, "
             f"left {len(entry['skipped'])} alone"
@@ -121,10 +119,6 @@ def show(summary: dict[str, Any]) -> None:
     for note in summary["notes"]:
         out.print(f"note      {text(note)}")
     out.print(f"artifact  {text(summary['artifact'])}")
-
-
-def _option(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _show_skipped(out: Any, skipped: list[dict[str, str]]) -> None:

@@ -19,7 +19,6 @@ from sparsec.printable import printable
 # Without a terminal a line appears when the work changes, but not more often than this.
 _LINE_EVERY_SECONDS = 2.0
 
-
 # What goes to a file or a pipe is not folded to the width of some window.
 _WIDTH_OF_FILES = 160
 
@@ -74,9 +73,9 @@ def progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
         yield line
 
 
-def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """Return an empty table; the columns named in ``right`` hold numbers."""
-    result = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    result = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         result.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return result

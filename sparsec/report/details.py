@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sparsec.quantities import noise, si
+from sparsec.quantities import noise, options_given, si
 from sparsec.report.html import Html, element, join, name, table
 from sparsec.report.layers import reasons
 
@@ -18,9 +18,7 @@ def passes(steps: Sequence[Mapping[str, Any]]) -> Html:
         return element("p", "No pass was asked for.")
     parts: list[Html] = []
     for number, step in enumerate(steps, 1):
-        options = ", ".join(
-            f"{key}={_option(value)}" for key, value in step["options"].items() if _is_set(value)
-        )
+        options = ", ".join(options_given(step["options"]))
         changed, skipped = step["changed"], step["skipped"]
         parts += [
             element("h3", f"{number}. ", element("code", step["name"])),
@@ -31,14 +29,6 @@ def passes(steps: Sequence[Mapping[str, Any]]) -> Html:
         if skipped:
             parts.append(reasons((item["reason"], item["site"]) for item in skipped))
     return join(*parts)
-
-
-def _option(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _is_set(value: Any) -> bool:
-    return value is not None and value != []
 
 
 def verification(manifest: Mapping[str, Any]) -> Html:

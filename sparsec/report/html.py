@@ -79,6 +79,6 @@ def table(
     return element("div", inner, class_="scroll")
 
 
-def section(title: str, *children: Child, id_: str | None = None) -> Html:
+def section(title: str, *children: Child) -> Html:
     """Return a titled section."""
-    return element("section", element("h2", title), *children, id_=id_)
+    return element("section", element("h2", title), *children)

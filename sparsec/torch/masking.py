@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparsec.ir.cleanup.rewire import constant
 from sparsec.ir.errors import CalibrationError
 from sparsec.ir.patterns import parse_pattern
 from sparsec.ir.sites import weight_sites
@@ -100,12 +101,7 @@ def _graph(layers: Sequence[LinearLayer]) -> ir.Model:
     nodes, inputs, initializers = [], [], []
     for layer in layers:
         array = layer.matrix.to("cpu", torch.float32).contiguous().numpy()
-        weight = ir.Value(
-            name=f"{layer.name}.weight",
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-            const_value=ir.tensor(array, name=f"{layer.name}.weight"),
-        )
+        weight = constant(f"{layer.name}.weight", array)
         x = _value(f"{layer.name}.x", f"{layer.name}.rows", array.shape[1])
         node = ir.node("Gemm", [x, weight], {"transB": 1}, name=layer.name)
         y = node.outputs[0]
@@ -167,7 +163,17 @@ class _ModuleFeeds(Sequence[Mapping[str, NDArray[Any]]]):
 def _watching(
     layers: Sequence[LinearLayer], seen: dict[str, list[NDArray[np.float32]]]
 ) -> Iterator[None]:
-    """Append what every layer reads to ``seen``; layers that read one tensor share the copy."""
+    """Append what every layer reads to ``seen``; layers that read one tensor share the copy.
+
+    Raises
+    ------
+    CalibrationError
+        If a layer is in training mode: dropout and the like would be part of what is seen.
+    """
+    if any(layer.module.training for layer in layers):
+        raise CalibrationError(
+            "calibration needs the module in evaluation mode: call module.eval() first"
+        )
     copies: dict[int, tuple[Tensor, NDArray[np.float32]]] = {}
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -182,11 +188,6 @@ def _watching(
         return hook
 
     handles = [layer.module.register_forward_pre_hook(hook_of(layer.name)) for layer in layers]
-    training = [module for module in {layer.module for layer in layers} if module.training]
-    if training:
-        raise CalibrationError(
-            "calibration needs the module in evaluation mode: call module.eval() first"
-        )
     try:
         yield
     finally:

@@ -149,17 +149,10 @@ def sparsify_(
     if format is not None and format not in formats.names():
         raise UsageError(f"format: {did_you_mean(format, formats.names())}")
     layers = linear_layers(module)
-    held = readers(module)
-    rows: dict[str, LayerRow] = {}
-    open_layers: dict[int, list[LinearLayer]] = {}  # by weight
-    for layer in layers:
-        if why := obstacle(layer, held):
-            rows[layer.name] = _dense_row(layer, *why)
-        else:
-            open_layers.setdefault(id(layer.parameter), []).append(layer)
-    firsts = [sharing[0] for sharing in open_layers.values()]
+    by_weight, rows = _open_layers(module, layers)
+    firsts = [sharing[0] for sharing in by_weight]
     if criterion is None and passes is None:
-        done = {layer.name: _as_it_is(layer, parse_pattern(pattern)) for layer in firsts}
+        pruned = {layer.name: _as_it_is(layer, parse_pattern(pattern)) for layer in firsts}
     else:
         options: dict[str, Any] = {
             "criterion": criterion,
@@ -168,11 +161,11 @@ def sparsify_(
         }
         if sparsity is not None:
             options["sparsity"] = sparsity
-        done = _pruned(module, firsts, pattern, options, passes, calib, call, seed)
+        pruned = _prune(module, firsts, pattern, options, passes, calib, call, seed)
 
     replacements: list[tuple[LinearLayer, SparseLinear]] = []
-    for sharing in open_layers.values():
-        packed, row = _pack(sharing[0], done[sharing[0].name], values, format, dispatch)
+    for sharing in by_weight:
+        packed, row = _pack(sharing[0], pruned[sharing[0].name], values, format, dispatch)
         for layer in sharing:
             rows[layer.name] = dataclasses.replace(row, name=layer.name, op=_kind(layer))
             if packed is not None:
@@ -184,7 +177,22 @@ def sparsify_(
     return report
 
 
-def _pruned(
+def _open_layers(
+    module: nn.Module, layers: Sequence[LinearLayer]
+) -> tuple[list[list[LinearLayer]], dict[str, LayerRow]]:
+    """Return the layers that can be replaced, those of one weight together, and rows of the others."""
+    held = readers(module)
+    by_weight: dict[int, list[LinearLayer]] = {}
+    rows = {}
+    for layer in layers:
+        if why := obstacle(layer, held):
+            rows[layer.name] = _dense_row(layer, *why)
+        else:
+            by_weight.setdefault(id(layer.parameter), []).append(layer)
+    return list(by_weight.values()), rows
+
+
+def _prune(
     module: nn.Module,
     layers: Sequence[LinearLayer],
     pattern: str,
@@ -262,13 +270,12 @@ def _pack(
         pattern=str(pruned.pattern),
         dispatch=dispatch or modelled_dispatch(name, shape, stored),
     )
-    row = _dense_row(layer, Code.MODELLED, "")
-    row.kernel, row.pattern = name, str(pruned.pattern)
-    row.sparsity = 1.0 - int(np.count_nonzero(pruned.matrix)) / pruned.matrix.size
-    row.reason = f"{stored / pruned.matrix.size:.3f} bytes a weight"
+    reason = f"{stored / pruned.matrix.size:.3f} bytes a weight"
     if packed.dispatch.dense_from != NEVER:
-        row.reason += f", dense from {packed.dispatch.dense_from} rows ({packed.dispatch.source})"
-    return packed, row
+        reason += f", dense from {packed.dispatch.dense_from} rows ({packed.dispatch.source})"
+    zeros = 1.0 - int(np.count_nonzero(pruned.matrix)) / pruned.matrix.size
+    kind, pattern = _kind(layer), str(pruned.pattern)
+    return packed, LayerRow(layer.name, kind, shape, pattern, zeros, name, Code.MODELLED, reason)
 
 
 def _with_bias(packed: SparseLinear, layer: LinearLayer) -> SparseLinear:

@@ -230,6 +230,7 @@ def _many(root: Path) -> None:
 
 
 M, G, D = "manifest.json", "model.onnx", "model.onnx.data"
+KERNEL = {"name": "k", "file": G, "num_warps": 4, "shared_bytes": 0}
 
 CASES = [
     # The manifest as bytes.
@@ -307,6 +308,16 @@ CASES = [
     Case("graph-name", graph_bytes_replaced(b"fc0", b"\xff\xfe0"), "not a readable", G),
     Case("data-cut", _short_data, "no such thing", G),
     Case("backend", put("backend", value="vulkan"), "'vulkan', which is not installed", M),
+    *(
+        Case(
+            f"kernel-{key}",
+            put("kernels", value=[KERNEL | {key: "../../secret"}]),
+            rf"kernels\[0\]\.{key} must be listed under files, got '\.\./\.\./secret'",
+            M,
+        )
+        for key in ("file", "ptx", "amdgcn", "source")
+    ),
+    Case("kernel-list", put("kernels", value=[KERNEL | {"ptx": []}]), "ptx must be a text", M),
 ]  # fmt: skip
 
 # Every field of a manifest gets each of these in turn.

@@ -10,7 +10,7 @@ from sparsec.ir.sites import weight_sites
 from sparsec.passes.calibration.calibration import Calibration
 from sparsec.passes.calibration.statistics import Needs
 from tests.calibration import nets, oracle
-from tests.graphs import normal
+from tests.graphs import matmul, normal, only_site
 
 GRAM = Needs(gram=True)
 
@@ -267,3 +267,18 @@ def test_half_precision_is_collected_in_single():
     x = (normal(50, 6) * 300).astype(np.float16)
     found = collected(model, [{"x": x}])["layer"]
     equal(found, x.astype(np.float64)[None])
+
+
+@pytest.mark.parametrize(
+    ("needs", "nbytes"),
+    [
+        (Needs(), 24 * 30),
+        (Needs(gram=True), 12 * 30 * 30 + 12 * 30),
+        (Needs(extremes=True), 24 * 30 + 8 * 30),
+    ],
+)
+def test_what_collecting_takes_is_known_before_anything_runs(needs: Needs, nbytes: int):
+    """The numbers of docs/calibration.md, for a reduction of 30."""
+    (planned,) = Calibration([]).plan([only_site(matmul(normal(30, 7)))], needs)
+    assert (planned.site, planned.groups, planned.columns) == ("layer", 1, 30)
+    assert planned.nbytes == nbytes

@@ -20,9 +20,7 @@ NAN, INF = np.nan, np.inf
     ],
 )
 def test_outputs_that_never_vary_show_nothing(samples: list[list[object]], expected: bool) -> None:
-    difference = Difference()
-    for sample in samples:
-        outputs = {"y": np.array(sample)}
-        difference.add(outputs, outputs)
+    outputs = [{"y": np.array(sample)} for sample in samples]
+    difference = Difference.between(outputs, outputs)
     assert difference.max_rel == 0
     assert difference.varied is expected

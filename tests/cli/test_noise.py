@@ -53,9 +53,8 @@ def expected() -> list[dict[str, np.ndarray]]:
 
 def verdict(expected, change) -> dict:
     """Return the verdict on an artifact whose outputs are the reference's but for ``change``."""
-    difference = Difference()
-    for outputs in expected:
-        difference.add({name: change(name, array) for name, array in outputs.items()}, outputs)
+    changed = [{name: change(name, a) for name, a in outputs.items()} for outputs in expected]
+    difference = Difference.between(changed, expected)
     return verification_json(
         difference, MANIFEST, "device", lambda: noise_of(net(), FEEDS, expected)
     )

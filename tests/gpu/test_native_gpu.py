@@ -25,6 +25,12 @@ from sparsec.backends.cuda.native import (
 from sparsec.ir.errors import UnsupportedTargetError
 
 SHAPES = [(128, 128), (2048, 4096), (1000, 1280), (33, 192), (77, 96), (15, 100), (1, 4)]
+# K of fragments is a multiple of 4; of lps it is any.
+UNPACKED = [
+    *((each, m, k) for each in FRAGMENTS for m, k in ((33, 100), (128, 640), (2048, 4096))),
+    *(("lps", m, k) for m, k in ((130, 101), (64, 72), (2048, 4096))),
+]
+STORED = ("float16", "float8_e4m3fn", "int8")
 pytestmark = pytest.mark.gpu
 if nvcc.why_not(90):
     pytest.skip(nvcc.why_not(90), allow_module_level=True)
@@ -38,19 +44,30 @@ def driver():
         pytest.skip(str(error))
 
 
-def compiled_ahead():
-    """Return the products that the tests launch, as ``prepare.compile_native`` takes them."""
-    columns = prepare.kinds(k for _, k in SHAPES)
-    calls = [(name, b, k, False) for name in NATIVE for k in columns for b in buckets(name, k)]
-    return calls + [("lps", 16, k, True) for k in columns]
+def compiled_ahead(sm):
+    """Return what the tests launch, as ``prepare.compile_file`` takes it."""
+    found = [
+        NativeVariant(name, "float16", sm, bucket, k % 8 == 0, k % 64 == 0, clear)
+        for k in prepare.kinds(k for _, k in SHAPES)
+        for name, clear in (*((each, False) for each in NATIVE), ("lps", True))
+        for bucket in ((16,) if clear else buckets(name, k))
+    ]
+    found += [unpacking(name, sm, k, values) for name, _, k in UNPACKED for values in STORED]
+    return [(each,) for each in dict.fromkeys(found)]
+
+
+def unpacking(pattern, sm, k, values):
+    scaled = "" if values == "float16" else values
+    return NativeUnpack(pattern, "float16", sm, k % 8 == 0 or pattern != "lps", scaled)
 
 
 @pytest.fixture(scope="module")
 def cache(driver):
     """Compile side by side what would otherwise be compiled one after the other for minutes."""
+    calls = compiled_ahead(driver.sm)
     with prepare.Preparation(driver.sm, time.monotonic() + 240) as made:
-        made.compile(prepare.compile_native, compiled_ahead())
-        made.compiled(prepare.compile_native, compiled_ahead())
+        made.compile(prepare.compile_file, calls)
+        made.compiled(prepare.compile_file, calls)
     return nvcc.kept_in()
 
 
@@ -165,14 +182,7 @@ def test_scattered_weights_of_any_sparsity_and_shape(driver, cache, sparsity, cl
         check(run(driver, cache, "lps", dense, x, 16, clear=clear)[0], x, dense)
 
 
-# K of fragments is a multiple of 4; of lps it is any.
-UNPACKED = [
-    *((each, m, k) for each in FRAGMENTS for m, k in ((33, 100), (128, 640), (2048, 4096))),
-    *(("lps", m, k) for m, k in ((130, 101), (64, 72), (2048, 4096))),
-]
-
-
-@pytest.mark.parametrize("values", ["float16", "float8_e4m3fn", "int8"])
+@pytest.mark.parametrize("values", STORED)
 @pytest.mark.parametrize("case", UNPACKED, ids=str)
 def test_unpacked_weights_are_the_stored_ones_to_the_bit(driver, cache, case, values):
     pattern, m, k = case
@@ -183,9 +193,7 @@ def test_unpacked_weights_are_the_stored_ones_to_the_bit(driver, cache, case, va
     form = formats.get(pattern)
     packed = form.pack(dense, values)
     exact = form.unpack(packed, (m, k), values).astype(np.float32).astype(np.float16)
-    scaled = "" if values == "float16" else values
-    variant = NativeUnpack(pattern, "float16", driver.sm, k % 8 == 0 or pattern != "lps", scaled)
-    kernel = loaded(driver, cache, variant)
+    kernel = loaded(driver, cache, unpacking(pattern, driver.sm, k, values))
     with Memory(driver) as memory:
         pointers = {name: memory.upload(array) for name, array in packed.items()}
         pointers["w"] = memory.new(2 * m * k)

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import prepare
+from sparsec.backends.cuda import nvcc
 from sparsec.backends.cuda.formats import Packed, get
-from sparsec.backends.cuda.variants import FORMATS, SPARSE_MMA, variants_for
+from sparsec.backends.cuda.variants import (
+    BLOCK,
+    FORMATS,
+    SPARSE_MMA,
+    unpack_variant,
+    variants_for,
+)
 from sparsec.ir.errors import ShapeError
 
 torch = pytest.importorskip("torch", reason="GPU tests need torch with CUDA")
@@ -23,7 +30,7 @@ pytestmark = [
 
 ROWS = [1, 3, 8, 16, 17, 32, 64, 65, 200]
 SHAPES = [(64, 128), (2048, 4096), (1000, 1280), (33, 192), (77, 96), (15, 100), (1, 4)]
-OTHER_SHAPES = [(1000, 1280), (77, 96)]  # of values of other types
+OTHER_SHAPES = [(1000, 1280), (77, 96), (15, 100)]  # of values of other types
 CASES = [(form, values) for form in FORMATS for values in get(form).values]
 CASES += [(form, values) for form in SPARSE_MMA for values in ("float16", "bfloat16")]
 EACH = [
@@ -32,6 +39,14 @@ EACH = [
     for shape in (SHAPES if values == "float16" else OTHER_SHAPES)
 ]
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-17}
+SCALED = [
+    (form, values)
+    for form in FORMATS
+    for values in ("int8", "float8_e4m3fn")
+    if values in get(form).values
+]
+SPLITS, CHAIN_K = (1, 3), 1280
+UNPACKED_SHAPES = [(1000, 1280), (77, 100)]
 ENDS = {"bias": True, "residual": True, "act": "silu"}
 
 
@@ -49,7 +64,34 @@ def compiled_ahead(arch):
             for variant in variants_for(k, dtype, arch, form=form, values=values, **options):
                 named = (*options.items(), ("splits", splits))
                 calls.setdefault((variant, splits), (form, values, variant.bucket, k, named))
-    return list(calls.values())
+    found = list(calls.values())
+    with_bias = {values: (("out", dtype_of(values)), ("bias", True)) for _, values in CASES}
+    found += [(form, values, 16, 1024, with_bias[values]) for form, values in CASES]
+    by_group = (("bias", True), ("group", 128))
+    found += [(*case, b, 1000, by_group) for case in SCALED for b in (1, 16)[case[0] in BLOCK :]]
+    return found
+
+
+def files_ahead(arch):
+    """Return the binaries that the tests of launch data take, as ``prepare.compile_file`` takes them."""
+    found = [
+        each for form in FORMATS for split in SPLITS for each in chain(form, CHAIN_K, split, arch)
+    ]
+    for form, values in CASES:
+        if form in FORMATS:
+            found += [
+                unpack_variant(form, k, values, dtype_of(values), arch) for _, k in UNPACKED_SHAPES
+            ]
+    return [(each,) for each in dict.fromkeys(found)]
+
+
+def chain(form, k, split, arch):
+    """Return the kernels of a product of up to 16 rows of x, in the order of their launches."""
+    values = get(form).values[0]
+    variants = variants_for(k, "float16", arch, form=form, values=values, bias=True)
+    variant = next(each for each in variants if each.bucket >= 16)
+    before = variant.before()
+    return [*([before] if before else []), *(variant.split_form() if split > 1 else (variant,))]
 
 
 def dtype_of(values):
@@ -60,10 +102,12 @@ def dtype_of(values):
 def _compiled():
     """Compile side by side what would otherwise be compiled one after the other for minutes."""
     major, minor = torch.cuda.get_device_capability()
-    calls = compiled_ahead(f"sm{major}{minor}")
+    calls, files = compiled_ahead(f"sm{major}{minor}"), files_ahead(f"sm{major}{minor}")
     with prepare.Preparation(10 * major + minor, time.monotonic() + 240) as made:
         made.compile(prepare.compile_triton, calls)
+        made.compile(prepare.compile_file, files)
         made.compiled(prepare.compile_triton, calls)
+        made.compiled(prepare.compile_file, files)
 
 
 @functools.lru_cache(maxsize=1)
@@ -114,8 +158,7 @@ def test_the_kernel_agrees_with_float64(form, values, shape):
         assert_close(y, exact)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if "int8" in get(form).values])
-@pytest.mark.parametrize("values", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize(("form", "values"), SCALED)
 def test_scales_by_group(form, values):
     for n in (1, 16):
         x, dense, arrays, bias, _ = operands(form, values, 512, n, 1000, group=128)
@@ -166,29 +209,22 @@ def test_operands_on_another_device_are_refused():
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("split", SPLITS)
 def test_cubins_run_from_their_launch_data_through_the_driver_alone(form, split):
     """What a loader does with an artifact: the kernels of a chain, one after the other."""
     from sparsec.backends.cuda.aot import compile_variant
     from sparsec.backends.cuda.loader import Driver, Kernel
-    from sparsec.backends.cuda.variants import variants_for
 
     major, minor = torch.cuda.get_device_capability()
-    m, n, k, values = 1000, 13, 1280, get(form).values[0]
-    x, dense, arrays, bias, _ = operands(form, values, m, n, k)
-    variants = variants_for(
-        k, "float16", f"sm{10 * major + minor}", form=form, values=values, bias=True
-    )
-    variant = next(each for each in variants if each.bucket >= n)
-    before = variant.before()
-    chain = [*([before] if before else []), *(variant.split_form() if split > 1 else (variant,))]
+    m, n, k = 1000, 13, CHAIN_K
+    x, dense, arrays, bias, _ = operands(form, get(form).values[0], m, n, k)
     y = torch.full((n, m), torch.nan, dtype=x.dtype, device=x.device)
     sizes = {"M": m, "N": n, "K": k, "split": split}
     tensors = {**arrays, "x": x, "bias": bias, "y": y}
     driver = Driver(torch.cuda.current_device())
     stream = torch.cuda.current_stream().cuda_stream
-    for each in chain:
-        compiled = compile_variant(each)
+    for each in chain(form, k, split, f"sm{major}{minor}"):
+        compiled = compile_variant(each, nvcc.kept_in())
         kernel = Kernel(driver, compiled.cubin, compiled.launch)
         for name, (nbytes, _) in kernel.scratch(sizes).items():
             tensors.setdefault(name, torch.empty(nbytes, dtype=torch.uint8, device="cuda"))
@@ -198,19 +234,19 @@ def test_cubins_run_from_their_launch_data_through_the_driver_alone(form, split)
 
 
 @pytest.mark.parametrize(("form", "values"), [case for case in CASES if case[0] in FORMATS])
-@pytest.mark.parametrize("shape", [(1000, 1280), (77, 100)], ids=str)
+@pytest.mark.parametrize("shape", UNPACKED_SHAPES, ids=str)
 def test_cubins_that_unpack_run_from_their_launch_data_through_the_driver_alone(
     form, values, shape
 ):
     from sparsec.backends.cuda.aot import compile_variant
     from sparsec.backends.cuda.loader import Driver, Kernel
-    from sparsec.backends.cuda.variants import unpack_variant
 
     major, minor = torch.cuda.get_device_capability()
-    (m, k), dtype = shape, "bfloat16" if values == "bfloat16" else "float16"
+    (m, k), dtype = shape, dtype_of(values)
     _, dense, arrays, *_ = operands(form, values, m, 1, k)
     w = torch.full((m, k), torch.nan, dtype=getattr(torch, dtype), device="cuda")
-    compiled = compile_variant(unpack_variant(form, k, values, dtype, f"sm{10 * major + minor}"))
+    variant = unpack_variant(form, k, values, dtype, f"sm{major}{minor}")
+    compiled = compile_variant(variant, nvcc.kept_in())
     kernel = Kernel(Driver(torch.cuda.current_device()), compiled.cubin, compiled.launch)
     pointers = {name: each.data_ptr() for name, each in {**arrays, "w": w}.items()}
     kernel.launch(pointers, {"M": m, "K": k}, torch.cuda.current_stream().cuda_stream)

@@ -12,7 +12,14 @@ import sparsec.torch as st  # noqa: E402
 from benchmarks.gpu import end_to_end, prepare  # noqa: E402
 from examples.zoo.decode_graph import GreedyDecoder  # noqa: E402
 from examples.zoo.llama_static import StaticLlama  # noqa: E402
-from sparsec.backends.cuda import dispatch, operators, torch_formats  # noqa: E402
+from sparsec.backends.cuda import dispatch, nvcc, operators, torch_formats  # noqa: E402
+from sparsec.backends.cuda.formats.values import is_scaled  # noqa: E402
+from sparsec.backends.cuda.native import (  # noqa: E402
+    NATIVE,
+    NativeUnpack,
+    NativeVariant,
+    buckets,
+)
 from sparsec.backends.cuda.variants import FORMATS  # noqa: E402
 from sparsec.ir.errors import ArtifactError  # noqa: E402
 
@@ -31,7 +38,7 @@ ACTS = ("relu", "silu", "gelu", "gelu_tanh")
 
 
 def compiled_ahead():
-    """Return the products that the tests launch, as ``prepare.compile_triton`` takes them."""
+    """Return the Triton kernels that the tests launch, as ``prepare.compile_triton`` takes them."""
     ends = [{"bias": True, "out": "float32"}, {"bias": True}]
     ends += [{"bias": True, "residual": True, "act": act} for act in ACTS]
     calls = []
@@ -45,13 +52,38 @@ def compiled_ahead():
     return calls
 
 
+def files_ahead(sm):
+    """Return the CUDA C++ kernels that the tests launch, as ``prepare.compile_file`` takes them."""
+    found = []
+    for name in set(NAMES) & set(NATIVE):
+        for values in torch_formats.form_of(name).values:
+            same = "bfloat16" if values == "bfloat16" else "float16"
+            stored = values if is_scaled(values) else ""
+            found += [
+                NativeVariant(name, same, sm, bucket, values=stored) for bucket in buckets(name, K)
+            ]
+            found.append(NativeUnpack(name, same, sm, values=stored))
+    return [] if nvcc.why_not(sm) else [(each,) for each in found]
+
+
+@pytest.fixture(autouse=True)
+def _cublas_adds_in_float32(monkeypatch):
+    """Dense products are compared with float64 here; torch's default lets cuBLAS add shares in float16."""
+    for name in ("fp16", "bf16"):
+        reduces = f"allow_{name}_reduced_precision_reduction"
+        monkeypatch.setattr(torch.backends.cuda.matmul, reduces, False)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled():
     """Compile side by side what would otherwise be compiled one after the other for minutes."""
     major, minor = torch.cuda.get_device_capability()
+    calls, files = compiled_ahead(), files_ahead(10 * major + minor)
     with prepare.Preparation(10 * major + minor, time.monotonic() + 240) as made:
-        made.compile(prepare.compile_triton, compiled_ahead())
-        made.compiled(prepare.compile_triton, compiled_ahead())
+        made.compile(prepare.compile_file, files)
+        made.compile(prepare.compile_triton, calls)
+        made.compiled(prepare.compile_file, files)
+        made.compiled(prepare.compile_triton, calls)
 
 
 def case(name, values, rows, seed=0, m=M, k=K):

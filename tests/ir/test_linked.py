@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from sparsec.artifact.writer import source_digest
+from sparsec.artifact.digest import source_digest
 from sparsec.ir.errors import ModelImportError
 from sparsec.ir.load import load_model
 from sparsec.ir.run import OrtRunner

@@ -73,10 +73,21 @@ def test_what_cannot_be_read_is_named(spec, message):
         parse_spec(spec)
 
 
-@pytest.mark.parametrize("value", [True, 2.5, "x", None, [2]])
+@pytest.mark.parametrize("value", [True, 2.5, "x", None, [2], float("inf"), float("nan")])
 def test_a_recipe_value_of_another_type_is_refused(value):
     with pytest.raises(PassConfigError, match="cannot be read as int"):
         build_pass("nm", {"n": value})
+
+
+def test_a_number_beyond_all_is_refused():
+    with pytest.raises(PassConfigError, match="cannot be read as float"):
+        build_pass("unstructured", {"sparsity": 10**400})
+
+
+@pytest.mark.parametrize("key", [1, None, True, 2.5])
+def test_an_option_of_a_recipe_that_is_no_text_is_unknown(key):
+    with pytest.raises(PassConfigError, match=f"unknown option {key}; known: criterion, "):
+        build_pass("unstructured", {key: 0.5})
 
 
 def test_whole_numbers_may_be_floats_in_a_recipe():

@@ -198,26 +198,39 @@ def test_a_slower_result_is_not_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "absent", "present"),
     [
-        {"layers": []},
-        {"passes": []},
-        {"accuracy": None, "goals": [], "notes": ["a note"]},
-        {"fidelity": {"cosine": None, "agreement": None}},
-        {"source": {"name": "", "sha256": None, "bytes": None, "data": {}}},
-        {"before": {"params": 0, "nonzero": 0, "bytes": 0, "macs": 0}},
+        ({"layers": []}, ["What stayed dense, and why", "Every layer"], ["Passes"]),
+        ({"passes": []}, ["Structure"], ["No pass was asked for."]),
+        ({"accuracy": None, "goals": [], "notes": ["a note"]}, ["top1", "Goals"], ["a note"]),
+        ({"fidelity": {"cosine": None, "agreement": None}}, ["with original"], ["parameters"]),
+        (
+            {"source": {"name": "", "sha256": None, "bytes": None, "data": {}}},
+            ["minilm.onnx", "source sha256"],
+            ["unnamed model"],
+        ),
+        ({"before": {"params": 0, "nonzero": 0, "bytes": 0, "macs": 0}}, [], ["0 B"]),
     ],
-    ids=lambda value: "+".join(value),
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_what_is_missing_is_left_out(changes: dict[str, Any]) -> None:
-    Page(render(sample.manifest(**changes)))
+def test_what_is_missing_is_left_out(
+    changes: dict[str, Any], absent: list[str], present: list[str]
+) -> None:
+    shown, full = text(sample.manifest(**changes)), text(sample.manifest())
+    for words in absent:
+        assert words in full
+        assert words not in shown
+    for words in present:
+        assert words in shown
 
 
 def test_zero_times_are_drawn() -> None:
     manifest = sample.manifest()
     for row in manifest["layers"]:
         row |= {"dense_seconds": 0, "sparse_seconds": 0}
-    Page(render(manifest))
+    page = render(manifest)
+    assert "0 → 0" in Page(page).text
+    assert 'width="0.00%"' in page
 
 
 def test_a_thousand_layers_are_listed_and_the_slowest_drawn() -> None:

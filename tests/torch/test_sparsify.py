@@ -224,6 +224,7 @@ def test_samples_may_be_mappings_tuples_or_go_through_a_call(model):
 def test_calibration_in_training_mode_is_refused(model):
     with pytest.raises(CalibrationError, match="evaluation mode"):
         st.sparsify_(model.train(), "2:4", criterion="wanda", calib=[IDS])
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_passes_are_taken_as_on_the_command_line(model):

@@ -40,7 +40,7 @@ using SpmmFn = void (*)(const SpmmArgs&);
 
 struct SpmmKernel {
   const char* name;
-  int block_rows, rows, width;  // width in columns
+  int block_rows, width;  // width in columns
   SpmmFn run;
 };
 

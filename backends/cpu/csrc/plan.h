@@ -68,7 +68,7 @@ struct Pack {
     size_t group, row, entry;
     ptrdiff_t groups;
   };
-  int block_rows = 1, rows_at_once = 1;
+  int block_rows = 1;
   int64_t depth = 0;  // reduction columns per block
   int blocks = 1, chunks = 1;
   std::vector<Part> parts;  // [chunk][block]
@@ -78,7 +78,7 @@ struct Pack {
 
 struct PackRequest {
   uint32_t tensor;
-  int block_rows, rows_at_once, chunks;
+  int block_rows, chunks;
   int64_t depth, row_bytes;
   // Windows: where the taps of a channel lie (bytes), row_bytes from one channel to the next; offsets then
   // count from the start of the K block, not from row 0.
@@ -259,7 +259,7 @@ class Cuts {
 };
 // How much longer the busiest of the threads works than all of them would on an even cut: 1 and more.
 double unevenness(int64_t columns, int64_t held, int threads);
-std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns);
+std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int64_t columns);
 int64_t choose_depth(const TensorRecord& t, int64_t panel);
 // plan_steps.cc
 void group_steps(const PlanView& view, int threads, Instance& instance);

@@ -301,10 +301,8 @@ class Builder {
     q.tensor = op.weight;
     q.block_rows = block_rows_of(t);
     const int64_t groups = divide_up(t.rows, q.block_rows);
-    const bool pairs = q.block_rows == 1 && op.row_hint == 2 && t.rows % 2 == 0;
-    q.rows_at_once = pairs ? 2 : 1;
-    b.panels = cut_panels(b.table, q.block_rows, q.rows_at_once, y.held);
-    b.last_panels = cut_panels(b.table, q.block_rows, q.rows_at_once, std::max<int64_t>(y.held_by(y.tiles - 1), 1));
+    b.panels = cut_panels(b.table, q.block_rows, y.held);
+    b.last_panels = cut_panels(b.table, q.block_rows, std::max<int64_t>(y.held_by(y.tiles - 1), 1));
     int64_t widest = 0;
     for (const auto* panels : {&b.panels, &b.last_panels})
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
@@ -361,7 +359,7 @@ class Builder {
   std::shared_ptr<const Pack> cached_pack(const PackRequest& q) {
     const std::lock_guard<std::mutex> lock(plan_.mutex);
     for (const auto& [request, pack] : plan_.packs)
-      if (request.tensor == q.tensor && request.block_rows == q.block_rows && request.rows_at_once == q.rows_at_once &&
+      if (request.tensor == q.tensor && request.block_rows == q.block_rows &&
           request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.taps == q.taps)
         return pack;
     auto pack = pack_weights(v_, q);

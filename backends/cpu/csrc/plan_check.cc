@@ -195,7 +195,7 @@ class Checker {
       if (r) fail("plan: operator %u: reserved fields are not zero", at);
     if (std::isnan(op.low) || std::isnan(op.high) || op.low > op.high) fail("plan: operator %u: clip bounds", at);
     if (!std::isfinite(op.alpha)) fail("plan: operator %u: factor is not finite", at);
-    if (op.row_hint > 8 || op.depth_hint > kMaxChannels) fail("plan: operator %u: hint out of range", at);
+    if (op.depth_hint > kMaxChannels) fail("plan: operator %u: hint out of range", at);
     const auto& x = operand(op, 0, at);
     if (op.output >= v_.header->value_count) fail("plan: operator %u: output does not exist", at);
     const auto& y = v_.values[op.output];

@@ -95,9 +95,8 @@ struct OpRecord {
   uint32_t heads;
   float low, high;    // kClip
   float alpha;        // kLayerNorm, kRmsNorm: epsilon; kAttention: factor of the scores
-  uint32_t row_hint;  // output rows that a microkernel holds; 0: the library chooses
   uint32_t depth_hint;  // reduction columns per pass; 0: the library chooses
-  uint32_t reserved[6];
+  uint32_t reserved[7];
 };
 static_assert(sizeof(OpRecord) == 128);
 

@@ -92,20 +92,16 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
   const Groups groups(view, t, q.block_rows);
   auto pack = std::make_shared<Pack>();
   pack->block_rows = q.block_rows;
-  pack->rows_at_once = q.rows_at_once;
   pack->depth = q.depth;
   pack->blocks = static_cast<int>(divide_up(t.columns, q.depth));
   pack->chunks = q.chunks;
   const auto taps = static_cast<int64_t>(q.taps.size());
   if (q.row_bytes * (taps ? divide_up(q.depth, taps) : t.columns) >= (int64_t{1} << 31)) fail("a tile of %u channels is too large", t.columns);
-  const int r_count = q.rows_at_once;
   const int64_t total = groups.count();
   const size_t entry_bytes = 4 + 4 * static_cast<size_t>(q.block_rows);
   std::vector<char> bytes;
   for (int chunk = 0; chunk < q.chunks; ++chunk) {
-    // Chunks of whole row pairs, so that rows side by side never cross a chunk.
-    const int64_t unit = divide_up(divide_up(total, q.chunks), r_count) * r_count;
-    const int64_t begin = std::min(total, chunk * unit), end = std::min(total, begin + unit);
+    const int64_t unit = divide_up(total, q.chunks), begin = std::min(total, chunk * unit), end = std::min(total, begin + unit);
     for (int block = 0; block < pack->blocks; ++block) {
       const int64_t k0 = block * q.depth, k1 = std::min<int64_t>(t.columns, k0 + q.depth);
       const bool needed = block == 0 || block + 1 == pack->blocks;
@@ -116,34 +112,26 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         length[i] = groups.find(begin + i, k1) - from[i];
       }
       const auto longer = [&](int64_t a, int64_t b) { return length[a] > length[b]; };
-      const int64_t near = r_count > 1 ? end - begin : kNear;
-      for (int64_t i = 0; q.block_rows == 1 && (r_count > 1 || taps) && i < end - begin; i += near)
-        std::stable_sort(order.begin() + i, order.begin() + std::min(i + near, end - begin), longer);
+      for (int64_t i = 0; q.block_rows == 1 && taps && i < end - begin; i += kNear)
+        std::stable_sort(order.begin() + i, order.begin() + std::min(i + kNear, end - begin), longer);
       pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0});
       auto& part = pack->parts.back();
-      for (size_t i = 0; i < order.size(); i += r_count) {
-        int64_t longest = 0;
-        for (int r = 0; r < r_count; ++r) longest = std::max(longest, length[order[i + r]]);
-        if (!longest && !needed) continue;
-        pack->counts.push_back(static_cast<int32_t>(longest));
-        for (int r = 0; r < r_count; ++r)
-          pack->rows.push_back(static_cast<int32_t>((begin + order[i + r]) * q.block_rows));
-        for (int64_t n = 0; n < longest; ++n)
-          for (int r = 0; r < r_count; ++r) {
-            const int64_t g = begin + order[i + r];
-            const bool real = n < length[order[i + r]];
-            const int64_t entry = from[order[i + r]] + n;
-            const int64_t column = real ? groups.column(entry) : k0;
-            const int64_t offset = taps ? (column - k0) / taps * q.row_bytes + q.taps[column % taps] : column * q.row_bytes;
-            const size_t at = bytes.size();
-            bytes.resize(at + entry_bytes);
-            const auto baked = static_cast<int32_t>(offset);
-            std::memcpy(&bytes[at], &baked, 4);
-            for (int b = 0; b < q.block_rows; ++b) {
-              const float w = real ? groups.value(g, entry, b) : 0.0f;
-              std::memcpy(&bytes[at + 4 + 4 * b], &w, 4);
-            }
+      for (const int64_t i : order) {
+        if (!length[i] && !needed) continue;
+        pack->counts.push_back(static_cast<int32_t>(length[i]));
+        pack->rows.push_back(static_cast<int32_t>((begin + i) * q.block_rows));
+        for (int64_t entry = from[i]; entry < from[i] + length[i]; ++entry) {
+          const int64_t column = groups.column(entry);
+          const int64_t offset = taps ? (column - k0) / taps * q.row_bytes + q.taps[column % taps] : column * q.row_bytes;
+          size_t at = bytes.size();
+          bytes.resize(at + entry_bytes);
+          const auto baked = static_cast<int32_t>(offset);
+          std::memcpy(&bytes[at], &baked, 4);
+          for (int b = 0; b < q.block_rows; ++b) {
+            const float w = groups.value(begin + i, entry, b);
+            std::memcpy(&bytes[at += 4], &w, 4);
           }
+        }
         ++part.groups;
       }
     }

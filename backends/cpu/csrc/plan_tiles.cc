@@ -39,11 +39,11 @@ struct Cover {
   std::vector<const SpmmKernel*> last;     // the panel at the end of it
   std::vector<int> widest;                 // panel of it
 
-  Cover(const KernelTable* table, int block_rows, int rows, int64_t columns) : cost(divide_up(columns, table->lanes) + 1, 1e300), last(cost.size(), nullptr), widest(cost.size(), 0) {
+  Cover(const KernelTable* table, int block_rows, int64_t columns) : cost(divide_up(columns, table->lanes) + 1, 1e300), last(cost.size(), nullptr), widest(cost.size(), 0) {
     cost[0] = 0;
     for (int k = 0; k < table->spmm_count; ++k) {
       const SpmmKernel& kernel = table->spmm[k];
-      if (kernel.block_rows == block_rows && kernel.rows == rows) kernels.push_back(&kernel);
+      if (kernel.block_rows == block_rows) kernels.push_back(&kernel);
     }
     for (size_t n = 1; n < cost.size(); ++n)
       for (const SpmmKernel* kernel : kernels) {
@@ -105,12 +105,12 @@ const KernelTable* table_for(const Plan& plan, int64_t tile) {
   fail("no kernel for tiles of %lld columns", static_cast<long long>(tile));
 }
 
-std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int rows, int64_t columns) {
-  const Cover cover(table, block_rows, rows, columns);
+std::vector<Panel> cut_panels(const KernelTable* table, int block_rows, int64_t columns) {
+  const Cover cover(table, block_rows, columns);
   std::vector<Panel> panels;
   int64_t at = 0;
   for (size_t n = cover.cost.size() - 1; n > 0; n -= panels.back().kernel->width / table->lanes) {
-    if (!cover.last[n]) fail("no kernel for blocks of %d rows, %d at once, and %lld columns", block_rows, rows, static_cast<long long>(columns));
+    if (!cover.last[n]) fail("no kernel for blocks of %d rows and %lld columns", block_rows, static_cast<long long>(columns));
     panels.push_back({cover.last[n], at});
     at += cover.last[n]->width;
   }
@@ -201,7 +201,7 @@ Cut Cuts::choose(int64_t columns) {
   const auto cover = [&](const KernelTable* table, int block_rows) -> const Cover& {
     for (const auto& [key, value] : covers)
       if (key == std::pair(table, block_rows)) return value;
-    return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, 1, kWidestTile)).second;
+    return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, kWidestTile)).second;
   };
   const bool gaps = gaps_allowed(columns, row), windows = windows_at(columns);
   Cut best{step, step, step};

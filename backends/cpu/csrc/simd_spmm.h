@@ -2,7 +2,7 @@
 //
 // One row of weights meets `V` vectors of columns: the products stay in V accumulators over all its
 // entries, so that an entry costs one broadcast and V multiply-adds with a memory operand. Rows of a
-// block (B) share the loads of x; rows side by side (R) only share the loop.
+// block (B) share the loads of x.
 //
 // Every K block is summed up from zero and then added to y: rounding errors grow with the root of how many
 // are added one to the other, and a single chain through all of K erred two to three times as much as
@@ -52,27 +52,21 @@ inline __attribute__((always_inline)) void start_row(const SpmmArgs& a, int row,
   for (int v = 0; v < V; ++v) acc[v] = start;
 }
 
-// Unstructured: R rows, each with its own columns, padded to the same count.
-template <class S, int V, int R>
+// Unstructured: one row at a time.
+template <class S, int V>
 void spmm_unstructured(const SpmmArgs& a) {
   const auto* e = static_cast<const Entry<1>*>(a.entries);
-  const int32_t* row = a.rows;
   const char* x = a.x;
-  for (ptrdiff_t g = 0; g < a.groups; ++g, row += R) {
-    typename S::Vec acc[R][V];
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) start_row<S, V>(a, row[r], acc[r]);
-    for (int n = a.counts[g]; n > 0; --n, e += R) {
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
-        const float* p = reinterpret_cast<const float*>(x + e[r].offset);
-        const auto w = S::set1(e[r].w[0]);
+  for (ptrdiff_t g = 0; g < a.groups; ++g) {
+    typename S::Vec acc[V];
+    start_row<S, V>(a, a.rows[g], acc);
+    for (int n = a.counts[g]; n > 0; --n, ++e) {
+      const float* p = reinterpret_cast<const float*>(x + e->offset);
+      const auto w = S::set1(e->w[0]);
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) acc[r][v] = S::fma(w, S::load(p + v * S::lanes), acc[r][v]);
-      }
+      for (int v = 0; v < V; ++v) acc[v] = S::fma(w, S::load(p + v * S::lanes), acc[v]);
     }
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) store_row<S, V>(a, row[r], acc[r]);
+    store_row<S, V>(a, a.rows[g], acc);
   }
 }
 

@@ -1,5 +1,5 @@
 // The table of one instruction-set unit. The unit defines SPARSEC_ISA, a vector type `Simd` and the lists
-// SPMM_ROWS(V, R), SPMM_BLOCKS(V, B), GEMV_LIST and DEPTHWISE_LIST before it includes this.
+// SPMM_ROWS(V), SPMM_BLOCKS(V, B), GEMV_LIST and DEPTHWISE_LIST before it includes this.
 #include "simd_depthwise.h"
 #include "simd_gemv.h"
 #include "simd_math.h"
@@ -11,11 +11,11 @@ namespace {
 
 #define SPARSEC_STRING(x) #x
 #define SPARSEC_NAME(x) SPARSEC_STRING(x)
-#define X_ROWS(V, R) \
-  {"f32_spmm_unstructured_v" #V "r" #R "__" SPARSEC_NAME(SPARSEC_ISA), 1, R, V * Simd::lanes, \
-   spmm_unstructured<Simd, V, R>},
+#define X_ROWS(V) \
+  {"f32_spmm_unstructured_v" #V "__" SPARSEC_NAME(SPARSEC_ISA), 1, V * Simd::lanes, \
+   spmm_unstructured<Simd, V>},
 #define X_BLOCKS(V, B) \
-  {"f32_spmm_block" #B "x1_v" #V "__" SPARSEC_NAME(SPARSEC_ISA), B, 1, V * Simd::lanes, \
+  {"f32_spmm_block" #B "x1_v" #V "__" SPARSEC_NAME(SPARSEC_ISA), B, V * Simd::lanes, \
    spmm_blocks<Simd, V, B>},
 
 const SpmmKernel kSpmm[] = {SPMM_ROWS(X_ROWS) SPMM_BLOCKS(X_BLOCKS)};

@@ -109,9 +109,7 @@ using Simd = Avx2;
 
 // Sixteen registers: V * R accumulators and a weight; blocks also hold V inputs.
 #define SPARSEC_ISA avx2
-#define SPMM_ROWS(X) \
-  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(1, 2) X(2, 2) \
-  X(3, 2) X(4, 2) X(5, 2)
+#define SPMM_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(10) X(12)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 4) X(2, 4) X(3, 4)
 #define GEMV_LIST(X) \
   X("f32_gemv_dense", kDense, 1, gemv_dense<Simd>) \

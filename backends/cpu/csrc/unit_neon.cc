@@ -79,9 +79,7 @@ using Simd = Neon;
 
 // Thirty-two registers of four floats.
 #define SPARSEC_ISA neon
-#define SPMM_ROWS(X) \
-  X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(10, 1) X(12, 1) X(14, 1) \
-  X(16, 1) X(1, 2) X(2, 2) X(4, 2) X(6, 2) X(8, 2)
+#define SPMM_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(10) X(12) X(14) X(16)
 #define SPMM_BLOCKS(X) \
   X(1, 2) X(2, 2) X(4, 2) X(7, 2) X(8, 2) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4)
 #define GEMV_LIST(X) \

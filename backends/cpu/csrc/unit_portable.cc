@@ -82,7 +82,7 @@ using Simd = Portable;
 }  // namespace sparsec
 
 #define SPARSEC_ISA portable
-#define SPMM_ROWS(X) X(1, 1) X(2, 1) X(4, 1) X(8, 1) X(1, 2) X(2, 2) X(4, 2)
+#define SPMM_ROWS(X) X(1) X(2) X(4) X(8)
 #define SPMM_BLOCKS(X) X(1, 2) X(2, 2) X(4, 2) X(1, 4) X(2, 4)
 #define GEMV_LIST(X) \
   X("f32_gemv_dense", kDense, 1, gemv_dense<Simd>) \

@@ -42,7 +42,6 @@ def test_every_microkernel(isa: str) -> None:
             continue
         vectors, per = int(re.search(r"_v(\d+)", name)[1]), LANES[isa]
         block = int(m[1]) if (m := re.search(r"block(\d)x1", name)) else 1
-        rows_at_once = int(m[1]) if (m := re.search(r"r(\d)__", name)) else 0
         for rows, columns, depth in ((8, 40, 0), (26, 129, 32), (3, 5, 2)):
             matrix = sparse_matrix(rng, rows, columns, 0.6, block)
             bias = rng.standard_normal(rows).astype(np.float32)
@@ -51,7 +50,6 @@ def test_every_microkernel(isa: str) -> None:
                 block,
                 bias=bias,
                 tile=vectors * per,
-                row_hint=rows_at_once,
                 depth_hint=depth,
             )
             x = rng.standard_normal((vectors * per + 3, columns)).astype(np.float32)
@@ -88,10 +86,7 @@ def test_empty_rows_and_heavy_rows(isa: str) -> None:
     matrix[5] = rng.standard_normal(300)
     matrix[:, :128] = 0  # the first K block is empty
     x = rng.standard_normal((70, 300)).astype(np.float32)
-    for hint in (0, 2):
-        run_and_check(
-            linear_plan(matrix, 1, row_hint=hint, depth_hint=128).to_bytes(), isa, x, matrix
-        )
+    run_and_check(linear_plan(matrix, 1, depth_hint=128).to_bytes(), isa, x, matrix)
 
 
 def test_residual_and_activation_come_after_the_last_block(isa: str) -> None:

@@ -10,8 +10,11 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from sparsec.backends.cpu.assemble import DOMAIN, OP_TYPE
+from sparsec.backends.cpu.densify import densify_model
 from sparsec.backends.cpu.library import LoadedPlan
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import pack_blocks
@@ -192,6 +195,41 @@ def test_every_word_at_its_borders(case: Case) -> None:
             except (ArtifactError, ShapeError):  # and no other, and no crash
                 refused += 1
     assert len(tables) < refused < len(tables) * len(WORDS)
+
+
+def region(data: bytes) -> ir.Model:
+    """Return a graph of one Region node with this plan, as an artifact holds it."""
+    inputs, outputs = struct.unpack_from("<2I", data, 24)
+    plan = ir.Value(name="plan", const_value=ir.tensor(np.frombuffer(data, np.uint8), name="plan"))
+    given = [ir.Value(name=f"x{i}") for i in range(min(inputs, 4))]
+    node = ir.Node(
+        DOMAIN, OP_TYPE, [plan, *given], num_outputs=max(1, min(outputs, 4)), name="region_0"
+    )
+    for i, output in enumerate(node.outputs):
+        output.name = f"y{i}"
+    graph = ir.Graph(
+        given, node.outputs, nodes=[node], initializers=[plan], opset_imports={"": 17, DOMAIN: 1}
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+def test_a_damaged_plan_is_unpacked_or_refused_by_name(case: Case) -> None:
+    """What ``verify`` unpacks is checked without the library: one error, or stock operators."""
+    stock = densify_model(region(case.data))
+    assert all(node.domain == "" for node in stock.graph)
+    (tensors_at,) = struct.unpack_from("<Q", case.data, 72)
+    tables = [*range(24, min(len(case.data), 1200), 4), *range(tensors_at, len(case.data), 4)]
+    refused = 0
+    for at in tables:
+        for word in (0, 3, 0x7FFFFFFF, 0xFFFFFFFF):
+            broken = bytearray(case.data)
+            broken[at : at + 4] = struct.pack("<I", word)
+            try:
+                densify_model(region(resealed(broken)), "a.sparsec")
+            except ArtifactError as error:  # and no other
+                start = "a.sparsec: the artifact is damaged: node 'region_0': "
+                refused += error.message.startswith(start)
+    assert refused > len(tables) // 2
 
 
 @pytest.mark.parametrize("field", range(24, 48, 4))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsec.backends.cuda import formats, nvcc
-from sparsec.backends.cuda.loader import Driver, Kernel, load_kernels, pick
+from sparsec.backends.cuda.loader import Driver, Kernel, load_kernel, load_kernels, pick
 from sparsec.backends.cuda.native import NativeVariant
 from sparsec.ir.errors import ArtifactError, UnsupportedTargetError
 
@@ -147,6 +147,25 @@ def test_cubins_load_on_their_architecture_and_ptx_on_later_ones(tmp_path, libra
     amd = {**{k: v for k, v in data.items() if k != "sm"}, "arch": "gfx942"}
     with pytest.raises(ArtifactError, match="is for gfx942, the device is sm_90"):
         load_kernels(driver, tmp_path, {"kernels": [amd]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"entry": None}, "entry must be str, got None"),
+        ({"grid": 3}, "grid must be list, got 3"),
+        ({"arguments": [3]}, "an argument must have a name and a kind"),
+        (
+            {"arguments": [{"name": "x", "kind": "stolen"}]},
+            "an argument must have a name and a kind",
+        ),
+    ],
+)
+def test_odd_launch_data_are_one_error(tmp_path, driver, change, message):
+    (tmp_path / "a.cubin").write_bytes(CUBIN)
+    data = {**VARIANT.launch(), "file": "a.cubin", "sm": 90, **change}
+    with pytest.raises(ArtifactError, match=f"kernel {VARIANT.name}: {message}"):
+        load_kernel(driver, tmp_path, data)
 
 
 def test_the_smallest_kernel_that_holds_the_rows_is_picked(driver):

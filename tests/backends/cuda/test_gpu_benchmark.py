@@ -77,7 +77,7 @@ def test_the_limit_is_the_ratio_of_bytes():
         assert 1.74 < most < 2 / 1.125
 
 
-LABELS = ["2:4 0.5 nm24", "2:4 0.5 nm24_sp", "unstructured 0.7 bm32", "unstructured 0.7 lps"]
+LABELS = ["2:4 0.5 nm24_sp", "unstructured 0.7 lps", "2:4 0.5 nm24", "unstructured 0.7 bm32"]
 
 
 def test_the_end_to_end_benchmark_runs_dry(tmp_path):

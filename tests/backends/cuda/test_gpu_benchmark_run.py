@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from benchmarks.gpu.plan import ENTRIES, EVERYWHERE, NATIVE, PREFILL, Entry  # n
 from benchmarks.gpu.shapes import Layer  # noqa: E402
 from sparsec.backends.cuda import formats, nvcc  # noqa: E402
 from sparsec.backends.cuda.launch import variant_for  # noqa: E402
+from sparsec.backends.cuda.native import NativeVariant  # noqa: E402
+from sparsec.backends.cuda.variants import unpack_variant  # noqa: E402
 
 
 def test_a_worker_outlives_what_raises_crashes_and_hangs():
@@ -35,7 +38,14 @@ def test_a_worker_outlives_what_raises_crashes_and_hangs():
         assert second != first
         with pytest.raises(FailedError, match="no result within 1 s"):
             worker.call(time.sleep, 60, seconds=1)
-        assert worker.call(os.getpid, seconds=60) not in (first, second)
+        third = worker.call(os.getpid, seconds=60)
+        assert third not in (first, second)
+        os.kill(third, signal.SIGKILL)  # between two calls
+        os.waitid(os.P_PID, third, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(FailedError, match="its process ended with -9") as raised:
+            worker.call(os.getpid, seconds=60)
+        assert raised.value.fresh
+        assert worker.call(os.getpid, seconds=60) not in (first, second, third)
 
 
 class Stub:
@@ -207,21 +217,41 @@ def test_weights_and_kernels_are_prepared_without_a_device(tmp_path, monkeypatch
         monkeypatch.setenv(name, str(tmp_path / name))
     layer, entry = Layer("tiny", "up", 96, 256), Entry("nm24", 0.5)
     calls = [("nm24", "float16", 16, 256, (("bias", True),))]
-    natives = [("nm24_sp", 8, 128, False)] if nvcc.find_nvcc() else []
+    files = [(unpack_variant("nm24", 256, "float16", "float16", "sm90"),)]
+    files += [(NativeVariant("nm24_sp", "float16", 90, 8),)] if nvcc.find_nvcc() else []
     with prepare.Preparation(90, time.monotonic() + 120, processes=1) as made:
         made.pack([(layer, entry), (layer, entry)])
         made.compile(prepare.compile_triton, calls)
-        made.compile(prepare.compile_native, natives)
+        made.compile(prepare.compile_file, files)
         arrays = prepare.stored(made.packed(layer, entry))
         made.compiled(prepare.compile_triton, calls)
-        made.compiled(prepare.compile_native, natives)
+        made.compiled(prepare.compile_file, files)
     dense = formats.get("nm24").unpack(arrays, (96, 256), "float16")
     assert np.count_nonzero(dense) == 96 * 128
     cubins = {each.name for each in (tmp_path / "TRITON_CACHE_DIR").rglob("*.cubin")}
     assert cubins == {f"{name}.cubin" for name in ("nm_matmul", "reduce_partials", "nm_unpack")}
     assert len(list((tmp_path / "TRITON_CACHE_DIR").rglob("nm_matmul.cubin"))) == 2  # whole, split
-    kept = list((tmp_path / "SPARSEC_CACHE").rglob("kernel.*"))
-    assert len(kept) == 2 * len(natives)
+    kept = [each.name for each in (tmp_path / "SPARSEC_CACHE").rglob("*.cubin")]
+    assert sorted(kept) == ["kernel.cubin", "nm_unpack.cubin"][2 - len(files) :]
+
+
+def hang(sm):
+    time.sleep(600)
+
+
+def test_what_ends_or_hangs_in_the_pool_holds_nothing_up():
+    layer, entry = Layer("tiny", "up", 96, 256), Entry("nm24", 0.5)
+    begin = time.monotonic()
+    with prepare.Preparation(90, begin + 300, processes=2) as made:
+        made.compile(os._exit, [()])  # as a compiler may end; its argument is the device's sm
+        made.pack([(layer, entry)])
+        made.compiled(os._exit, [()])
+        assert prepare.stored(made.packed(layer, entry))
+        made.compile(hang, [()])
+        made.pack([(Layer("tiny", "down", 64, 64), entry)] * 3)
+        processes = list(made._workers)
+    assert time.monotonic() - begin < 150  # on a busy machine
+    assert [each._pipe for each in processes] == [None, None]
 
 
 def test_every_kernel_of_a_row_is_compiled_ahead():
@@ -239,7 +269,26 @@ def test_every_kernel_of_a_row_is_compiled_ahead():
             for n in (1, 3, 16, 17, 64, 70):
                 assert variant_for(n, k, "float16", "sm90", bias=True, **named) in made
     assert {(entry.format, entry.sparsity) for entry in NATIVE} <= set(native.CASES)
-    known = native.variants()
+    known = native.variants(90)
     assert len(known) == len(set(known))
     forms = {(k % 8 == 0, k % 64 == 0) for _, k in native.CHECKED}
-    assert {(k % 8 == 0, k % 64 == 0) for name, *_, k, clear in known if clear} == forms
+    cleared = {(v.aligned, v.even) for v in known if isinstance(v, NativeVariant) and v.clear}
+    assert cleared == forms
+
+
+@pytest.mark.usefixtures("_compiler")
+def test_a_model_that_is_lost_takes_no_other_one_along(tmp_path):
+    """Each format is compared in turn: what ended the process of one leaves the others their rows."""
+
+    def lost(function, arguments):
+        if "lps" in arguments or arguments == ("rows", 8):
+            return FailedError("its process ended with -11", fresh=True)
+        return answers(function, arguments)
+
+    run = main.Run(tmp_path / "gpu.json", time.monotonic() + 600, Stub(lost))
+    main.whole_model(run, time.monotonic() + 600)
+    found = run.result["end_to_end"]
+    assert list(found["checks"]) == ["dense", "2:4 0.5 nm24_sp", "2:4 0.5 nm24"]
+    assert [row["batch"] for row in found["rows"]] == [1, 16, 32] * 2
+    lost_steps = [each["what"] for each in run.result["failed"]]
+    assert len(lost_steps) == len(set(lost_steps)) == 4

@@ -60,9 +60,8 @@ def test_the_weight_is_decompressed_exactly(results, index):
 def test_the_weight_is_decompressed_to_the_type_of_the_product(results, index):
     case, dtype = UNPACKED[index]
     exact = torch.from_numpy(case.packed().unpack())  # float32: values times scales
-    if (
-        dtype == "bfloat16" and case.values != dtype
-    ):  # the interpreter cuts; devices round to nearest
+    if dtype == "bfloat16" and case.values != dtype:
+        # The interpreter cuts; devices round to nearest.
         rounded = (exact.view(torch.int32) & -65536).view(torch.float32).numpy()
     else:
         rounded = exact.to(getattr(torch, dtype)).float().numpy()

@@ -87,7 +87,7 @@ def test_more_rows_of_x_are_bound_by_memory_up_to_the_documented_sparsity(compil
         for sparsity, budget in MEMORY_BOUND.items():
             if is_meant_for(kernel.variant, sparsity):
                 spent = instructions_per_element(kernel.code, kernel.variant, sparsity)
-                # The one that does not hold: docs/targets/cuda.md says why.
+                # The one that does not hold: docs/adr/0032 says why.
                 limit = 3.3 if (bucket, sparsity) == (64, 0.9) else budget
                 assert 1.0 < spent <= limit
 

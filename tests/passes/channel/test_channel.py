@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from onnx import helper
 
 import sparsec
+from sparsec.artifact.digest import sha256
 from sparsec.cli.main import main
-from sparsec.ir.errors import PassConfigError, VerifyError
+from sparsec.ir.errors import ArtifactError, PassConfigError, VerifyError
 from sparsec.passes.spec import parse_spec
 from sparsec.verification import verify_artifact
 from tests.graphs import normal, proto
@@ -72,28 +74,30 @@ def test_the_certificate_is_replayed_with_random_and_with_real_weights(pruned: P
     assert result["max_rel"] < 1e-5
 
 
-def rewrite(artifact: Path, change) -> Path:
-    """Change a certificate and make the hashes fit again, as somebody who means harm would."""
-    from sparsec.artifact.writer import sha256
-
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    name = manifest["certificates"][0]["file"]
-    body = json.loads((artifact / name).read_text())
-    change(body)
-    (artifact / name).write_text(json.dumps(body))
-    manifest["files"][name] = {
-        "sha256": sha256(artifact / name),
-        "bytes": (artifact / name).stat().st_size,
-    }
-    (artifact / "manifest.json").write_text(json.dumps(manifest))
-    return artifact
-
-
 @pytest.fixture
 def forged(pruned: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(pruned, tmp_path / "net.sparsec"))
+
+
+def certificate_of(artifact: Path) -> Path:
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    return artifact / manifest["certificates"][0]["file"]
+
+
+def rehash(artifact: Path, file: Path) -> None:
+    """Make the hash of a changed file fit again, as somebody who means harm would."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    entry = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    manifest["files"][file.relative_to(artifact).as_posix()] = entry
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite(artifact: Path, change) -> None:
+    file = certificate_of(artifact)
+    body = json.loads(file.read_text())
+    change(body)
+    file.write_text(json.dumps(body))
+    rehash(artifact, file)
 
 
 def test_a_certificate_that_removes_other_channels_fails(forged: Path, capsys):
@@ -123,6 +127,71 @@ def test_a_damaged_certificate_is_refused(forged: Path, change, message: str):
     rewrite(forged, change)
     with pytest.raises(sparsec.SparsecError, match=message):
         verify_artifact(forged)
+
+
+def outside(tensor: onnx.TensorProto) -> None:
+    """Let a tensor lie in a file that its reader, but not the artifact, has."""
+    tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=1, dims=[1], data_location=1))
+    for key, value in (("location", "../../secret"), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+
+
+@pytest.mark.parametrize("where", ["initializer", "attribute"])
+def test_a_certificate_whose_graph_reads_another_file_is_refused(forged: Path, where: str):
+    (forged.parent / "secret").write_bytes(b"1234")
+    file = certificate_of(forged).with_suffix(".dense.onnx")
+    graph = onnx.load(file)
+    if where == "initializer":
+        outside(graph.graph.initializer.add(name="stolen"))
+    else:
+        node = graph.graph.node.add(op_type="Constant", name="thief", output=["stolen"])
+        attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+        outside(attribute.t)
+    onnx.save(graph, file)
+    rehash(forged, file)
+    with pytest.raises(ArtifactError, match=r"lies in '\.\./\.\./secret'"):
+        verify_artifact(forged)
+
+
+def of_any_size(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.shape.dim[0].dim_param = "n"
+
+
+def of_no_rank(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.ClearField("shape")
+
+
+def of_no_type(graph: onnx.GraphProto) -> None:
+    graph.input[1].ClearField("type")
+
+
+def of_texts(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.STRING
+
+
+def of_more_channels(graph: onnx.GraphProto) -> None:
+    graph.input[1].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (of_any_size, "needed numbers of a known shape"),
+        (of_no_rank, "needed numbers of a known shape"),
+        (of_no_type, "needed numbers of a known shape"),
+        (of_texts, "needed numbers of a known shape"),
+        (of_more_channels, "its graphs cannot be run"),
+    ],
+)
+def test_a_certificate_whose_parameters_do_not_fit_is_refused(forged: Path, edit, message: str):
+    file = certificate_of(forged).with_suffix(".dense.onnx")
+    graph = onnx.load(file)
+    edit(graph.graph)
+    onnx.save(graph, file)
+    rehash(forged, file)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        verify_artifact(forged)
+    assert caught.value.where == str(certificate_of(forged))
 
 
 def test_groups_are_inspected(net: Path, capsys):
