@@ -250,7 +250,7 @@ class Cuts {
   Cut choose(int64_t columns);
   double streaming(const OpRecord& op, int64_t input_rows, int64_t output_rows) const;
   bool gaps_allowed(int64_t columns, int64_t row) const;
-  bool windows_at(int64_t columns) const;
+  double moving(const OpRecord& op, int64_t held, bool in_pieces) const;
 
   const Plan& plan_;
   const Shapes& shapes_;

@@ -15,9 +15,12 @@ constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
 constexpr double kStream = 10.0;
 // Threads are never equally fast, and the last tile of all keeps all but one waiting: for so much of its time, as measured.
 constexpr double kWaits = 0.1;
-// What panels of single rows cost that are narrower than their tile: what they read and write does not lie in one
-// piece, and the processor fetches ahead what another panel needs. As measured, 1.0 to 1.2, more for larger weights.
-constexpr double kInPieces = 1.12;
+// What panels of single rows cost that are narrower than their tile, for every float that they read or write, in
+// multiply-adds of the roof: it does not lie in one piece, and the processor fetches ahead what another panel needs. As
+// measured, 2.5 to 15.
+constexpr double kInPieces = 3.0;
+// A float of a copy that a window makes of its input, likewise.
+constexpr double kCopied = 19.0;
 // Rows of the other side's tiles where a window has a stride: its cut is chosen apart.
 constexpr int64_t kFewRows = 2;
 
@@ -30,7 +33,7 @@ double slowness(const SpmmKernel& kernel, int lanes) {
     const double chains = v * kernel.block_rows;
     return (chains < 8 ? 8 / chains : 1.0) * (1.0 + 0.04 / v);
   }
-  return 1.2 * (1.0 + 1.0 / v + 0.02 / 16 * kernel.width);
+  return 1.2 * (1.0 + 1.0 / v + 0.02 / 16 * kernel.width + 0.008 * std::max(0.0, v - 8));
 }
 
 // The cheapest way to cover so many columns with the kernels that there are.
@@ -149,14 +152,16 @@ bool Cuts::gaps_allowed(int64_t columns, int64_t row) const {
   return true;
 }
 
-// Whether windows read or make images of so many pixels.
-bool Cuts::windows_at(int64_t columns) const {
-  for (uint32_t i = 0; i < plan_.view.header->op_count; ++i) {
-    const OpRecord& op = plan_.view.ops[i];
-    const bool window = op.code == OpCode::kConv || op.code == OpCode::kDepthwise || op.code == OpCode::kMaxPool;
-    if (window && (shapes_.values[op.inputs[0]].columns == columns || shapes_.values[op.output].columns == columns)) return true;
+// Time of a product beside its multiply-adds: floats that lie in pieces, and copies for windows, a tile at a time.
+double Cuts::moving(const OpRecord& op, int64_t held, bool in_pieces) const {
+  const Shape& y = shapes_.values[op.output];
+  const auto reads = static_cast<double>(plan_.view.values[op.inputs[0]].channels);
+  if (op.code == OpCode::kConv) {
+    const double halo = (op.kernel[0] - 1) * static_cast<double>(y.width) / static_cast<double>(std::min(held, y.columns));
+    return op.kernel[0] == 1 ? 0 : kCopied * op.kernel[1] * reads * static_cast<double>(y.columns) * halo;
   }
-  return false;
+  const double writes = (op.inputs[1] == kNone ? 1.0 : 2.0) * plan_.view.values[op.output].channels;
+  return in_pieces ? kInPieces * (reads + writes) * static_cast<double>(y.columns) : 0;
 }
 
 // Time to write and read the input of a depthwise window that stays in the second cache neither as a whole nor, in
@@ -203,7 +208,7 @@ Cut Cuts::choose(int64_t columns) {
       if (key == std::pair(table, block_rows)) return value;
     return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, kWidestTile)).second;
   };
-  const bool gaps = gaps_allowed(columns, row), windows = windows_at(columns);
+  const bool gaps = gaps_allowed(columns, row), whole_rows = row || !readers.empty();
   Cut best{step, step, step};
   double best_cost = 1e300;
   const auto consider = [&](int64_t held) {
@@ -225,9 +230,9 @@ Cut Cuts::choose(int64_t columns) {
       }
       const Cover& costs = cover(table, block_rows_of(t));
       const int64_t vectors = divide_up(held, table->lanes);
-      const double pieces = !windows && block_rows_of(t) == 1 && costs.widest[vectors] < width ? kInPieces : 1.0;
-      const double one = pieces * costs.cost[vectors], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
+      const double one = costs.cost[vectors], last = costs.cost[divide_up(std::max<int64_t>(rest, 1), table->lanes)];
       cost += static_cast<double>(t.count) * t.block_rows * (one * static_cast<double>(tiles - 1) + last);
+      if (!whole_rows && block_rows_of(t) == 1) cost += moving(op, held, costs.widest[vectors] < width);
     }
     for (const auto& [op, output_rows] : readers)
       if (rows) cost += streaming(*op, std::max<int64_t>(1, held / row), output_rows);
