@@ -88,7 +88,10 @@ def not_a_site(
 def _why_no_weight(weight: ir.Value) -> tuple[Code, str]:
     """Return why a constant operand cannot be edited."""
     if (producer := weight.producer()) is not None:
-        reason = f"its weight is stored behind {producer.op_type}, which no pass undoes"
+        reason = (
+            f"its weight is stored behind {producer.op_type}, which no pass undoes: if that is a "
+            "parametrization of torch (weight_norm), remove it before the export"
+        )
         return Code.NOT_A_SITE, reason
     assert weight.const_value is not None
     if not weight.const_value.dtype.is_floating_point():
