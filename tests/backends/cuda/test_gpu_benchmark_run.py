@@ -24,6 +24,13 @@ from sparsec.backends.cuda.native import NativeVariant  # noqa: E402
 from sparsec.backends.cuda.variants import unpack_variant  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def _caches(tmp_path, monkeypatch):
+    """Caches of the test alone: a benchmark names its own where none are, for all of its process."""
+    for name in ("TRITON_CACHE_DIR", "SPARSEC_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
 def test_a_worker_outlives_what_raises_crashes_and_hangs():
     with Worker() as worker:
         first = worker.call(os.getpid, seconds=60)
@@ -210,11 +217,9 @@ def test_results_are_whole_at_any_time(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_weights_and_kernels_are_prepared_without_a_device(tmp_path, monkeypatch):
+def test_weights_and_kernels_are_prepared_without_a_device(tmp_path):
     """By the launch of the kernels itself, so that a device finds what it launches in the caches."""
     pytest.importorskip("triton", reason="the kernels are compiled")
-    for name in ("TRITON_CACHE_DIR", "SPARSEC_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / name))
     layer, entry = Layer("tiny", "up", 96, 256), Entry("nm24", 0.5)
     calls = [("nm24", "float16", 16, 256, (("bias", True),))]
     files = [(unpack_variant("nm24", 256, "float16", "float16", "sm90"),)]

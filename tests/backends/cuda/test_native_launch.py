@@ -38,6 +38,7 @@ def asked(monkeypatch):
         variants.append(variant)
         return types.SimpleNamespace(cubin=b"\x7fELF", launch=variant.launch())
 
+    monkeypatch.delenv("SPARSEC_CACHE", raising=False)
     for cached in (native_launch._kernel, on_tensors._zeros_of):
         cached.cache_clear()
     monkeypatch.setattr(native_launch.nvcc, "compile_native", compiled)
