@@ -98,10 +98,13 @@ def unpack(archive: Path, keep: tuple[str, ...], folder: Path) -> int:
             shutil.move(whole / name, folder / name)
     elif archive.suffix == ".tgz":
         with tarfile.open(archive) as tar:
-            wanted = _matching([m.name for m in tar.getmembers() if m.isfile()], keep)
+            members = {m.name: m for m in tar.getmembers() if m.isfile()}
+            wanted = _matching(members, keep)
             for name in wanted:
                 _place(folder, name)
-                with tar.extractfile(name) as source, (folder / name).open("wb") as file:  # type: ignore[union-attr]
+                source = tar.extractfile(members[name])
+                assert source is not None  # only what is no file has none
+                with source, (folder / name).open("wb") as file:
                     shutil.copyfileobj(source, file)
     else:
         with zipfile.ZipFile(archive) as wheel:
