@@ -7,20 +7,17 @@
 //
 // Lanes run one after another up to their next joint instruction, in an order the caller chooses, and
 // asynchronous copies land as early or as late as they may: results that depend on either are races.
+//
+// What does not depend on the kernel is in emulate.cc, compiled once for all of them.
 #pragma once
 
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -81,37 +78,26 @@ struct Machine {
   u64 progress = 0;
 };
 
-inline Machine machine;
-inline Lane* now = nullptr;
+extern Machine machine;
+extern Lane* now;
 
-[[noreturn]] inline void fail(const std::string& what) {
-  char where[96];
-  std::snprintf(where, sizeof where, "block (%u, %u, %u), thread %u: ", machine.block.x, machine.block.y,
-                machine.block.z, now->thread.x);
-  if (machine.error.empty()) machine.error = where + what;
-  for (;;) swapcontext(&now->context, &machine.scheduler);
-}
-
-inline void yield() { swapcontext(&now->context, &machine.scheduler); }
-
-inline void meet(Meeting& m, const char* what, unsigned needed, auto&& complete) {
-  if (m.arrived == 0) {
-    m.what = what;
-    m.needed = needed;
-  } else if (m.what != what || m.needed != needed) {
-    fail(std::string("divided: some lanes are at ") + m.what + ", this one is at " + what);
-  }
-  machine.progress++;
-  if (++m.arrived == needed) {
-    complete();
-    m.arrived = 0;
-    m.round++;
-    return;
-  }
-  for (const u64 round = m.round; m.round == round;) yield();
-}
+[[noreturn]] void fail(const std::string& what);
+u8* shared(u32 at, u32 bytes);
+void check_global(const void* at, u64 bytes, bool write);
+void land(const Copy& copy);
+void land_all_but(size_t left);
 
 inline int lane_id() { return now->thread.x & 31; }
+
+bool arrive(Meeting& m, const char* what, unsigned needed);  // whether it is the last one
+void wait(const Meeting& m);
+
+inline void meet(Meeting& m, const char* what, unsigned needed, auto&& complete) {
+  if (!arrive(m, what, needed)) return wait(m);
+  complete();
+  m.arrived = 0;
+  m.round++;
+}
 
 // All lanes of the warp bring a payload; the last to come computes for all.
 template <class Payload>
@@ -119,24 +105,6 @@ void together(const char* what, Payload& mine, void (*run)(Payload* const*)) {
   Warp& warp = machine.warps[now->thread.x / 32];
   warp.slots[lane_id()] = &mine;
   meet(warp.meeting, what, 32, [&] { run(reinterpret_cast<Payload* const*>(warp.slots)); });
-}
-
-inline u8* shared(u32 at, u32 bytes) {
-  if (at % bytes) fail("shared address " + std::to_string(at) + " is not a multiple of " + std::to_string(bytes));
-  if (at < SHARED_BASE || at - SHARED_BASE + bytes > machine.shared.size())
-    fail("shared address " + std::to_string((long)at - SHARED_BASE) + " of " + std::to_string(machine.shared.size()));
-  return machine.shared.data() + (at - SHARED_BASE);
-}
-
-inline void check_global(const void* at, u64 bytes, bool write) {
-  const char* p = static_cast<const char*>(at);
-  if ((uintptr_t)p % bytes) fail("global address is not a multiple of " + std::to_string(bytes));
-  for (const Region& r : machine.regions)
-    if (p >= r.begin && p + bytes <= r.begin + r.bytes) {
-      if (write && !r.writable) fail("store to an operand that is read only");
-      return;
-    }
-  fail("global address outside all operands, " + std::to_string(bytes) + " bytes");
 }
 
 template <class T>
@@ -152,13 +120,6 @@ void store_global(void* at, T v) {
   std::memcpy(at, &v, sizeof v);
 }
 
-inline void land(const Copy& c) {
-  if (c.from) check_global(c.at, c.bytes, false);
-  u8* to = shared(c.to, c.bytes);
-  std::memset(to, 0, c.bytes);
-  std::memcpy(to, c.at, c.from);
-}
-
 inline float half_value(u16 bits, bool brain) {
   if (brain) {
     const u32 wide = (u32)bits << 16;
@@ -170,165 +131,35 @@ inline float half_value(u16 bits, bool brain) {
   std::memcpy(&h, &bits, 2);
   return (float)h;
 }
-inline float low(u32 word, bool brain) { return half_value((u16)word, brain); }
-inline float high(u32 word, bool brain) { return half_value((u16)(word >> 16), brain); }
 
 struct Fragments {
   float* c;
   Quad a, b;
   u32 meta;
 };
-
-inline u32 word(const Quad& q, int i) { return i == 0 ? q.x : i == 1 ? q.y : i == 2 ? q.z : q.w; }
-
-// d[g + 8 h][2 t + j] of lane 4 g + t is c[2 h + j].
-template <int K>
-void accumulate(Fragments* const* lanes, const float (&a)[16][K], const float (&b)[K][8]) {
-  for (int l = 0; l < 32; l++)
-    for (int i = 0; i < 4; i++) {
-      const int row = l / 4 + 8 * (i / 2), col = 2 * (l % 4) + i % 2;
-      double sum = lanes[l]->c[i];
-      for (int k = 0; k < K; k++) sum += (double)a[row][k] * (double)b[k][col];
-      lanes[l]->c[i] = (float)sum;
-    }
-}
-
 template <bool BF>
-void run_multiply(Fragments* const* lanes) {
-  float a[16][16], b[16][8];
-  for (int l = 0; l < 32; l++)
-    for (int r = 0; r < 4; r++) {
-      const int g = l / 4, t = l % 4, row = g + 8 * (r & 1), col = 2 * t + 8 * (r >> 1);
-      a[row][col] = low(word(lanes[l]->a, r), BF);
-      a[row][col + 1] = high(word(lanes[l]->a, r), BF);
-      if (r < 2) {
-        b[2 * t + 8 * r][g] = low(word(lanes[l]->b, r), BF);
-        b[2 * t + 8 * r + 1][g] = high(word(lanes[l]->b, r), BF);
-      }
-    }
-  accumulate<16>(lanes, a, b);
-}
-
+void run_multiply(Fragments* const* lanes);
 template <bool BF, int SELECTOR>
-void run_multiply_sparse(Fragments* const* lanes) {
-  float a[16][32] = {}, b[32][8];
-  for (int l = 0; l < 32; l++)
-    for (int r = 0; r < 4; r++) {
-      const int g = l / 4, t = l % 4, row = g + 8 * (r & 1), group = t + 4 * (r >> 1);
-      // Lane 2 SELECTOR + u of four holds the groups 4 u to 4 u + 3: row g in the low half, g + 8 in the high.
-      const u32 meta = lanes[4 * g + 2 * SELECTOR + group / 4]->meta;
-      const u32 pair = meta >> (16 * (r & 1) + 4 * (group % 4)) & 15;
-      const int first = pair & 3, second = pair >> 2;
-      if (first >= second) fail("mma.sp: metadata out of order");
-      a[row][4 * group + first] = low(word(lanes[l]->a, r), BF);
-      a[row][4 * group + second] = high(word(lanes[l]->a, r), BF);
-      b[2 * t + 8 * r][g] = low(word(lanes[l]->b, r), BF);
-      b[2 * t + 8 * r + 1][g] = high(word(lanes[l]->b, r), BF);
-    }
-  accumulate<32>(lanes, a, b);
-}
+void run_multiply_sparse(Fragments* const* lanes);
 
 struct Rows {
   u32 at;
   Quad v;
 };
-inline void run_load_matrices(Rows* const* lanes) {
-  u32 words[4][32];
-  for (int l = 0; l < 32; l++) std::memcpy(&words[l / 8][4 * (l % 8)], shared(lanes[l]->at, 16), 16);
-  for (int l = 0; l < 32; l++) lanes[l]->v = {words[0][l], words[1][l], words[2][l], words[3][l]};
-}
-
+void run_load_matrices(Rows* const* lanes);
 inline void run_nothing(int* const*) {}
-
-inline void run_same(u32* const* lanes) {
-  for (int l = 1; l < 32; l++)
-    if (*lanes[l] != *lanes[0]) fail("lane " + std::to_string(l) + " differs in what is to be the same");
-}
-
-inline void (*entry)(void**);
-inline void** entry_arguments;
-
-inline void start_lane() {
-  entry(entry_arguments);
-  if (!now->open.empty() || !now->groups.empty()) {
-    for (const auto& group : now->groups)
-      if (!group.empty()) fail("copies are still under way at the end");
-    if (!now->open.empty()) fail("copies are still under way at the end");
-  }
-  now->done = true;
-  machine.progress++;
-  for (;;) swapcontext(&now->context, &machine.scheduler);
-}
+void run_same(u32* const* lanes);
 
 template <class... A, size_t... I>
 void unpack(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_cvref_t<A>*>(arguments[I])...);
 }
 
-inline bool run_block(unsigned threads, std::mt19937* shuffled, int order) {
-  std::fill(machine.shared.begin(), machine.shared.end(), 0xff);  // NaN
-  machine.lanes.resize(threads);
-  machine.warps.assign(threads / 32, Warp{});
-  for (Meeting& b : machine.barriers) b = Meeting{};
-  std::vector<unsigned> turns(threads);
-  std::iota(turns.begin(), turns.end(), 0u);
-  if (order < 0) std::reverse(turns.begin(), turns.end());
-  if (order > 0) std::shuffle(turns.begin(), turns.end(), *shuffled);
-  for (unsigned i = 0; i < threads; i++) {
-    Lane& lane = machine.lanes[i];
-    if (!lane.stack) lane.stack.reset(new char[STACK]);
-    lane.thread = {i, 0, 0};
-    lane.done = false;
-    lane.open.clear();
-    lane.groups.clear();
-    getcontext(&lane.context);
-    lane.context.uc_stack.ss_sp = lane.stack.get();
-    lane.context.uc_stack.ss_size = STACK;
-    lane.context.uc_link = nullptr;
-    makecontext(&lane.context, start_lane, 0);
-  }
-  for (unsigned left = threads; left;) {
-    const u64 before = machine.progress;
-    for (const unsigned i : turns) {
-      if (machine.lanes[i].done) continue;
-      now = &machine.lanes[i];
-      swapcontext(&machine.scheduler, &now->context);
-      if (!machine.error.empty()) return false;
-      left -= now->done;
-    }
-    if (left && machine.progress == before) {
-      const char* what = machine.warps[now->thread.x / 32].meeting.what;
-      machine.error = std::string("deadlock; the last lane waits at ") + (what ? what : "a barrier");
-      return false;
-    }
-  }
-  return true;
-}
-
 // Runs all blocks of a grid, one after another. Returns null, or what went wrong.
 //   order   0 lanes and blocks forward, negative backward, positive shuffled by that seed
 //   eager   asynchronous copies land when issued, else when waited for
-inline const char* launch(void (*call)(void**), const unsigned* grid, unsigned threads, unsigned shared_bytes,
-                          void** arguments, const Region* regions, unsigned region_count, int order, int eager) {
-  machine.grid = {grid[0], grid[1], grid[2]};
-  machine.regions.assign(regions, regions + region_count);
-  machine.shared.assign(shared_bytes, 0);
-  machine.eager = eager;
-  machine.error.clear();
-  entry = call;
-  entry_arguments = arguments;
-  std::mt19937 shuffled(order);
-  const unsigned total = grid[0] * grid[1] * grid[2];
-  std::vector<unsigned> turns(total);
-  std::iota(turns.begin(), turns.end(), 0u);
-  if (order < 0) std::reverse(turns.begin(), turns.end());
-  if (order > 0) std::shuffle(turns.begin(), turns.end(), shuffled);
-  for (const unsigned i : turns) {
-    machine.block = {i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]};
-    if (!run_block(threads, &shuffled, order)) return machine.error.c_str();
-  }
-  return nullptr;
-}
+const char* launch(void (*call)(void**), const unsigned* grid, unsigned threads, unsigned shared_bytes,
+                   void** arguments, const Region* regions, unsigned region_count, int order, int eager);
 
 }  // namespace emulated
 
@@ -394,11 +225,7 @@ LANE_FN void copy_commit() {
 }
 template <int LEFT>
 LANE_FN void copy_wait() {
-  auto& groups = emulated::now->groups;
-  while (groups.size() > LEFT) {
-    for (const auto& copy : groups.front()) emulated::land(copy);
-    groups.erase(groups.begin());
-  }
+  emulated::land_all_but(LEFT);
 }
 
 LANE_FN void sync_warp() {

@@ -40,24 +40,31 @@ def compile_library(name, source, entry, defines):
     driver, target = folder / f"{name}.cpp", folder / f"{name}.so"
     includes = f'#include "{source}"\n#include "fake_driver.h"\n'
     driver.write_text(f"{includes}EMULATE({entry})\nFAKE_DRIVER({entry})\n")
-    options = [*FLAGS, "-shared", f"-I{HERE}", f"-I{FOLDER}", "-include", standard_headers()]
+    header, *objects = shared_parts()
+    options = ["-shared", "-Wl,-Bsymbolic", "-include", header]  # libraries of a process share nothing
     options += [f"-D{each}={value}" for each, value in defines.items()]
-    command = [COMPILER, *options, driver, "-o", target]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    compiled(*options, driver, *objects, "-o", target)
     return target
 
 
 @functools.cache
-def standard_headers():
-    """Return a header of what the emulator includes, compiled once: it is half of every build."""
-    header = Path(_BUILT.name) / "standard.h"
-    text = (HERE / "emulate.h").read_text() + (HERE / "fake_driver.h").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("#include <")]
-    header.write_text("\n".join(lines) + "\n")
-    command = [COMPILER, *FLAGS, "-x", "c++-header", header, "-o", f"{header}.gch"]
-    subprocess.run(command, check=True)
-    return header
+def shared_parts():
+    """Return what all kernels are built with, compiled once: a header, and the objects to link."""
+    folder = Path(_BUILT.name)
+    header = folder / "lanes.h"
+    header.write_text('#include "lanes.cuh"\n')
+    compiled("-x", "c++-header", header, "-o", f"{header}.gch")
+    objects = [folder / "emulate.o", folder / "fake_driver.o"]
+    for each in objects:
+        compiled("-include", header, "-c", HERE / f"{each.stem}.cc", "-o", each)
+    return header, *objects
+
+
+def compiled(*options):
+    """Run the compiler."""
+    command = [COMPILER, *FLAGS, f"-I{HERE}", f"-I{FOLDER}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @functools.cache
