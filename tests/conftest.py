@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
 from sparsec.backends.cuda import aot, nvcc
+from sparsec.backends.cuda.sass import CodeReport
 from sparsec.backends.cuda.variants import Variant
 
 # A file stays with one worker, so those that take longest come first: none runs on alone at the end.
@@ -27,6 +31,17 @@ LONGEST = (
     "test_structure_random.py",
     "test_torch_operators.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Let the garbage collector leave alone what collection makes: it stays, and there is much of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +81,7 @@ def _kernels_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"
     compile_variant, compile_native = aot.compile_variant, nvcc.compile_native
+    read_code = aot.read_code
     kept: dict[Variant, aot.CompiledKernel] = {}
 
     def by_triton(variant: Variant, cache: Path | None = None) -> aot.CompiledKernel:
@@ -78,9 +94,23 @@ def _kernels_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
     def by_nvcc(variant: nvcc.AnyNative, cache: Path | None = None) -> aot.CompiledKernel:
         return compile_native(variant, cache or folder)  # which knows compilers and sources apart
 
+    def disassembled(cubin: bytes) -> CodeReport:
+        """Read the same bytes once: the disassembler takes as long as the compiler to start."""
+        file = folder / f"{hashlib.sha256(cubin).hexdigest()}.report"
+        if file.is_file():
+            return pickle.loads(file.read_bytes())  # type: ignore[no-any-return]
+        report = read_code(cubin)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(pickle.dumps(report))
+        partial.replace(file)
+        return report
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aot, "compile_variant", by_triton)
         patch.setattr(nvcc, "compile_native", by_nvcc)
+        for module in (aot, nvcc):
+            patch.setattr(module, "read_code", disassembled)
         yield
 
 

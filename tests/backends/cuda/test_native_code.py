@@ -26,9 +26,8 @@ if nvcc.why_not(90):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("native")
-    return functools.cache(lambda variant: nvcc.compile_native(variant, folder))
+def compiled():
+    return functools.cache(nvcc.compile_native)
 
 
 # Lane instructions for a dense weight: what an H200 at 1.755 GHz issues while a packed one arrives.
