@@ -41,7 +41,8 @@ def compile_library(name, source, entry, defines):
     includes = f'#include "{source}"\n#include "fake_driver.h"\n'
     driver.write_text(f"{includes}EMULATE({entry})\nFAKE_DRIVER({entry})\n")
     header, *objects = shared_parts()
-    options = ["-shared", "-Wl,-Bsymbolic", "-include", header]  # libraries of a process share nothing
+    # Libraries of one process share nothing.
+    options = ["-shared", "-Wl,-Bsymbolic", "-include", header]
     options += [f"-D{each}={value}" for each, value in defines.items()]
     compiled(*options, driver, *objects, "-o", target)
     return target
