@@ -132,6 +132,10 @@ class LoadedPlan:
         """Return a run with its operands bound once, so that only the library's time is measured."""
         return PreparedRun(self, inputs)
 
+    def memory(self) -> int:
+        """Return the bytes that the plan holds beside its own: values of the last runs, packed weights."""
+        return int(self._library.sparsec_plan_memory(self._handle))
+
     def _describe(self, inputs: Sequence[NDArray[np.float32]]) -> Any:
         if len(inputs) != self.inputs:
             raise ShapeError(f"the plan needs {self.inputs} inputs, got {len(inputs)}")
@@ -227,6 +231,7 @@ def _load(path: Path) -> ctypes.CDLL:
         "sparsec_plan_shapes": (integer, [pointer, pointer, pointer, pointer, size]),
         "sparsec_plan_run": (integer, [pointer, pointer, pointer, pointer, size]),
         "sparsec_plan_profile": (integer, [pointer, pointer, pointer, pointer, pointer, size]),
+        "sparsec_plan_memory": (size, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
