@@ -15,6 +15,7 @@ from sparsec.backends.cpu.plan import VERSION
 from sparsec.ir.errors import ArtifactError, ShapeError, UnsupportedTargetError
 
 FILE_NAME = "libsparsec_cpu.so"
+LANES = {"avx512": 16, "avx2": 8, "neon": 4, "portable": 4}  # floats of a vector
 _ALIGN = 64  # bytes: where a plan may be read in place
 _MAX_RANK = 8
 _ERROR_SIZE = 512

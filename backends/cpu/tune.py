@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.assemble import Region
 from sparsec.backends.cpu.items import Item, Scene
-from sparsec.backends.cpu.library import LoadedPlan, features
+from sparsec.backends.cpu.library import LANES, LoadedPlan, features
 from sparsec.backends.cpu.plan import Kind, OpCode, Plan, Tile
 from sparsec.backends.cpu.times import Times
-from sparsec.backends.targets import WIDTHS
 from sparsec.ir.run import wait_for_idle_workers
 
 SHORTEST = 1e-4  # seconds of a region that is worth trying
@@ -68,7 +67,7 @@ class Tuner:
         self._plan, self._inputs = plan, inputs
         self._sizes, self._quanta = np.array(sizes), quanta
         self._times, self._work = times, work
-        self._lanes = WIDTHS[features()[0]]
+        self._lanes = LANES[features()[0]]
 
     def tiles(self, threads: int) -> tuple[Tile, ...]:
         """Return the hints that make the plan faster with so many threads; empty if none do."""
@@ -181,7 +180,7 @@ def quanta_of(scene: Scene, region: Region) -> Mapping[int, int]:
 
     That are whole rows of an image where depthwise windows read or make it, else vectors.
     """
-    lanes = WIDTHS[features()[0]]
+    lanes = LANES[features()[0]]
     rows: dict[int, int] = {}
     for item in region.items:
         for value in (item.output, item.inputs[0]) if item.code is OpCode.DEPTHWISE else ():

@@ -33,7 +33,7 @@ from benchmarks.cpu.__main__ import machine
 from benchmarks.cpu.peak import Peak, measure_peak
 from examples.zoo.benchnets import prune_blocks, prune_magnitude
 from sparsec.backends.cpu.backend import CpuBackend
-from sparsec.backends.cpu.library import LoadedPlan, features, microkernels
+from sparsec.backends.cpu.library import LANES, LoadedPlan, features, microkernels
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import pack_blocks
@@ -243,7 +243,7 @@ _VALUES = {"f16": "float16", "i8": "int8"}
 def kernel_rows(peaks: dict[str, Peak]) -> Iterator[dict[str, Any]]:
     """Yield every row of the table of microkernels with its GFLOP/s."""
     for isa in features():
-        lanes = {"avx512": 16, "avx2": 8}.get(isa, 4)
+        lanes = LANES[isa]
         for name in microkernels(isa):
             if match := DEPTHWISE.fullmatch(name):
                 rate = depthwise_rate(match, isa, lanes)

@@ -13,7 +13,6 @@ from sparsec.backends.cpu.plan import NONE, Activation, Dense, Kind, Op, OpCode,
 
 Array = NDArray[np.float32]
 
-LANES = {"avx512": 16, "avx2": 8, "neon": 4, "portable": 4}  # floats of a vector
 
 NEEDS_LIBRARY = pytest.mark.skipif(why_no_library() is not None, reason=str(why_no_library()))
 

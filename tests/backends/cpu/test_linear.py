@@ -5,11 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from sparsec.backends.cpu.library import LoadedPlan, _fill, microkernels
+from sparsec.backends.cpu.library import LANES, LoadedPlan, _fill, microkernels
 from sparsec.backends.cpu.plan import Activation, Kind, Tile
 from tests.backends.cpu.layers import (
     CLIP,
-    LANES,
     NEEDS_LIBRARY,
     Guarded,
     assert_close,

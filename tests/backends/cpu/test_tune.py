@@ -8,12 +8,12 @@ import pytest
 from sparsec.backends.base import LowerContext
 from sparsec.backends.cpu import measurer, tune
 from sparsec.backends.cpu.backend import CpuBackend
-from sparsec.backends.cpu.library import LoadedPlan, features
+from sparsec.backends.cpu.library import LANES, LoadedPlan, features
 from sparsec.backends.cpu.pack import pack_blocks
 from sparsec.backends.cpu.plan import MOST_HELD, Kind, Op, OpCode, Plan, Tile, Value
 from sparsec.backends.cpu.times import Times
 from sparsec.backends.cpu.tune import Tuner, widths
-from sparsec.backends.targets import CPU, WIDTHS
+from sparsec.backends.targets import CPU
 from sparsec.ir.errors import ArtifactError
 from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
 from tests.backends.cpu.test_backend import two_layers
@@ -39,7 +39,7 @@ def three_products() -> Plan:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_result_depends_on_a_hint(isa: str, threads: int) -> None:
-    lanes = WIDTHS.get(isa, 4)
+    lanes = LANES[isa]
     (want,) = LoadedPlan(residuals().to_bytes(), isa=isa).run(X)
     for held in (1, 8, 16, 24, 40, 48, 72, 96, 120, 192, 384, 400, 2000, MOST_HELD):
         plan = residuals(Tile(COLUMNS, threads, lanes, held))
@@ -49,7 +49,7 @@ def test_no_result_depends_on_a_hint(isa: str, threads: int) -> None:
 
 def test_a_hint_holds_for_its_columns_threads_and_vectors() -> None:
     x = np.zeros((256, 64), np.float32)
-    lanes = WIDTHS[features()[0]]
+    lanes = LANES[features()[0]]
 
     def memory(*tiles: Tile) -> int:
         loaded = LoadedPlan(dataclasses.replace(three_products(), tiles=tiles).to_bytes())
@@ -128,7 +128,7 @@ def test_the_fastest_tile_is_chosen_if_it_is_so_twice(
     x = np.zeros((128, 64), np.float32)
     times = Times()
     tuner = Tuner(three_products(), [x], [128] * 3, {128: 8}, times, "work")
-    lanes = WIDTHS[features()[0]]
+    lanes = LANES[features()[0]]
     assert tuner.tiles(2) == (() if want is None else (Tile(128, 2, lanes, want),))
     taken = times.taken
     assert taken >= 4
