@@ -1,46 +1,57 @@
 """Contestants take turns, and none meets the workers of the one before it."""
 
-import threading
-import time
+import itertools
+from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 
+from sparsec import timing
 from sparsec.backends.cpu import measure
+from sparsec.ir import run
 from sparsec.timing import race
 
 
-class Spinner:
-    """Leaves a thread behind that keeps a processor busy for a while, as workers of a session do."""
-
-    def __init__(self) -> None:
-        self.workers: list[threading.Thread] = []
-        self.met: list[bool] = []
-
-    def run(self) -> None:
-        self.workers.append(threading.Thread(target=self._spin))
-        self.workers[-1].start()
-
-    def next_one(self) -> None:
-        self.met.append(any(worker.is_alive() for worker in self.workers))
-
-    @staticmethod
-    def _spin() -> None:
-        end = time.thread_time() + 0.05  # of a processor, however busy the machine is
-        while time.thread_time() < end:
-            pass
-
-
 @pytest.mark.parametrize("how", ["rounds", "contest"])
-def test_each_waits_for_the_workers_of_the_others(how: str) -> None:
-    spinner = Spinner()
-    contestants = {"spinner": spinner.run, "next": spinner.next_one}
+def test_each_waits_for_the_workers_of_the_others(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    module = timing if how == "rounds" else measure
+    monkeypatch.setattr(module, "wait_for_idle_workers", lambda: events.append("rest"))
+    contestants = {name: (lambda name=name: events.append(name)) for name in "ab"}
     if how == "rounds":
         race(contestants, 4, warm_up=0)
     else:
         measure.race(contestants, rounds=(4, 4), threads=2)
-    warm_up = 1 if how == "rounds" else 3  # before the first round nobody waits
-    assert any(spinner.met[:warm_up])
-    assert not any(spinner.met[warm_up:])
+    timed = events[events.index("rest") :]
+    turns = [name for name, _ in itertools.groupby(timed)]
+    assert turns == ["rest", "a", "rest", "b", "rest", "b", "rest", "a"] * 2
+
+
+@pytest.mark.parametrize(
+    ("used", "looks"),
+    [
+        ([0, 0, 0], 3),
+        ([1, 1, 0, 0, 0], 5),
+        ([1, 0, 0, 1, 0, 0, 0], 7),  # kept from the processor for a moment, it does not rest
+        (itertools.repeat(1), 100),  # and nobody waits for longer than half a second
+    ],
+    ids=["idle", "spins", "starved", "never rests"],
+)
+def test_workers_rest_when_the_process_uses_no_processor(
+    used: Iterable[float], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share, wall, processor, slept = iter(used), 0.0, 0.0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal wall, processor, slept
+        wall, processor, slept = wall + seconds, processor + seconds * next(share), slept + 1
+
+    clocks = SimpleNamespace(perf_counter=lambda: wall, process_time=lambda: processor, sleep=sleep)
+    monkeypatch.setattr(run, "time", clocks)
+    run.wait_for_idle_workers()
+    assert slept == looks
 
 
 def test_each_round_has_a_time_of_every_contestant() -> None:
