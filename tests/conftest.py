@@ -22,10 +22,14 @@ from sparsec.backends.cuda.variants import Variant
 
 # A file stays with one worker, so those that take longest come first: none runs on alone at the end.
 LONGEST = (
-    "test_kernels_interpreted.py",
-    "test_native_emulated.py",
-    "test_cuda_aot.py",
     "test_native_code.py",
+    "test_kernels_interpreted.py",
+    "test_every_real_model.py",
+    "test_channel_real.py",
+    "test_cuda_aot.py",
+    "test_nets.py",
+    "test_torchvision.py",
+    "test_native_emulated.py",
     "test_cuda_backend.py",
     "test_artifact_reader.py",
     "test_structure_random.py",

@@ -48,6 +48,7 @@ UNCHANGED = {"ddddocr_ocr_int8", "silero_vad", "oww_hey_jarvis", "oww_mel"}
 SLOW = {"smollm2", "smollm2_decode", "minilm"}
 # Those whose compilation takes long; EfficientNet and a small one of the same kind stay.
 SLOW_TO_COMPILE = SLOW | {"minilm_int8", "ddddocr_det", "ppocr_det", "ppocr_rec", "opennsfw"}
+SLOW_TO_COMPILE |= {"ddddocr_ocr", "ddddocr_ocr_int8"}  # Silero's LSTMs stay
 
 
 def models(slow: set[str]) -> list[object]:

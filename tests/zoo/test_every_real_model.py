@@ -39,6 +39,7 @@ SLOW = {
     "cpu": {
         *LARGE,
         *("opennsfw", "ddddocr_ocr", "ddddocr_ocr_int8", "effnet_lite0", "oww_embedding"),
+        "ppocr_cls",
     },
 }
 

@@ -101,7 +101,7 @@ def test_a_layer_is_packed_and_comes_back(pattern, target, tmp_path):
     ],
 )
 def test_large_layers_go_by_the_model(pattern, sparsity, target, chosen):
-    (site,) = weight_sites(build(pattern, 2048, 16384, "16", sparsity))
+    (site,) = weight_sites(build(pattern, 2048, 8192, "16", sparsity))
     choice = choose(site, targets.get(target))
     if chosen is None:
         assert choice.code == Code.MODELLED_SLOWER

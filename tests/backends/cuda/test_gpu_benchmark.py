@@ -145,7 +145,8 @@ def test_wrong_products_of_many_rows_are_noticed(monkeypatch):
         return lambda *args: real(name)(*args) * (1 - 2.0**-9 * (name == "bm32"))
 
     monkeypatch.setattr(prefill, "unpack_operator", wrong)
-    found = prefill.check(0, PREFILL, "cpu")
+    few = [entry for entry in PREFILL if entry.format in ("nm24", "bm32")]
+    found = prefill.check(0, few, "cpu")
     assert not found["passed"]
     assert {each.split()[0] for each in found["inexact"]} == {"bm32"}
     monkeypatch.setattr(prefill, "unpack_operator", real)
@@ -154,7 +155,7 @@ def test_wrong_products_of_many_rows_are_noticed(monkeypatch):
         return lambda *args: torch.full((130, args[5]), torch.nan)
 
     monkeypatch.setattr(prefill, "linear_operator", broken)
-    assert not prefill.check(0, PREFILL, "cpu")["passed"]
+    assert not prefill.check(0, few, "cpu")["passed"]
 
 
 def test_wrong_logits_fail_the_end_to_end_benchmark(monkeypatch):
