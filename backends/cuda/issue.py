@@ -73,7 +73,7 @@ def instructions_per_element(code: CodeReport, variant: NativeVariant, sparsity:
         runs.append((_where(blocks, _rereads), 2, max(chunks - keep, 0)))
         runs.append((_where(blocks, lambda c: _scatters(c, 1)), 1, rest))
         # The last chunks of the next tile are asked for by themselves.
-        ask = _where(blocks, lambda c: _values(c) and not _has(c, "STS") and not _has(c, "LDSM"))
+        ask = {*sorted(_where(blocks, lambda c: _values(c) and not _has(c, "STS")))[-1:]}
         runs.append((ask, 1, chunks > keep - sum(_values(blocks[each]) for each in ask)))
         bring = _where(blocks, lambda c: _has(c, "CCTL") and not _has(c, "STS"))
         runs.append((bring, 1, chunks / _BATCH[narrow]))

@@ -24,13 +24,14 @@ constexpr int AHEAD = 8;                 // chunks from the one that is loaded t
 constexpr int EARLY = (CLEAR ? 4 : 5) - (VALUES ? 2 : 0);
 constexpr int LATE = 4;                  // and that it fetches together afterwards
 // Halves of a tile that are multiplied in one go: what ptxas finds registers for.
-constexpr int TOGETHER = N8 <= 4 && !((BEFORE_90 || N8 == 2) && CLEAR && VALUES && X_BYTES == 2) ? 2 : 1;
+constexpr int TOGETHER = N8 <= 4 && !(((BEFORE_90 && VALUES) || N8 == 2) && CLEAR && X_BYTES == 2) ? 2 : 1;
 constexpr int KEEP = VALUES ? 4 : 3;     // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
 // Of them with addresses, where accumulators, masks of x and the arithmetic of int8 in bfloat16 leave room.
 constexpr bool TIGHT = N8 == 2 && !EVEN && X_BYTES == 16, SCARCE = N8 == 2 && BRAIN && VALUES == INT8;
 constexpr int PLACED = N8 > 4 || (TIGHT && VALUES) ? 0 : (N8 == 4 ? KEEP : (TIGHT || SCARCE ? 1 : 2));
-// Chunks of the next tile that are asked for before those of a tile are cleared: their gaps are no longer needed.
-constexpr int SOON = PLACED < 2 ? PLACED : 2;
+// Chunks of the next tile that are asked for before those of a tile are cleared: where gaps are needed for that, it
+// takes registers for them.
+constexpr int SOON = PLACED < 2 && N8 == 2 ? PLACED : 2;
 
 // Chunks that CLEAR brings to the L2 cache at a time: the lanes bring a line of 128 bytes each.
 constexpr int BATCH = 32 / (CHUNK_BYTES / 128);
@@ -82,9 +83,9 @@ LANE_FN void scatter_more(Kept& kept, const char* values, const char* gaps, int 
   }
 }
 
-// Zeroes what a chunk wrote.
+// Zeroes what a chunk with these gaps wrote.
 template <int C>
-LANE_FN void clear_one(const Kept& kept, u32& low, u32& high) {
+LANE_FN void clear_one(const Kept& kept, const u32 (&wrote)[KEEP], u32& low, u32& high) {
   if constexpr (C < PLACED) {
     const u32 (&at)[8] = kept.at[C];
     store_shared16<512 * C + 128>(at[0], 0), store_shared16<512 * C + 128>(at[1], 0);
@@ -93,17 +94,17 @@ LANE_FN void clear_one(const Kept& kept, u32& low, u32& high) {
     store_shared16<512 * C + 512>(at[6], 0), store_shared16<512 * C + 512>(at[7], 0);
     low = at[6], high = at[7];
   } else {
-    scatter<512 * C>(Halves{}, kept.gaps[C], low, high);
+    scatter<512 * C>(Halves{}, wrote[C], low, high);
   }
 }
 
 // Zeroes what scatter_more wrote; `gaps` is where those of the next tile lie.
 template <int C>
-LANE_FN void clear_more(const Kept& kept, const char* gaps, int count, u32 low, u32 high) {
+LANE_FN void clear_more(const Kept& kept, const u32 (&wrote)[KEEP], const char* gaps, int count, u32 low, u32 high) {
   if (C >= count) return;
   if constexpr (C < KEEP) {
-    clear_one<C>(kept, low, high);
-    clear_more<C + 1>(kept, gaps, count, low, high);
+    clear_one<C>(kept, wrote, low, high);
+    clear_more<C + 1>(kept, wrote, gaps, count, low, high);
   } else {
     low += KEEP * 512, high += KEEP * 512;
     int c = KEEP - count;
@@ -134,7 +135,7 @@ LANE_FN Quad load_x(const char* at, int left) {
 using Place = const char*;
 LANE_FN Place place(const char* x, u32 bytes) { return x + bytes; }
 LANE_FN const char* start(const char*, const char*, Place at) { return at; }
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || EVEN
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || (EVEN && !(CLEAR && VALUES))
 using Place = u32;
 LANE_FN Place place(const char*, u32 bytes) { return pin(bytes); }
 LANE_FN const char* start(const char*, const char* now, Place at) { return now + at; }
@@ -296,14 +297,17 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       sync_warp();
       if constexpr (CLEAR) {
         advance(values, count * CHUNK_BYTES), advance(gaps, count * CHUNK_BYTES);
+        u32 wrote[KEEP];
+#pragma unroll
+        for (int c = 0; c < KEEP; c++) wrote[c] = kept.gaps[c];
         const int coming = (int)same((int)next - chunk);
         fetch<0, SOON>(kept, values, gaps, coming);
         low = own - 128, high = own - 126;
         if (count > 1) {
-          clear_one<0>(kept, low, high), clear_one<1>(kept, low, high);
-          clear_more<2>(kept, gaps, count, low, high);
+          clear_one<0>(kept, wrote, low, high), clear_one<1>(kept, wrote, low, high);
+          clear_more<2>(kept, wrote, gaps, count, low, high);
         } else if (count) {
-          clear_one<0>(kept, low, high);
+          clear_one<0>(kept, wrote, low, high);
         }
         if (SOON < coming) fetch<SOON, KEEP>(kept, values, gaps, coming);
         if (chunk >= bring) {
