@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.backends.cpu.assemble import DOMAIN, DOMAIN_VERSION, OP_TYPE, Region
+from sparsec.backends.cpu.plan import Tile
 from sparsec.ir.names import unused
 
 # A candidate must beat the nodes it replaces by this factor: less is noise, and a node more.
@@ -26,6 +27,7 @@ class Candidate:
     kernels: Mapping[str, str]  # of each pruned site, by its name
     dense_seconds: float
     sparse_seconds: float
+    tiles: tuple[Tile, ...] = ()  # hints of the plan
 
     @property
     def gains(self) -> bool:

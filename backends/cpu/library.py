@@ -15,6 +15,7 @@ from sparsec.backends.cpu.plan import VERSION
 from sparsec.ir.errors import ArtifactError, ShapeError, UnsupportedTargetError
 
 FILE_NAME = "libsparsec_cpu.so"
+LANES = {"avx512": 16, "avx2": 8, "neon": 4, "portable": 4}  # floats of a vector
 _ALIGN = 64  # bytes: where a plan may be read in place
 _MAX_RANK = 8
 _ERROR_SIZE = 512
@@ -132,6 +133,10 @@ class LoadedPlan:
         """Return a run with its operands bound once, so that only the library's time is measured."""
         return PreparedRun(self, inputs)
 
+    def memory(self) -> int:
+        """Return the bytes that the plan holds beside its own: values of the last runs, packed weights."""
+        return int(self._library.sparsec_plan_memory(self._handle))
+
     def _describe(self, inputs: Sequence[NDArray[np.float32]]) -> Any:
         if len(inputs) != self.inputs:
             raise ShapeError(f"the plan needs {self.inputs} inputs, got {len(inputs)}")
@@ -227,6 +232,7 @@ def _load(path: Path) -> ctypes.CDLL:
         "sparsec_plan_shapes": (integer, [pointer, pointer, pointer, pointer, size]),
         "sparsec_plan_run": (integer, [pointer, pointer, pointer, pointer, size]),
         "sparsec_plan_profile": (integer, [pointer, pointer, pointer, pointer, pointer, size]),
+        "sparsec_plan_memory": (size, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

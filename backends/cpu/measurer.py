@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.backends.base import Feeds
@@ -16,7 +19,10 @@ from sparsec.backends.cpu.items import Item, Scene
 from sparsec.backends.cpu.kernels import site_kernels
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.observe import observe
+from sparsec.backends.cpu.plan import Plan
 from sparsec.backends.cpu.times import Times
+from sparsec.backends.cpu.tune import SHORTEST, Tuner, columns_of, quanta_of
+from sparsec.ir.machine import available_cpus
 
 _WHOLE_SECONDS = 2.0
 
@@ -60,6 +66,32 @@ class Measurer:
             Candidate(region, plan, names, seconds["dense"], seconds["sparse"])
             for region, plan, names, seconds in zip(regions, plans, kernels, found, strict=True)
         ]
+
+    def tuned(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates with plans that say how to cut columns, where that measures faster.
+
+        With as many threads as all else is timed with, and with all that there are.
+        """
+        long = [c for c in candidates if c.sparse_seconds > SHORTEST]
+        data = self._data([c.region for c in long])
+        return [self._tuned(c, data) if c in long else c for c in candidates]
+
+    def _tuned(self, candidate: Candidate, data: Mapping[str, NDArray[Any]]) -> Candidate:
+        region, plan = candidate.region, Plan.from_bytes(candidate.plan)
+        inputs = [np.ascontiguousarray(self._operand(v, data)) for v in region.inputs]
+        sizes = [columns_of(self._scene, item) for item in region.items]
+        quanta, work = quanta_of(self._scene, region), self.work(region, candidate.kernels)
+        tuner = Tuner(plan, inputs, sizes, quanta, self._times, work)
+        counts = sorted({self._threads, available_cpus()})
+        tiles = tuple(itertools.chain.from_iterable(tuner.tiles(threads) for threads in counts))
+        if not tiles:
+            return candidate
+        plan = dataclasses.replace(plan, tiles=tiles)
+        return dataclasses.replace(candidate, plan=plan.to_bytes(), tiles=tiles)
+
+    def _operand(self, value: ir.Value, data: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        constant = self._scene.constant(value)
+        return data[value.name or ""] if constant is None else constant
 
     def _data(self, regions: Sequence[Region]) -> Mapping[str, NDArray[Any]]:
         """Return everything that the regions read, as it is on the first feed."""
@@ -118,7 +150,7 @@ class Measurer:
         return contest.run(_WHOLE_SECONDS, (7, 25))
 
     def _works(self, candidates: Sequence[Candidate]) -> list[tuple[Any, ...]]:
-        return [self.work(c.region, c.kernels) for c in candidates]
+        return [(self.work(c.region, c.kernels), c.tiles) for c in candidates]
 
     def _graph(self) -> list[tuple[Any, ...]]:
         """Return what decides the time of the model's own nodes: operators and shapes."""

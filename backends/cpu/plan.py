@@ -23,10 +23,11 @@ VERSION = 1
 MAGIC = b"SPCPLAN\0"
 NONE = 0xFFFFFFFF
 
-_HEADER = struct.Struct("<8sIIQ6I4Q48x")
+_HEADER = struct.Struct("<8sIIQ6I5Q40x")
 _ALIGN = 64
 _TABLE_ALIGN = 8
 _MAX_COUNT = 1 << 16
+MOST_HELD = 4096  # columns of a tile
 
 
 class Kind(enum.IntEnum):
@@ -66,12 +67,25 @@ class Activation(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Value:
-    """A value of the plan; ``tile_hint`` columns a tile, 0 leaves the choice to the library."""
+    """A value of the plan."""
 
     kind: Kind
     channels: int
     rank: int
-    tile_hint: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tile:
+    """A hint: values of ``columns`` are best cut into tiles of ``held`` columns.
+
+    It is for so many threads and for kernels with vectors of so many lanes; for all others the library
+    chooses.
+    """
+
+    columns: int
+    threads: int
+    lanes: int
+    held: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -148,13 +162,14 @@ class Op:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """A region: which values come in and go out, and the operators in order."""
+    """A region: which values come in and go out, the operators in order, and hints."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     values: tuple[Value, ...]
     ops: tuple[Op, ...]
     tensors: tuple[Tensor, ...]
+    tiles: tuple[Tile, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Serialise; equal plans give equal bytes."""
@@ -180,11 +195,12 @@ _VALUE = np.dtype(
     [
         ("kind", "<u4"),
         ("channels", "<u4"),
-        ("tile_hint", "<u4"),
+        ("reserved0", "<u4"),
         ("rank", "<u4"),
         ("reserved", "<u4", 4),
     ]
 )
+_TILE = np.dtype([(field.name, "<u4") for field in dataclasses.fields(Tile)])
 _TENSOR = np.dtype(
     [
         ("kind", "<u4"),
@@ -241,8 +257,7 @@ def _write(plan: Plan) -> bytes:
     io_at = body.add(np.array([*plan.inputs, *plan.outputs], "<u4").tobytes(), _TABLE_ALIGN)
     values = np.zeros(len(plan.values), _VALUE)
     for row, value in zip(values, plan.values, strict=True):
-        row["kind"], row["channels"] = value.kind, value.channels
-        row["tile_hint"], row["rank"] = value.tile_hint, value.rank
+        row["kind"], row["channels"], row["rank"] = value.kind, value.channels, value.rank
     values_at = body.add(values.tobytes(), _TABLE_ALIGN)
     ops = np.zeros(len(plan.ops), _OP)
     for row, op in zip(ops, plan.ops, strict=True):
@@ -255,6 +270,8 @@ def _write(plan: Plan) -> bytes:
     for row, tensor in zip(records, plan.tensors, strict=True):
         _store(tensor, row, body)
     tensors_at = body.add(records.tobytes(), _TABLE_ALIGN)
+    tiles = np.array([dataclasses.astuple(tile) for tile in plan.tiles], _TILE)
+    tiles_at = body.add(tiles.tobytes(), _TABLE_ALIGN) if plan.tiles else 0
     rest = b"".join(body.parts)
     counts = len(plan.inputs), len(plan.outputs), len(plan.values), len(plan.ops), len(plan.tensors)
     header = _HEADER.pack(
@@ -263,11 +280,12 @@ def _write(plan: Plan) -> bytes:
         zlib.crc32(rest),
         body.size,
         *counts,
-        0,
+        len(plan.tiles),
         io_at,
         values_at,
         ops_at,
         tensors_at,
+        tiles_at,
     )
     return header + rest
 
@@ -305,7 +323,7 @@ def _column_type(width: int) -> str:
 def _read(data: bytes) -> Plan:
     if len(data) < _HEADER.size:
         raise ArtifactError(f"plan: {len(data)} bytes are too few for a header")
-    magic, version, crc, size, n_in, n_out, n_values, n_ops, n_tensors, _, *tables = (
+    magic, version, crc, size, n_in, n_out, n_values, n_ops, n_tensors, n_tiles, *tables = (
         _HEADER.unpack_from(data)
     )
     if magic != MAGIC:
@@ -318,25 +336,31 @@ def _read(data: bytes) -> Plan:
         )
     if zlib.crc32(data[_HEADER.size :]) != crc:
         raise ArtifactError("plan: checksum differs: the bytes were altered")
-    if max(n_in, n_out, n_values, n_ops, n_tensors) > _MAX_COUNT:
+    if max(n_in, n_out, n_values, n_ops, n_tensors, n_tiles) > _MAX_COUNT:
         raise ArtifactError("plan: a table is too long")
-    io_at, values_at, ops_at, tensors_at = tables
+    io_at, values_at, ops_at, tensors_at, tiles_at = tables
     io = _array(data, "<u4", io_at, n_in + n_out).tolist()
     value_rows = _array(data, _VALUE, values_at, n_values)
     op_rows = _array(data, _OP, ops_at, n_ops)
-    if value_rows["reserved"].any() or op_rows["reserved"].any():
+    reserved = (value_rows["reserved0"], value_rows["reserved"], op_rows["reserved"])
+    if any(each.any() for each in reserved):
         raise ArtifactError("plan: a reserved field is not zero")
     try:
         values = tuple(
-            Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"]), int(v["tile_hint"]))
-            for v in value_rows
+            Value(Kind(int(v["kind"])), int(v["channels"]), int(v["rank"])) for v in value_rows
         )
         ops = tuple(map(_op, op_rows))
     except ValueError as error:  # of an enumeration
         raise ArtifactError(f"plan: {error}") from error
     tensors = tuple(_tensor(data, row) for row in _array(data, _TENSOR, tensors_at, n_tensors))
-    plan = Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors)
+    if tiles_at != (size - n_tiles * _TILE.itemsize if n_tiles else 0):
+        raise ArtifactError("plan: the table of tile hints is not at its end")
+    tile_rows = _array(data, _TILE, tiles_at, n_tiles).tolist() if n_tiles else []
+    tiles = tuple(Tile(*row) for row in tile_rows)
+    plan = Plan(tuple(io[:n_in]), tuple(io[n_in:]), values, ops, tensors, tiles)
     _check_references(plan)
+    if any(min(dataclasses.astuple(t)) < 1 or t.held > MOST_HELD for t in tiles):
+        raise ArtifactError("plan: a tile hint of no columns, or too many")
     return plan
 
 

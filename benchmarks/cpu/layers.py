@@ -33,11 +33,11 @@ from benchmarks.cpu.__main__ import machine
 from benchmarks.cpu.peak import Peak, measure_peak
 from examples.zoo.benchnets import prune_blocks, prune_magnitude
 from sparsec.backends.cpu.backend import CpuBackend
-from sparsec.backends.cpu.library import LoadedPlan, features, microkernels
+from sparsec.backends.cpu.library import LANES, LoadedPlan, features, microkernels
 from sparsec.backends.cpu.measure import Contest
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import pack_blocks
-from sparsec.backends.cpu.plan import Dense, Kind, Op, OpCode, Plan, Value
+from sparsec.backends.cpu.plan import Dense, Kind, Op, OpCode, Plan, Tile, Value
 from sparsec.backends.targets import CPU
 from sparsec.passes.rounding import ROUNDINGS
 
@@ -243,7 +243,7 @@ _VALUES = {"f16": "float16", "i8": "int8"}
 def kernel_rows(peaks: dict[str, Peak]) -> Iterator[dict[str, Any]]:
     """Yield every row of the table of microkernels with its GFLOP/s."""
     for isa in features():
-        lanes = {"avx512": 16, "avx2": 8}.get(isa, 4)
+        lanes = LANES[isa]
         for name in microkernels(isa):
             if match := DEPTHWISE.fullmatch(name):
                 rate = depthwise_rate(match, isa, lanes)
@@ -267,10 +267,11 @@ def product_rate(name: re.Match[str], isa: str, lanes: int) -> float:
         matrix = ROUNDINGS[_VALUES[kind]](matrix).astype(np.float32)
     tile = 0 if gemv else int(vectors) * lanes
     columns = 1 if gemv else 4 * tile
-    values = (Value(Kind.ROWS, size, 2, tile), Value(Kind.ROWS, size, 2, tile))
+    values = (Value(Kind.ROWS, size, 2), Value(Kind.ROWS, size, 2))
     op = Op(OpCode.LINEAR, (0,), 1, weight=0)
     weight = Dense(matrix) if form == "dense" else narrow(pack_blocks(matrix, block_rows))
-    plan = Plan((0,), (1,), values, (op,), (weight,)).to_bytes()
+    tiles = () if gemv else (Tile(columns, 1, lanes, tile),)
+    plan = Plan((0,), (1,), values, (op,), (weight,), tiles).to_bytes()
     x = np.random.default_rng(1).standard_normal((columns, size)).astype(np.float32)
     seconds = gemv_seconds(plan, x, isa) if gemv else op_seconds(plan, x, isa)
     return 2e-9 * int(np.count_nonzero(matrix)) * columns / seconds

@@ -114,4 +114,13 @@ int sparsec_plan_profile(SparsecPlan* plan, const SparsecTensor* inputs, Sparsec
   });
 }
 
+size_t sparsec_plan_memory(SparsecPlan* plan) {
+  sparsec::Plan& p = *plan->plan;
+  const std::lock_guard<std::mutex> lock(p.mutex);
+  size_t bytes = 0;
+  for (const auto& instance : p.idle) bytes += instance->arena.size() + 4 * instance->local_floats * static_cast<size_t>(instance->key[0]);
+  for (const auto& [request, pack] : p.packs) bytes += pack->entries.size() + 4 * (pack->counts.size() + pack->rows.size());
+  return bytes;
+}
+
 }  // extern "C"

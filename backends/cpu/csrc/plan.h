@@ -52,6 +52,7 @@ struct PlanView {
   const ValueRecord* values;
   const OpRecord* ops;
   const TensorRecord* tensors;
+  const TileRecord* tiles;
   const char* base;
 
   const char* at(uint64_t offset) const { return base + offset; }
@@ -248,6 +249,7 @@ class Cuts {
 
  private:
   Cut choose(int64_t columns);
+  int64_t hint(int64_t columns) const;  // columns of a tile, 0 for none
   double streaming(const OpRecord& op, int64_t input_rows, int64_t output_rows) const;
   bool gaps_allowed(int64_t columns, int64_t row) const;
   double moving(const OpRecord& op, int64_t held, bool in_pieces) const;

@@ -53,6 +53,7 @@ class Checker {
 
   void run() {
     check_values();
+    check_tiles();
     for (uint32_t i = 0; i < v_.header->tensor_count; ++i) check_tensor(i);
     defined_.assign(v_.header->value_count, false);
     for (uint32_t i = 0; i < v_.header->input_count; ++i) {
@@ -90,11 +91,18 @@ class Checker {
       const bool raw = value.kind == ValueKind::kRaw;
       if (raw ? value.channels != 0 : value.channels == 0 || value.channels > kMaxChannels)
         fail("plan: value %u: %u channels", i, value.channels);
-      if (value.tile_hint > 4096) fail("plan: value %u: tile hint %u", i, value.tile_hint);
-      for (uint32_t r : value.reserved)
-        if (r) fail("plan: value %u: reserved fields are not zero", i);
+      uint32_t reserved = value.reserved0;
+      for (uint32_t r : value.reserved) reserved |= r;
+      if (reserved) fail("plan: value %u: reserved fields are not zero", i);
     }
     if (rows && images) fail("plan: rows and images in one plan");
+  }
+
+  void check_tiles() const {
+    for (uint32_t i = 0; i < v_.header->tile_count; ++i) {
+      const TileRecord& t = v_.tiles[i];
+      if (!t.columns || !t.threads || !t.lanes || !t.held || t.held > kMostHeld) fail("plan: hint %u: tiles of %u columns of %u", i, t.held, t.columns);
+    }
   }
 
   const char* data(uint64_t at, uint64_t bytes, uint32_t tensor) {
@@ -285,10 +293,9 @@ PlanView check_plan(const void* bytes, size_t size) {
   if (std::memcmp(h.magic, kMagic, sizeof kMagic)) fail("plan: this is not a plan (wrong magic bytes)");
   if (h.version != kVersion) fail("plan: version %u, this library reads version %u", h.version, kVersion);
   if (h.size != size) fail("plan: %llu bytes by its header, got %zu: truncated or padded", static_cast<unsigned long long>(h.size), size);
-  if (h.reserved0) fail("plan: reserved fields are not zero");
-  for (uint64_t r : h.reserved1)
+  for (uint64_t r : h.reserved)
     if (r) fail("plan: reserved fields are not zero");
-  for (uint32_t count : {h.input_count, h.output_count, h.value_count, h.op_count, h.tensor_count})
+  for (uint32_t count : {h.input_count, h.output_count, h.value_count, h.op_count, h.tensor_count, h.tile_count})
     if (count > kMaxCount) fail("plan: a table of %u items is too long", count);
   if (!h.input_count || !h.output_count || !h.op_count) fail("plan: no inputs, outputs or operators");
   const uint32_t crc = crc32(reinterpret_cast<const uint8_t*>(bytes) + sizeof(Header), size - sizeof(Header));
@@ -299,6 +306,8 @@ PlanView check_plan(const void* bytes, size_t size) {
   v.values = reinterpret_cast<const ValueRecord*>(table(v.base, size, h.values_at, h.value_count, sizeof(ValueRecord), "values"));
   v.ops = reinterpret_cast<const OpRecord*>(table(v.base, size, h.ops_at, h.op_count, sizeof(OpRecord), "operators"));
   v.tensors = reinterpret_cast<const TensorRecord*>(table(v.base, size, h.tensors_at, h.tensor_count, sizeof(TensorRecord), "tensors"));
+  if (h.tile_count) v.tiles = reinterpret_cast<const TileRecord*>(table(v.base, size, h.tiles_at, h.tile_count, sizeof(TileRecord), "tile hints"));
+  if (h.tiles_at != (h.tile_count ? size - h.tile_count * sizeof(TileRecord) : 0)) fail("plan: the table of tile hints is not at its end");
   Checker(v).run();
   return v;
 }

@@ -11,6 +11,7 @@ constexpr uint32_t kVersion = 1;
 constexpr uint32_t kNone = 0xFFFFFFFFu;
 constexpr uint32_t kMaxCount = 1u << 16;     // of values, operators, tensors
 constexpr uint32_t kMaxChannels = 1u << 24;  // of a value, and rows or columns of a weight
+constexpr uint32_t kMostHeld = 4096;         // columns of a tile
 constexpr int64_t kAlign = 64;
 
 struct Header {
@@ -19,9 +20,9 @@ struct Header {
   uint32_t crc32;  // of all bytes after the header
   uint64_t size;   // of the whole plan
   uint32_t input_count, output_count, value_count, op_count, tensor_count;
-  uint32_t reserved0;
-  uint64_t io_at, values_at, ops_at, tensors_at;
-  uint64_t reserved1[6];
+  uint32_t tile_count;
+  uint64_t io_at, values_at, ops_at, tensors_at, tiles_at;
+  uint64_t reserved[5];
 };
 static_assert(sizeof(Header) == 128);
 
@@ -29,12 +30,19 @@ enum class ValueKind : uint32_t { kRows = 1, kImage = 2, kRaw = 3 };
 
 struct ValueRecord {
   ValueKind kind;
-  uint32_t channels;   // 0 for kRaw
-  uint32_t tile_hint;  // columns of a tile; 0: the library chooses
-  uint32_t rank;       // of the tensor outside: 2.. for kRows, 4 for kImage, or 2 for one pixel that is made
+  uint32_t channels;  // 0 for kRaw
+  uint32_t reserved0;
+  uint32_t rank;      // of the tensor outside: 2.. for kRows, 4 for kImage, or 2 for one pixel that is made
   uint32_t reserved[4];
 };
 static_assert(sizeof(ValueRecord) == 32);
+
+// A hint: values of so many columns are best cut into tiles that hold `held`, by so many threads with vectors of so many
+// floats. For all others the library chooses.
+struct TileRecord {
+  uint32_t columns, threads, lanes, held;
+};
+static_assert(sizeof(TileRecord) == 16);
 
 enum class TensorKind : uint32_t {
   kDense = 1,

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "run_context.h"
 
@@ -25,7 +26,7 @@ Rings& rings() {
 class Run {
  public:
   Run(const PlanView& view, Instance& instance, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel, double* seconds)
-      : c_{view, instance, inputs, 0, nullptr}, outputs_(outputs), parallel_(parallel), seconds_(seconds) {}
+      : c_{view, instance, inputs, 0, nullptr}, outputs_(outputs), parallel_(parallel), seconds_(seconds), spent_(seconds ? view.header->op_count : 0) {}
 
   void all() {
     const Header& header = *c_.v.header;
@@ -42,12 +43,24 @@ class Run {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // With several threads the time of a step is booked to its last operator.
+  // The time since the last call.
+  double lap() {
+    const auto before = std::exchange(last_, Clock::now());
+    return std::chrono::duration<double>(last_ - before).count();
+  }
+
   void lap(uint32_t slot) {
+    if (seconds_) seconds_[slot] += lap();
+  }
+
+  // The time of a step belongs to its operators in proportion to what the threads spent in each.
+  void lap(const Step& s) {
     if (!seconds_) return;
-    const auto now = Clock::now();
-    seconds_[slot] += std::chrono::duration<double>(now - last_).count();
-    last_ = now;
+    int64_t all = 0;
+    for (uint32_t i = s.begin(); i < s.end(); ++i) all += spent_[i];
+    const double time = lap();
+    if (!all) seconds_[s.begin()] += time;
+    for (uint32_t i = s.begin(); all && i < s.end(); ++i) seconds_[i] += time * static_cast<double>(spent_[i].exchange(0)) / static_cast<double>(all);
   }
 
   template <class F>
@@ -80,17 +93,20 @@ class Run {
     if (!s.tiles) whole(first);
     else if (s.stages.size() == 1) each(l.tiles, [&](int64_t tile) { stage(s.stages[0], tile); });
     else depth_first(s);
-    lap(s.end() - 1);
+    lap(s);
   }
 
   void stage(const Stage& g, int64_t tile) {
     Context c = c_;
     c.local = tile_memory(c_.in.local_floats);
+    auto begun = seconds_ ? Clock::now() : Clock::time_point();
     for (uint32_t i = g.begin; i < g.end; ++i) {
       const BuiltOp& b = c_.in.ops[i];
       auto piece = [&](int64_t p) { run_piece(c, b, tile, p); };
       parallel_.share(pieces_of(c, b, tile), [](void* data, size_t p) { (*static_cast<decltype(piece)*>(data))(static_cast<int64_t>(p)); }, &piece);
-      if (parallel_.threads() == 1) lap(i);
+      if (!seconds_) continue;
+      const auto before = std::exchange(begun, Clock::now());
+      spent_[i] += std::chrono::nanoseconds(begun - before).count();
     }
   }
 
@@ -188,6 +204,7 @@ class Run {
   SparsecTensor* outputs_;
   Parallel& parallel_;
   double* seconds_;
+  std::vector<std::atomic<int64_t>> spent_;  // nanoseconds of all threads in each operator of a step, if `seconds_`
   Clock::time_point last_;
 };
 

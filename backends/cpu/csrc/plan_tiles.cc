@@ -11,8 +11,9 @@ namespace {
 
 // Columns of a tile; more where all channels of them still fit the second cache, so that windows share more rows.
 constexpr int64_t kWideTile = 448, kWidestTile = 2 * kWideTile;
-// Time to write a float beyond the second cache and to read it from there, in multiply-adds of the roof.
-constexpr double kStream = 10.0;
+// Time to write a float beyond the second cache and to read it from there, in multiply-adds of the roof, for each lane of
+// a vector: memory is as fast with short ones.
+constexpr double kStream = 0.625;
 // Threads are never equally fast, and the last tile of all keeps all but one waiting: for so much of its time, as measured.
 constexpr double kWaits = 0.1;
 // What panels of single rows cost that are narrower than their tile, for every float that they read or write, in
@@ -173,7 +174,7 @@ double Cuts::streaming(const OpRecord& op, int64_t input_rows, int64_t output_ro
   // Tiles that a stretch of rows lies in may reach beyond it on either side.
   const int64_t live = std::min(x.height, round_up(rows - 1, input_rows) + input_rows);
   const bool stays = static_cast<double>(live * x.width * channels * 4) <= kKept * static_cast<double>(second_cache());
-  return stays ? 0 : kStream * static_cast<double>(x.columns * channels);
+  return stays ? 0 : kStream * plan_.tables[0]->lanes * static_cast<double>(x.columns * channels);
 }
 
 const Cut& Cuts::of(int64_t columns) {
@@ -181,15 +182,19 @@ const Cut& Cuts::of(int64_t columns) {
   return found != known_.end() ? found->second : known_.emplace(columns, choose(columns)).first->second;
 }
 
+int64_t Cuts::hint(int64_t columns) const {
+  for (uint32_t i = 0; i < plan_.view.header->tile_count; ++i) {
+    const TileRecord& t = plan_.view.tiles[i];
+    if (t.columns == columns && t.threads == static_cast<uint32_t>(threads_) && t.lanes == static_cast<uint32_t>(plan_.tables[0]->lanes)) return t.held;
+  }
+  return 0;
+}
+
 Cut Cuts::choose(int64_t columns) {
   const PlanView& view = plan_.view;
   const int64_t step = plan_.tables.back()->lanes;
   std::deque<std::pair<std::pair<const KernelTable*, int>, Cover>> covers;
   int64_t row = 0, channels = 1;  // of the images that a depthwise window makes
-  for (uint32_t i = 0; i < view.header->value_count; ++i) {
-    const int64_t hint = view.values[i].tile_hint;
-    if (shapes_.values[i].columns == columns && hint && hint % step == 0) return {hint, hint, hint};
-  }
   for (uint32_t i = 0; i < view.header->op_count; ++i) {
     const Shape& y = shapes_.values[view.ops[i].output];
     if (view.ops[i].code != OpCode::kDepthwise || y.columns != columns) continue;
@@ -209,6 +214,12 @@ Cut Cuts::choose(int64_t columns) {
     return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, kWidestTile)).second;
   };
   const bool gaps = gaps_allowed(columns, row), whole_rows = row || !readers.empty();
+  const auto cut = [&](int64_t held) -> Cut {
+    const int64_t width = round_up(held, step);
+    // No cache line belongs to two tiles: they are written by different threads.
+    return {held, width, gaps ? round_up(width, 16) : width};
+  };
+  if (const int64_t held = hint(columns); held && (held % step == 0 || (gaps && held % row == 0))) return cut(held);
   Cut best{step, step, step};
   double best_cost = 1e300;
   const auto consider = [&](int64_t held) {
@@ -243,13 +254,13 @@ Cut Cuts::choose(int64_t columns) {
     if (threads_ > 1) cost *= 1.0 + kWaits * threads_ / static_cast<double>(std::max<int64_t>(tiles, threads_));
     if (cost < best_cost * 0.999) {
       best_cost = cost;
-      // No cache line belongs to two tiles: they are written by different threads.
-      best = {held, width, gaps ? round_up(width, 16) : width};
+      best = cut(held);
     }
   };
   const int64_t fits = row ? second_cache() / 4 / (4 * channels) : 0, widest = std::clamp(fits, kWideTile, kWidestTile);
   for (int64_t width = step; width <= widest; width += step) consider(width);
   for (int64_t held = row; gaps && held <= widest && held < columns; held += row) consider(held);
+  if (row && columns > widest && columns <= kWidestTile) consider(round_up(columns, step));  // windows share all rows
   return best;
 }
 

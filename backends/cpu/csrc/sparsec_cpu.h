@@ -66,11 +66,16 @@ SPARSEC_API int sparsec_plan_shapes(SparsecPlan* plan, const SparsecTensor* inpu
 SPARSEC_API int sparsec_plan_run(SparsecPlan* plan, const SparsecTensor* inputs,
                                  SparsecTensor* outputs, char* error, size_t error_size);
 
-/* As sparsec_plan_run; adds the seconds spent in each operator to seconds[0..ops) (with several threads,
- * those of operators that run together on each tile to the last of them), and those of reading inputs and writing outputs to seconds[ops] and seconds[ops + 1]. */
+/* As sparsec_plan_run; adds the seconds spent in each operator to seconds[0..ops), and those of reading inputs
+ * and writing outputs to seconds[ops] and seconds[ops + 1]. Operators that run together on each tile share the time
+ * of all of them in proportion to what the threads spent in each. */
 SPARSEC_API int sparsec_plan_profile(SparsecPlan* plan, const SparsecTensor* inputs,
                                      SparsecTensor* outputs, double* seconds, char* error,
                                      size_t error_size);
+
+/* Bytes that the plan holds beside its own: after a run, values between operators for the shapes of the last runs, and weights
+ * in the form that the kernels read. */
+SPARSEC_API size_t sparsec_plan_memory(SparsecPlan* plan);
 
 #ifdef __cplusplus
 }

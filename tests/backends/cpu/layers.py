@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.library import why_no_library
 from sparsec.backends.cpu.pack import pack_blocks
-from sparsec.backends.cpu.plan import NONE, Activation, Dense, Kind, Op, OpCode, Plan, Value
+from sparsec.backends.cpu.plan import NONE, Activation, Dense, Kind, Op, OpCode, Plan, Tile, Value
 
 Array = NDArray[np.float32]
 
-LANES = {"avx512": 16, "avx2": 8, "neon": 4, "portable": 4}  # floats of a vector
 
 NEEDS_LIBRARY = pytest.mark.skipif(why_no_library() is not None, reason=str(why_no_library()))
 
@@ -34,7 +33,7 @@ def linear_plan(
     bias: Array | None = None,
     kind: Kind = Kind.ROWS,
     residual: bool = False,
-    tile: int = 0,
+    tiles: tuple[Tile, ...] = (),
     **fields: object,
 ) -> Plan:
     """One linear layer; ``block_rows`` None stores the weight dense."""
@@ -43,12 +42,12 @@ def linear_plan(
     tensors = (weight,) if bias is None else (weight, Dense(bias.reshape(1, -1)))
     rank = 4 if kind is Kind.IMAGE else 2
     sizes = [columns, rows] + ([rows] if residual else [])
-    values = tuple(Value(kind, size, rank, tile) for size in sizes)
+    values = tuple(Value(kind, size, rank) for size in sizes)
     op = Op(
         OpCode.LINEAR, (0, 2) if residual else (0,), 1, weight=0,
         bias=NONE if bias is None else 1, **fields,  # type: ignore[arg-type]
     )  # fmt: skip
-    return Plan((0, 2) if residual else (0,), (1,), values, (op,), tensors)
+    return Plan((0, 2) if residual else (0,), (1,), values, (op,), tensors, tiles)
 
 
 def assert_close(

@@ -64,13 +64,11 @@ def test_same_bits_as_operator_by_operator(isa: str, blocks, size: tuple[int, in
 
 
 def test_the_widest_plane_is_never_whole() -> None:
-    """With several threads the time of a step is booked to its last operator: the others have none."""
     rng = np.random.default_rng(0)
     plan = inverted_residuals(rng, 96, [(3, 1), (3, 2)])
     x = rng.standard_normal((1, 3, 224, 224)).astype(np.float32)
-    seconds = LoadedPlan(plan.to_bytes(), threads=2).profile(x)
-    for block in range(2):
-        expand, window, project = seconds[1 + 3 * block : 4 + 3 * block]
-        assert expand == 0
-        assert window == 0
-        assert project > 0
+    loaded = LoadedPlan(plan.to_bytes(), threads=2)
+    assert loaded.memory() == 0
+    loaded.run(x)
+    widest = 4 * 96 * 112 * 112
+    assert 0 < loaded.memory() < widest

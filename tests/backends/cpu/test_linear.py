@@ -5,11 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from sparsec.backends.cpu.library import LoadedPlan, _fill, microkernels
-from sparsec.backends.cpu.plan import Activation, Kind
+from sparsec.backends.cpu.library import LANES, LoadedPlan, _fill, microkernels
+from sparsec.backends.cpu.plan import Activation, Kind, Tile
 from tests.backends.cpu.layers import (
     CLIP,
-    LANES,
     NEEDS_LIBRARY,
     Guarded,
     assert_close,
@@ -45,14 +44,10 @@ def test_every_microkernel(isa: str) -> None:
         for rows, columns, depth in ((8, 40, 0), (26, 129, 32), (3, 5, 2)):
             matrix = sparse_matrix(rng, rows, columns, 0.6, block)
             bias = rng.standard_normal(rows).astype(np.float32)
-            plan = linear_plan(
-                matrix,
-                block,
-                bias=bias,
-                tile=vectors * per,
-                depth_hint=depth,
-            )
-            x = rng.standard_normal((vectors * per + 3, columns)).astype(np.float32)
+            held = vectors * per
+            tiles = (Tile(held + 3, 1, per, held),)
+            plan = linear_plan(matrix, block, bias=bias, tiles=tiles, depth_hint=depth)
+            x = rng.standard_normal((held + 3, columns)).astype(np.float32)
             run_and_check(plan.to_bytes(), isa, x, matrix, bias)
 
 

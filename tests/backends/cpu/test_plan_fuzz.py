@@ -18,7 +18,7 @@ from sparsec.backends.cpu.densify import densify_model
 from sparsec.backends.cpu.library import LoadedPlan
 from sparsec.backends.cpu.narrow import narrow
 from sparsec.backends.cpu.pack import pack_blocks
-from sparsec.backends.cpu.plan import Activation, Blocks, Dense, Kind, Op, OpCode, Plan, Value
+from sparsec.backends.cpu.plan import Activation, Blocks, Dense, Kind, Op, OpCode, Plan, Tile, Value
 from sparsec.ir.errors import ArtifactError, ShapeError
 from sparsec.passes.rounding import to_float16, to_int8
 from tests.backends.cpu.layers import NEEDS_LIBRARY, linear_plan, sparse_matrix
@@ -105,7 +105,8 @@ def _encoder() -> Case:
         Op(OpCode.ADD, (6, 0), 7),
     )
     values = (rows, Value(Kind.RAW, 0, 4), *(rows,) * 6)
-    plan = Plan((0, 1), (7,), values, ops, tensors)
+    tiles = (Tile(10, 1, 8, 8), Tile(10, 1, 16, 16), Tile(10, 2, 8, 16))
+    plan = Plan((0, 1), (7,), values, ops, tensors, tiles)
     return Case(plan.to_bytes(), (_x(2, 5, 8), np.zeros((2, 1, 5, 5), np.float32)))
 
 

@@ -79,6 +79,7 @@ def test_a_close_race_of_whole_models_is_held_twice(
             return {name: pace if name == "dense" else pace / gain for name in self.sessions}
 
     monkeypatch.setattr(measurer, "Contest", Raced)
+    monkeypatch.setattr(measurer.Tuner, "tiles", lambda self, threads: ())
     codes = {row.code for row in lower(None).layers}
     assert (Code.MEASURED_FASTER in codes) is kept
     assert not list(left)
@@ -97,6 +98,7 @@ def test_a_region_that_loses_narrowly_is_tried_in_the_whole_model(
             return {name: 1.5 if name == "dense" else 1.0 for name in self.sessions}
 
     monkeypatch.setattr(measurer, "Contest", Raced)
+    monkeypatch.setattr(measurer.Tuner, "tiles", lambda self, threads: ())
     codes = {row.code for row in lower(None).layers}
     assert (Code.MEASURED_FASTER in codes) is kept
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sparsec.backends.cpu.library import LoadedPlan, microkernels
+from sparsec.backends.cpu.library import LANES, LoadedPlan, microkernels
 from sparsec.backends.cpu.pack import pack_blocks
 from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Value
-from tests.backends.cpu.layers import LANES, NEEDS_LIBRARY, assert_close, sparse_matrix
+from tests.backends.cpu.layers import NEEDS_LIBRARY, assert_close, sparse_matrix
 
 pytestmark = NEEDS_LIBRARY
 
