@@ -33,12 +33,12 @@ INSTRUCTIONS = {
     "bm32": (14.0, 21.0),
     "block8x1": (11.0, 17.0),
     "block16x1": (6.5, 12.0),
-    "nm24_sp": (0.65, 1.3),
+    "nm24_sp": (0.65, 1.25),
     "nm14_sp": (1.4, 1.8),
 }
 # The same for lps, for a stored element and for any element: the line above what is counted from 50 % to
 # 90 % of zeros that is nowhere far from it.
-_SCATTER = ((5.0, 1.33), (5.6, 2.3))
+_SCATTER = ((4.6, 1.33), (5.7, 1.35))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def instructions(form: str, sparsity: float, values: str = "float16") -> float:
     Examples
     --------
     >>> instructions("nm24", 0.5), round(instructions("lps", 0.9), 2)
-    (5.4, 1.83)
+    (5.4, 1.79)
     """
     narrow = value_bytes(values) == 1
     if form == "lps":

@@ -27,7 +27,7 @@ _RESERVED = 1024  # bytes of shared memory that the driver takes of each block
 # Processors of the device that the architecture is built for; they decide only into how many blocks the
 # reduction is split.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
-_CLEAR_BYTES, _CLEAR_BYTES_8 = 0.62, 0.36  # an element of lps, of 16 and 8-bit values, see clears()
+_CLEAR_BYTES, _CLEAR_BYTES_8 = 0.62, 0.41  # an element of lps, of 16 and 8-bit values, see clears()
 _MAX_SPLIT = 16
 _STORED_BYTES = {"nm24_sp": 1.125, "nm14_sp": 0.5625, "lps": 0.9}  # of an element, about
 _MIN_COLUMNS = 512  # of a block: below, the partial sums cost more than they bring
@@ -357,7 +357,7 @@ def clears(form: str, stored: float, values: str = "") -> bool:
 
     Both take shared memory's time: a tile 16 stores of 16 bytes a lane, which are 64 of its clocks, single
     places one store and one clock an entry. They are fewer, and what a lane needs of them stays in its
-    registers, where lists have at most 12 entries: from a sparsity of 79 % on, with 8-bit values 82 %.
+    registers, where lists have at most 12 entries, of 8-bit values 16: from a sparsity of 79 % on.
 
     Examples
     --------

@@ -21,10 +21,11 @@ _TENSOR = ("HMMA", "HGMMA", "UTCHMMA", "MFMA")
 _LOCAL = ("LDL", "STL")
 _TENSOR_OF_SM = {90: "HGMMA", 100: "UTCHMMA"}  # every other one runs mma.sync
 
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 _ADDRESS = re.compile(r"0x([0-9a-f]+)")
 _INSTRUCTION_BYTES = 16
+_Instruction = tuple[str, str, str, str]  # address, predicate, opcode, operands
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class CodeReport:
         Opcodes inside every backward branch, inner loops included, in the order of their ends.
     blocks : tuple of tuple of Counter
         For every one of ``loops``, its basic blocks in order: what runs as a whole or not at all.
+    ways : tuple of tuple of tuple of int
+        For every one of ``blocks``, which later ones of its loop can follow it.
     """
 
     registers: int
@@ -53,6 +56,7 @@ class CodeReport:
     loop: int
     loops: tuple[Counter[str], ...] = ()
     blocks: tuple[tuple[Counter[str], ...], ...] = ()
+    ways: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def count(self, *bases: str) -> int:
         """Return how many instructions have one of these names, whatever their modifiers."""
@@ -90,22 +94,26 @@ def read_code(cubin: bytes) -> CodeReport:
         for end, each in enumerate(found)
         if 1 < (length := _jump_back(*each)) <= end + 1
     ]
-    names = [opcode for _, opcode, _ in found]
-    borders = _borders(found)
+    names = [opcode for _, _, opcode, _ in found]
+    borders, index = _borders(found), _index(found)
+    split = [
+        list(itertools.pairwise([begin, *(each for each in borders if begin < each < end), end]))
+        for begin, end in spans
+    ]
     return CodeReport(
         registers=int(usage[1]),
         stack=int(usage[2]),
         opcodes=Counter(names),
         loop=max((_jump_back(*each) for each in found), default=0),
         loops=tuple(Counter(names[begin:end]) for begin, end in spans),
-        blocks=tuple(
+        blocks=tuple(tuple(Counter(names[first:last]) for first, last in parts) for parts in split),
+        ways=tuple(
             tuple(
-                Counter(names[first:last])
-                for first, last in itertools.pairwise(
-                    [begin, *(each for each in borders if begin < each < end), end]
-                )
+                tuple(later for later in range(at + 1, len(parts)) if parts[later][0] in next_ones)
+                for at, (_, last) in enumerate(parts)
+                for next_ones in [_following(found[last - 1], last, index)]
             )
-            for begin, end in spans
+            for parts in split
         ),
     )
 
@@ -148,11 +156,25 @@ def check_code(
         )
 
 
-def _borders(found: list[tuple[str, str, str]]) -> list[int]:
+def _index(found: list[_Instruction]) -> dict[int, int]:
+    """Return the number of an instruction by its address."""
+    return {int(address, 16): at for at, (address, *_) in enumerate(found)}
+
+
+def _following(last: _Instruction, behind: int, index: dict[int, int]) -> set[int]:
+    """Return the instructions that can follow the last one of a block; ``behind`` is the next one."""
+    _, guard, opcode, rest = last
+    base, target = opcode.split(".")[0], _ADDRESS.search(rest)
+    ends = base in ("BRA", "EXIT", "RET")
+    found = {behind} if guard or not ends or "," in rest else set()  # BRA.U UP0, 0x...
+    return found | ({index.get(int(target[1], 16), 0)} if base == "BRA" and target else set())
+
+
+def _borders(found: list[_Instruction]) -> list[int]:
     """Return where basic blocks start: at what branches name, and behind branches."""
-    index = {int(address, 16): at for at, (address, _, _) in enumerate(found)}
+    index = _index(found)
     starts = {0}
-    for at, (_, opcode, rest) in enumerate(found):
+    for at, (_, _, opcode, rest) in enumerate(found):
         base = opcode.split(".")[0]
         if base in ("BRA", "BSSY", "CALL") and (target := _ADDRESS.search(rest)):
             starts.add(index.get(int(target[1], 16), 0))
@@ -161,7 +183,7 @@ def _borders(found: list[tuple[str, str, str]]) -> list[int]:
     return sorted(starts)
 
 
-def _jump_back(address: str, opcode: str, rest: str) -> int:
+def _jump_back(address: str, _: str, opcode: str, rest: str) -> int:
     """Return how many instructions a branch goes back over, itself included; 0 for others."""
     target = _ADDRESS.search(rest) if opcode.split(".")[0] == "BRA" else None
     if target is None:

@@ -56,8 +56,8 @@ LANE_FN void store_shared32(u32 at, u32 v) {
 }
 // The offset is a literal of the instruction: it costs nothing.
 template <int OFFSET>
-LANE_FN void store_shared16(u32 at, u32 v) {
-  asm volatile("st.shared.u16 [%0+%2], %1;" ::"r"(at), "h"((u16)v), "n"(OFFSET) : "memory");
+LANE_FN void store_shared16(u32 at, u16 v) {
+  asm volatile("st.shared.u16 [%0+%2], %1;" ::"r"(at), "h"(v), "n"(OFFSET) : "memory");
 }
 // Lane i names row i % 8 (16 bytes) of matrix i / 8; lane i receives word i % 4 of row i / 4 of each.
 LANE_FN Quad load_matrices(u32 at) {
@@ -89,12 +89,12 @@ LANE_FN u32 load32(const void* at) {
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(at));
   return v;
 }
-// The offset is a literal of the instruction: it costs nothing.
+// Into v if `go`, which is what it was otherwise. The offset is a literal of the instruction: it costs nothing.
 template <int OFFSET>
-LANE_FN u32 load32_at(const void* at) {
-  u32 v;
-  asm volatile("ld.global.nc.u32 %0, [%1+%2];" : "=r"(v) : "l"(at), "n"(OFFSET));
-  return v;
+LANE_FN void load32_if(u32& v, const void* at, bool go) {
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.u32 %0, [%1+%3]; }"
+               : "+r"(v)
+               : "l"(at), "r"((u32)go), "n"(OFFSET));
 }
 LANE_FN u64 load64(const void* at) {
   u64 v;
@@ -113,8 +113,10 @@ LANE_FN Quad load128(const void* at) {
                : "l"(at));
   return v;
 }
-// Brings the 128 bytes around `at` to the L2 cache.
-LANE_FN void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+// Brings the 128 bytes around `at` to the L2 cache if `go`.
+LANE_FN void prefetch(const void* at, bool go = true) {
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p prefetch.global.L2 [%0]; }" ::"l"(at), "r"((u32)go));
+}
 // Written by other blocks during this launch: not through the read-only path.
 LANE_FN Quad load_partial128(const float* at) {
   Quad v;
@@ -193,14 +195,29 @@ LANE_FN u32 fma2(u32 a, u32 b, u32 c) {
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
+// The halves of a word, each where a 16-bit store takes it.
+LANE_FN void halves(u32 v, u16& low, u16& high) { asm("mov.b32 {%0,%1}, %2;" : "=h"(low), "=h"(high) : "r"(v)); }
 #if __CUDA_ARCH__ >= 890
-// Two float16 of the two e4m3 in the low half of a word.
-LANE_FN u32 widen_e4m3(u32 pair) {
+// Two float16 of the two e4m3 in the low half of a word, or in the high one.
+template <int HIGH>
+LANE_FN u32 widen_e4m3(u32 word) {
+  u16 half[2];
+  halves(word, half[0], half[1]);
   u32 d;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"((u16)pair));
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(half[HIGH]));
   return d;
 }
 #endif
+// A float16 of a signed byte of a word; a bfloat16 from sm_90 on.
+template <bool BF, int BYTE>
+LANE_FN u16 widen_int8(u32 word) {
+  u16 h;
+  if constexpr (BF)
+    asm("{ .reg .s32 n; bfe.s32 n, %1, %2, 8; cvt.rn.bf16.s32 %0, n; }" : "=h"(h) : "r"(word), "n"(8 * BYTE));
+  else
+    asm("{ .reg .s32 n; bfe.s32 n, %1, %2, 8; cvt.rn.f16.s32 %0, n; }" : "=h"(h) : "r"(word), "n"(8 * BYTE));
+  return h;
+}
 // c[16x8] += a[16x16] b[16x8]; fragments as the PTX manual lays out m16n8k16.
 template <bool BF>
 LANE_FN void multiply(float (&c)[4], Quad a, u32 b0, u32 b1) {

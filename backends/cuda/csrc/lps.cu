@@ -13,24 +13,28 @@
 #include "lps.cuh"
 
 #ifdef __CUDA_ARCH__
-constexpr bool BEFORE_90 = __CUDA_ARCH__ < 900, HOPPER = __CUDA_ARCH__ == 900;
+constexpr bool BEFORE_90 = __CUDA_ARCH__ < 900;
 #else
-constexpr bool BEFORE_90 = false, HOPPER = true;
+constexpr bool BEFORE_90 = false;
 #endif
 constexpr int SETS = 2;                  // of rows, in a block
 constexpr int TEAM = 4;                  // warps of a set, over the reduction
-constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that is brought to the L2 cache
-constexpr int EARLY = CLEAR ? 4 : 5;       // overflow entries that a lane fetches before it scatters the lists
+constexpr int AHEAD = 8;                 // chunks from the one that is loaded to the one that comes to the L2 cache
+// Overflow entries that a lane fetches before it scatters the lists; lists of 8-bit values leave fewer.
+constexpr int EARLY = (CLEAR ? 4 : 5) - (VALUES ? 2 : 0);
 constexpr int LATE = 4;                  // and that it fetches together afterwards
-// Halves of a tile that are multiplied in one go: what ptxas finds registers for, here and where AHEAD_STAYS.
-constexpr int TOGETHER = N8 <= 4 && !(BEFORE_90 && CLEAR && VALUES && X_BYTES == 2) ? 2 : 1;
-constexpr int KEEP = 3;                    // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
+// Halves of a tile that are multiplied in one go: what ptxas finds registers for.
+constexpr int TOGETHER = N8 <= 4 && !(((BEFORE_90 && VALUES) || N8 == 2) && CLEAR && X_BYTES == 2) ? 2 : 1;
+constexpr int KEEP = VALUES ? 4 : 3;     // chunks of a tile that CLEAR holds in registers: enough from 80 % zeros on
 // Of them with addresses, where accumulators, masks of x and the arithmetic of int8 in bfloat16 leave room.
-constexpr bool TIGHT = N8 == 2 && !EVEN && X_BYTES == 16;
-constexpr int PLACED = N8 > 4 || (TIGHT && VALUES) ? 0 : (TIGHT || (N8 == 2 && BRAIN && VALUES == INT8) ? 1 : 2);
+constexpr bool TIGHT = N8 == 2 && !EVEN && X_BYTES == 16, SCARCE = N8 == 2 && BRAIN && VALUES == INT8;
+constexpr int PLACED = N8 > 4 || (TIGHT && VALUES) ? 0 : (N8 == 4 ? KEEP : (TIGHT || SCARCE ? 1 : 2));
+// Chunks of the next tile that are asked for before those of a tile are cleared: where gaps are needed for that, it
+// takes registers for them.
+constexpr int SOON = PLACED < 2 && N8 == 2 ? PLACED : 2;
 
-// Whether the distance that a lane prefetches at has a register of its own.
-constexpr bool AHEAD_STAYS = (N8 <= 4 || HOPPER) && (X_BYTES == 16 || VALUES == SIXTEEN);
+// Chunks that CLEAR brings to the L2 cache at a time: the lanes bring a line of 128 bytes each.
+constexpr int BATCH = 32 / (CHUNK_BYTES / 128);
 
 // What a lane holds of the first KEEP chunks of a tile: what they store, and where that went.
 struct Kept {
@@ -38,10 +42,11 @@ struct Kept {
   u32 gaps[KEEP], at[KEEP][8];
 };
 
-// Asks for the chunks of a tile; `values` and `gaps` are where its first one lies.
+// Asks for the chunks FROM, ... < TO of a tile; `values` and `gaps` are where its first one lies.
+template <int FROM, int TO>
 LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) {
 #pragma unroll
-  for (int c = 0; c < KEEP; c++)
+  for (int c = FROM; c < TO; c++)
     if (c < count) kept.v[c] = load_values(values + c * CHUNK_BYTES), kept.gaps[c] = load32(gaps + c * CHUNK_BYTES);
 }
 
@@ -49,47 +54,65 @@ LANE_FN void fetch(Kept& kept, const char* values, const char* gaps, int count) 
 template <int I>
 LANE_FN void fetch_spilt(u32 (&early)[EARLY], const char* spilt, int extra) {
   if constexpr (I < EARLY) {
-    if (extra > 32 * I) early[I] = load32_at<128 * I>(spilt);
+    load32_if<128 * I>(early[I], spilt, extra > 32 * I);
     fetch_spilt<I + 1>(early, spilt, extra);
   }
 }
 
-// Scatters chunks C, C + 1, ... of the `count` of a tile: those that were fetched, then the others from memory.
+// Scatters one of the chunks that were fetched.
 template <int C>
-LANE_FN void scatter_kept(Kept& kept, const char* values, const char* gaps, int count, u32 low, u32 high) {
+LANE_FN void scatter_one(Kept& kept, u32& low, u32& high) {
+  scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
+}
+
+// Scatters chunks C, C + 1, ... of the `count` of a tile, C >= 2: those that were fetched, then others from memory.
+template <int C>
+LANE_FN void scatter_more(Kept& kept, const char* values, const char* gaps, int count, u32 low, u32 high) {
   if (C >= count) return;
   if constexpr (C < KEEP) {
-    scatter<512 * C>(widened(kept.v[C]), kept.gaps[C], low, high, kept.at[C]);
-    scatter_kept<C + 1>(kept, values, gaps, count, low, high);
+    scatter_one<C>(kept, low, high);
+    scatter_more<C + 1>(kept, values, gaps, count, low, high);
   } else {
     low += KEEP * 512, high += KEEP * 512;
+    int c = KEEP;
 #pragma unroll 1
-    for (int c = KEEP; c < count; c++, low += 512, high += 512)
+    do {
       scatter<0>(widened(load_values(values + c * CHUNK_BYTES)), load32(gaps + c * CHUNK_BYTES), low, high);
+      low += 512, high += 512;
+    } while (++c < count);
   }
 }
 
-// Zeroes what scatter_kept wrote; `first` are the gaps of chunks that were fetched, `gaps` is where those of the next
-// tile lie.
+// Zeroes what a chunk with these gaps wrote.
 template <int C>
-LANE_FN void clear(const Kept& kept, const u32 (&first)[KEEP], const char* gaps, int count, u32 low, u32 high) {
-  const Quad zero = {0, 0, 0, 0};
-  if (C >= count) return;
+LANE_FN void clear_one(const Kept& kept, const u32 (&wrote)[KEEP], u32& low, u32& high) {
   if constexpr (C < PLACED) {
     const u32 (&at)[8] = kept.at[C];
     store_shared16<512 * C + 128>(at[0], 0), store_shared16<512 * C + 128>(at[1], 0);
     store_shared16<512 * C + 256>(at[2], 0), store_shared16<512 * C + 256>(at[3], 0);
     store_shared16<512 * C + 384>(at[4], 0), store_shared16<512 * C + 384>(at[5], 0);
     store_shared16<512 * C + 512>(at[6], 0), store_shared16<512 * C + 512>(at[7], 0);
-    clear<C + 1>(kept, first, gaps, count, at[6], at[7]);
-  } else if constexpr (C < KEEP) {
-    scatter<512 * C>(zero, first[C], low, high);
-    clear<C + 1>(kept, first, gaps, count, low, high);
+    low = at[6], high = at[7];
+  } else {
+    scatter<512 * C>(Halves{}, wrote[C], low, high);
+  }
+}
+
+// Zeroes what scatter_more wrote; `gaps` is where those of the next tile lie.
+template <int C>
+LANE_FN void clear_more(const Kept& kept, const u32 (&wrote)[KEEP], const char* gaps, int count, u32 low, u32 high) {
+  if (C >= count) return;
+  if constexpr (C < KEEP) {
+    clear_one<C>(kept, wrote, low, high);
+    clear_more<C + 1>(kept, wrote, gaps, count, low, high);
   } else {
     low += KEEP * 512, high += KEEP * 512;
+    int c = KEEP - count;
 #pragma unroll 1
-    for (int c = KEEP - count; c < 0; c++, low += 512, high += 512)
-      scatter<0>(zero, load32(gaps + c * CHUNK_BYTES), low, high);
+    do {
+      scatter<0>(Halves{}, load32(gaps + c * CHUNK_BYTES), low, high);
+      low += 512, high += 512;
+    } while (++c < 0);
   }
 }
 
@@ -112,7 +135,7 @@ LANE_FN Quad load_x(const char* at, int left) {
 using Place = const char*;
 LANE_FN Place place(const char* x, u32 bytes) { return x + bytes; }
 LANE_FN const char* start(const char*, const char*, Place at) { return at; }
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || EVEN
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200 || (EVEN && !(CLEAR && VALUES))
 using Place = u32;
 LANE_FN Place place(const char*, u32 bytes) { return pin(bytes); }
 LANE_FN const char* start(const char*, const char* now, Place at) { return now + at; }
@@ -164,7 +187,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
     u32 g0 = 0, g1 = 0;
     int stream = end - chunk;  // chunks this warp has not asked for
     if constexpr (CLEAR) {
-      fetch(kept, values, gaps, (int)next - chunk);
+      fetch<0, KEEP>(kept, values, gaps, (int)next - chunk);
     } else {
       if (stream > 0) v0 = load_values(values), g0 = load32(gaps);
       if (stream > 1) v1 = load_values(values + CHUNK_BYTES), g1 = load32(gaps + CHUNK_BYTES);
@@ -179,28 +202,30 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       const int n = blockIdx.z * 8 * N8 + 8 * j + (lane >> 2);
       x_at[j] = place((const char*)x, ((u32)(n < N ? n : N - 1) * K + first * STEP + 8 * (lane & 3)) * 2);
     }
-    // From a lane's values to the line that it brings to the L2 cache.
-    u32 ahead = (128 - LANE_BYTES) * lane + AHEAD * CHUNK_BYTES;
-    if constexpr (AHEAD_STAYS) ahead = pin(ahead);
-    u32 early[EARLY] = {}, spots[EARLY] = {};  // overflow entries, and where they went
+    [[maybe_unused]] int bring = chunk;  // with CLEAR: AHEAD chunks before what comes to the L2 cache next
+    u32 early[EARLY] = {}, spots[EARLY];  // overflow entries, and where they went
+#pragma unroll
+    for (int i = 0; i < EARLY; i++) spots[i] = own;
     int x_left = K - first * STEP - 8 * (lane & 3);
 
 #pragma unroll 1
     for (int step = first; step < last; step++) {
       int count = (int)same((int)next - chunk);
       const int spare = (int)same((int)(next >> 32) - over), extra = spare - lane;
-      const char* spilt = element<4>(overflow, over + lane);
-      chunk = (int)next, over = (int)(next >> 32);
+      fetch_spilt<0>(early, element<4>(overflow, over + lane), extra);
+      chunk += count, over += spare;
       if (step + 1 < last) next = load64(at);
       advance(at, 8);
-      fetch_spilt<0>(early, spilt, extra);
 
       u32 low = own - 128, high = own - 126;
-      u32 written[KEEP];
       if constexpr (CLEAR) {
-        scatter_kept<0>(kept, values, gaps, count, low, high);
-#pragma unroll
-        for (int c = 0; c < KEEP; c++) written[c] = kept.gaps[c];
+        // The first two together, here and below: most tiles have both, and it is a branch less.
+        if (count > 1) {
+          scatter_one<0>(kept, low, high), scatter_one<1>(kept, low, high);
+          scatter_more<2>(kept, values, gaps, count, low, high);
+        } else if (count) {
+          scatter_one<0>(kept, low, high);
+        }
       } else {
 #pragma unroll 1
         for (; count > 1; count -= 2) {
@@ -233,7 +258,7 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         u32 late[LATE];
 #pragma unroll
         for (int i = 0; i < LATE; i++)
-          if (extra - from > 32 * i) late[i] = load32(spilt + 4 * from + 128 * i);
+          if (extra - from > 32 * i) late[i] = load32(overflow + (over - extra) + from + 32 * i);
 #pragma unroll
         for (int i = 0; i < LATE; i++)
           if (extra - from > 32 * i) store_shared16<0>(tile + (late[i] >> 16), spilt_value(late[i]));
@@ -247,14 +272,21 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
         for (int j = 0; j < N8; j++) xs[j] = load_x(start((const char*)x, x_now, x_at[j]) + 64 * b, x_left - 32 * b);
 #pragma unroll
         for (int s = 0; s < 2; s++) {
+          const u32 words = rows + (2 * b + s) * STRIPS * 512;
+          Quad a[STRIPS];
+#pragma unroll
+          for (int i = 0; i < STRIPS && !CLEAR; i++) a[i] = load_matrices(words + i * 512);
+          if constexpr (!CLEAR) {
+            sync_warp();  // what a lane zeroes, others have read
+#pragma unroll
+            for (int i = 0; i < STRIPS; i++) store_shared128(words + i * 512, zero);
+          }
 #pragma unroll
           for (int i = 0; i < STRIPS; i++) {
-            const u32 words = rows + ((2 * b + s) * STRIPS + i) * 512;
-            const Quad a = load_matrices(words);
-            if constexpr (!CLEAR) store_shared128(words, zero);
+            if constexpr (CLEAR) a[i] = load_matrices(words + i * 512);
 #pragma unroll
             for (int j = 0; j < N8; j++)
-              multiply<BRAIN>(acc[i][j], a, s ? xs[j].z : xs[j].x, s ? xs[j].w : xs[j].y);
+              multiply<BRAIN>(acc[i][j], a[i], s ? xs[j].z : xs[j].x, s ? xs[j].w : xs[j].y);
           }
         }
       }
@@ -265,16 +297,32 @@ lps_linear(const u16* x, const u32* chunks, const int* tiles, const u32* overflo
       sync_warp();
       if constexpr (CLEAR) {
         advance(values, count * CHUNK_BYTES), advance(gaps, count * CHUNK_BYTES);
-        fetch(kept, values, gaps, (int)next - chunk);
-        // A line a lane: as many bytes as this tile had, AHEAD chunks on. Past the end there is none to bring.
-        if (lane < count * (CHUNK_BYTES / 128) && end - chunk > AHEAD + 4096 / CHUNK_BYTES) prefetch(values + ahead);
-        clear<0>(kept, written, gaps, count, own - 128, own - 126);
+        u32 wrote[KEEP];
 #pragma unroll
-        for (int i = 0; i < EARLY; i++)
-          if (extra > 32 * i) store_shared16<0>(spots[i], 0);
+        for (int c = 0; c < KEEP; c++) wrote[c] = kept.gaps[c];
+        const int coming = (int)same((int)next - chunk);
+        fetch<0, SOON>(kept, values, gaps, coming);
+        low = own - 128, high = own - 126;
+        if (count > 1) {
+          clear_one<0>(kept, wrote, low, high), clear_one<1>(kept, wrote, low, high);
+          clear_more<2>(kept, wrote, gaps, count, low, high);
+        } else if (count) {
+          clear_one<0>(kept, wrote, low, high);
+        }
+        if (SOON < coming) fetch<SOON, KEEP>(kept, values, gaps, coming);
+        if (chunk >= bring) {
+          const char* line = element<CHUNK_BYTES>((const char*)chunks + 128 * lane, bring + AHEAD);
+          prefetch(line, lane < BATCH * (CHUNK_BYTES / 128) && bring + AHEAD + BATCH <= end);
+          bring += BATCH;
+        }
+        // What is left of an earlier tile is a place that is zero already.
+#pragma unroll
+        for (int i = 0; i < EARLY; i++) store_shared16<0>(spots[i], 0);
 #pragma unroll 1
-        for (int i = 32 * EARLY; i < spare; i += 32)
-          if (i < extra) store_shared16<0>(tile + (load32(spilt + 4 * i) >> 16), 0);
+        for (int i = 32 * EARLY; i < spare; i += 32) {
+          const int mine = over - extra + i;  // past the last one: the last one
+          store_shared16<0>(tile + (load32(overflow + (mine < over ? mine : over - 1)) >> 16), 0);
+        }
         sync_warp();
       }
     }

@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from sparsec.backends.cuda import sass
 from sparsec.backends.cuda.sass import CodeReport, check_code, read_code
 from sparsec.ir.errors import UnsupportedTargetError
 
@@ -37,6 +38,34 @@ def test_bad_code_is_an_error_with_a_way_out(bad, sm, message):
 def test_counting_is_by_instruction_not_by_prefix():
     assert report(LDGSTS_E_128=3, LDG_E=2).count("LDG") == 2
     assert report(LDGSTS_E_128=3, LDG_E=2).count("LDG", "LDGSTS") == 5
+
+
+LISTING = """
+  Function : kernel REG:8 STACK:0
+        /*0000*/                   MOV R1, R2 ;
+        /*0010*/              @!P0 BRA 0x50 ;
+        /*0020*/                   BRA.U UP0, 0x40 ;
+        /*0030*/                   FFMA R1, R1, R1, R1 ;
+        /*0040*/                   BRA 0x60 ;
+        /*0050*/                   FADD R1, R1, R1 ;
+        /*0060*/              @P1 BRA 0x0 ;
+        /*0070*/                   EXIT ;
+"""
+
+
+def test_the_ways_through_a_loop_are_those_of_its_branches(monkeypatch):
+    monkeypatch.setattr(sass, "_cuobjdump", lambda: "")
+    monkeypatch.setattr(sass, "_run", lambda *_: LISTING)
+    code = read_code(b"")
+    assert [sorted(each) for each in code.blocks[0]] == [
+        ["BRA", "MOV"],
+        ["BRA.U"],
+        ["FFMA"],
+        ["BRA"],
+        ["FADD"],
+        ["BRA"],
+    ]
+    assert code.ways[0] == ((1, 4), (2, 3), (3,), (5,), (5,), ())
 
 
 def test_what_is_no_cubin_is_an_error():

@@ -35,7 +35,9 @@ MEMORY_BOUND = {0.5: 7.8, 0.6: 6.3, 0.7: 5.0, 0.8: 3.6, 0.9: 2.3}
 # The budgets that the kernels are held to, by rows of x; of all forms in test_native_variants.py.
 NM24_SP = {8: 0.65, 16: 0.72, 32: 0.72, 64: 1.05}
 NM14_SP = {8: 1.35, 16: 1.45, 32: 1.45, 64: 1.8}  # of 3.9 that memory leaves for 1:4
-LPS = {0.5: 4.0, 0.6: 3.4, 0.7: 2.8, 0.8: 2.3, 0.9: 1.9}  # at 16 rows; 6 (1 - s) + 1.3 at most
+LPS = {0.5: 3.5, 0.6: 2.9, 0.7: 2.75, 0.8: 2.05, 0.9: 1.6}  # at 16 rows
+# What an H200 issues while a weight of 8 bits in lps arrives: its bytes times 29.7 / 4.3.
+MEMORY_BOUND_8 = {0.5: 5.9, 0.6: 4.8, 0.7: 3.7, 0.8: 2.7, 0.9: 1.565}
 
 
 @pytest.mark.parametrize("form", FRAGMENTS)
@@ -87,7 +89,7 @@ def test_more_rows_of_x_are_bound_by_memory_up_to_the_documented_sparsity(compil
             if is_meant_for(kernel.variant, sparsity):
                 spent = instructions_per_element(kernel.code, kernel.variant, sparsity)
                 # The one that does not hold: docs/adr/0032 says why.
-                limit = 3.3 if (bucket, sparsity) == (64, 0.9) else budget
+                limit = 3.05 if (bucket, sparsity) == (64, 0.9) else budget
                 assert 1.0 < spent <= limit
 
 
@@ -118,11 +120,21 @@ def test_the_cost_model_assumes_what_is_compiled(compiled, values):
                 assert 0.65 * assumed < spent <= assumed
 
 
+@pytest.mark.parametrize("values", ["float8_e4m3fn", "int8"])
+def test_scattered_8_bit_weights_are_bound_by_memory(compiled, values):
+    for clear in (False, True):
+        kernel = compiled(NativeVariant("lps", "float16", 90, 16, clear=clear, values=values))
+        for sparsity, budget in MEMORY_BOUND_8.items():
+            if is_meant_for(kernel.variant, sparsity):
+                spent = instructions_per_element(kernel.code, kernel.variant, sparsity)
+                assert 1.0 < spent <= budget
+
+
 # Of 8-bit values, at 16 rows and 50 %, widened by the conversion of sm_89 and up, or by arithmetic.
 NARROW = {
     "nm24_sp": {True: 1.0, False: 1.9},
     "nm14_sp": {True: 1.65, False: 2.1},
-    "lps": {True: 4.6, False: 5.6},
+    "lps": {True: 4.2, False: 5.25},
 }
 
 
@@ -135,7 +147,9 @@ def test_8_bit_values_are_widened_in_registers_within_a_budget(compiled, pattern
         assert (code.stack, code.count("LDL", "STL")) == (0, 0)
         by_hardware = any(opcode.startswith("F2FP.F16.E4M3") for opcode in code.opcodes)
         assert by_hardware == (sm == 90 and values == "float8_e4m3fn")
-        assert code.count("PRMT") > 4 or by_hardware
+        one_by_one = code.count("I2F") >= 8  # int8, where a value is stored by itself
+        assert one_by_one == (pattern == "lps" and values == "int8")
+        assert code.count("PRMT") > 4 or by_hardware or one_by_one
         spent = instructions_per_element(code, kernel.variant, 0.5)
         assert spent <= NARROW[pattern][by_hardware]
 

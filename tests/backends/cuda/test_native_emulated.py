@@ -11,7 +11,7 @@ from nm24_cases import nm14_matrix, nm24_matrix
 
 from sparsec.backends.cuda import formats
 from sparsec.backends.cuda.formats.nm24 import numpy_dtype
-from sparsec.backends.cuda.formats.values import decode
+from sparsec.backends.cuda.formats.values import SCALED, decode
 from sparsec.backends.cuda.native import (
     ACTIVATIONS,
     FRAGMENTS,
@@ -112,16 +112,19 @@ def test_no_order_of_lanes_blocks_or_copies_changes_a_bit(pattern):
         assert np.array_equal(run(pattern, dense, x, 16, split=2, order=order, eager=eager), first)
 
 
+@pytest.mark.parametrize(
+    "values", ["", *(pytest.param(each, marks=pytest.mark.slow) for each in SCALED)]
+)
 @pytest.mark.parametrize("clear", [False, True])
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9, 0.99, 1.0])
-def test_any_sparsity_with_a_dense_tile_and_empty_rows(sparsity, clear):
+def test_any_sparsity_with_a_dense_tile_and_empty_rows(sparsity, clear, values):
     dense = weight("lps", 129, 256, sparsity=sparsity, seed=3)
     dense[:64, 64:128] = np.random.default_rng(4).standard_normal((64, 64))
     dense[70:75] = 0
     dense[128, :] = 1
     x = np.random.default_rng(5).standard_normal((3, 256)).astype(np.float16)
-    y = run("lps", dense, x, 16, clear=clear)
-    assert close(y, product(x, dense))
+    y = run("lps", dense, x, 16, clear=clear, values=values)
+    assert close(y, x.astype(np.float64) @ restored("lps", dense, values or "float16").T)
     assert not y[:, 70:75].any()
 
 

@@ -68,18 +68,18 @@ NM14_SP = {8: 1.4, 16: 1.45, 32: 1.45, 64: 1.85}
 NM14_SP_SMALL = {8: 1.4, 16: 1.45, 32: 1.8, 64: 2.1}
 IDLE = 0.4  # besides, on sm_120: a NOP of ptxas behind each HMMA.SP that no other follows
 LPS = {
-    8: (3.8, 3.2, 2.6, 2.05, 1.7),
-    16: (3.9, 3.3, 2.7, 2.3, 1.9),
-    32: (4.2, 3.6, 3.0, 2.55, 2.15),
-    64: (5.1, 4.5, 3.9, 3.65, 3.3),
+    8: (3.4, 2.8, 2.6, 1.9, 1.5),
+    16: (3.5, 2.9, 2.75, 2.05, 1.6),
+    32: (3.85, 3.25, 3.05, 2.25, 1.95),
+    64: (4.7, 4.1, 3.9, 3.5, 3.1),
 }
 LPS_8 = {  # of 8-bit values and bfloat16
-    8: (6.0, 5.0, 4.05, 4.05, 2.7),
-    16: (6.05, 5.05, 4.05, 4.05, 2.8),
-    32: (6.6, 5.7, 4.75, 4.75, 3.1),
-    64: (7.3, 6.35, 5.4, 5.4, 4.75),
+    8: (5.45, 4.5, 3.55, 2.95, 1.9),
+    16: (5.6, 4.65, 3.7, 3.25, 2.15),
+    32: (5.85, 4.9, 3.95, 3.15, 2.35),
+    64: (6.6, 5.7, 4.8, 4.4, 3.4),
 }
-LPS_8_SHARE = (0.79, 0.88, 0.93, 1.0)  # of that, as for NM24_SP_WIDEN
+LPS_8_SHARE = (0.9, 0.9, 1.0, 1.0)  # of that, as for NM24_SP_WIDEN
 # More than that where K is no multiple of 64, and where x is read in pieces too.
 RAGGED = {
     **{form: dict.fromkeys(BUCKETS, 0.05) for form in FRAGMENTS},
@@ -92,7 +92,7 @@ PIECES = {
 LPS_SM120 = {8: 0.0, 16: 0.0, 32: 0.35, 64: 1.3}  # more than that, as ptxas makes it there
 # More than that of nm24_sp for 8-bit values: e4m3 by the conversion of sm_89 and up, int8, e4m3 by
 # arithmetic, and all to bfloat16.
-NM24_SP_WIDEN = (0.3, 0.75, 1.3, 1.65)  # half of it for nm14_sp
+NM24_SP_WIDEN = (0.25, 0.75, 1.3, 1.65)  # half of it for nm14_sp
 
 
 def budget(variant, sparsity):

@@ -186,10 +186,7 @@ LANE_FN u32 load_shared32(u32 at) {
 LANE_FN void store_shared128(u32 at, Quad v) { std::memcpy(emulated::shared(at, 16), &v, 16); }
 LANE_FN void store_shared32(u32 at, u32 v) { std::memcpy(emulated::shared(at, 4), &v, 4); }
 template <int OFFSET>
-LANE_FN void store_shared16(u32 at, u32 v) {
-  const u16 half = (u16)v;
-  std::memcpy(emulated::shared(at + OFFSET, 2), &half, 2);
-}
+LANE_FN void store_shared16(u32 at, u16 v) { std::memcpy(emulated::shared(at + OFFSET, 2), &v, 2); }
 LANE_FN Quad load_matrices(u32 at) {
   emulated::Rows mine{at, {}};
   emulated::together("ldmatrix", mine, emulated::run_load_matrices);
@@ -202,9 +199,13 @@ LANE_FN u64 load64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u64 stream64(const void* at) { return emulated::load_global<u64>(at); }
 LANE_FN u32 load32(const void* at) { return emulated::load_global<u32>(at); }
 template <int OFFSET>
-LANE_FN u32 load32_at(const void* at) { return emulated::load_global<u32>((const char*)at + OFFSET); }
+LANE_FN void load32_if(u32& v, const void* at, bool go) {
+  if (go) v = emulated::load_global<u32>((const char*)at + OFFSET);
+}
 LANE_FN u16 load16(const void* at) { return emulated::load_global<u16>(at); }
-LANE_FN void prefetch(const void* at) { emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false); }
+LANE_FN void prefetch(const void* at, bool go = true) {
+  if (go) emulated::check_global((const void*)((uintptr_t)at & ~15), 16, false);
+}
 LANE_FN Quad load_partial128(const float* at) { return emulated::load_global<Quad>(at); }
 LANE_FN void store_partial128(float* at, Quad v) { emulated::store_global(at, v); }
 LANE_FN void store32(void* at, u32 v) { emulated::store_global(at, v); }
@@ -302,6 +303,9 @@ LANE_FN u32 permute(u32 a, u32 b, u32 selector) {
   }
   return d;
 }
+LANE_FN void halves(u32 v, u16& low, u16& high) { low = (u16)v, high = (u16)(v >> 16); }
+template <bool BF, int BYTE>
+LANE_FN u16 widen_int8(u32 word) { return narrow<BF>((float)(signed char)(word >> 8 * BYTE)); }
 template <bool BF>
 LANE_FN u32 fma2(u32 a, u32 b, u32 c) {
   u32 d = 0;
