@@ -151,7 +151,7 @@ def widths(columns: int, quantum: int, lanes: int) -> Iterator[int]:
     Examples
     --------
     >>> list(widths(196, 14, 8))  # an image of 14 x 14
-    [200, 98, 70, 56, 42]
+    [200, 98, 70, 42]
     >>> list(widths(128, 8, 8))
     [128, 64, 48, 32]
     """

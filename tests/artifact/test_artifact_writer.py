@@ -143,8 +143,11 @@ def test_a_full_disk_while_flushing_leaves_nothing(
 def test_the_system_refusing_more_bytes_leaves_nothing(
     mlp: Path, tmp_path: Path, limit: int
 ) -> None:
-    """A limit on the size of files fails inside write(), where no hook of Python's reaches."""
-    command = [sys.executable, "-m", "sparsec", "compile", str(mlp), "--pass", "nm24"]
+    """A limit on the size of files fails inside write(), where no hook of Python's reaches.
+
+    Without bytecode (-B): Python would cut its own files at the limit, and never run them again.
+    """
+    command = [sys.executable, "-B", "-m", "sparsec", "compile", str(mlp), "--pass", "nm24"]
     command += ["--target", "onnx", "-o", str(tmp_path / "a.sparsec"), "--json", "-q"]
     result = subprocess.run(
         command,
