@@ -144,13 +144,14 @@ def _nowhere_to_print(exit_code: int) -> int:
 
 
 def _fail(kind: str, message: str, where: str, exit_code: int, as_json: bool) -> int:
-    if as_json:
-        failure: dict[str, Any] = {"type": kind, "message": message, "where": where}
-        try:
+    try:
+        if as_json:
+            failure: dict[str, Any] = {"type": kind, "message": message, "where": where}
             print(json.dumps({"error": failure, "exit_code": exit_code}, ensure_ascii=True))
-            sys.stdout.flush()
+        sys.stdout.flush()  # what cannot be printed must not fail once more when Python ends
+        if as_json:
             return exit_code
-        except OSError:
-            exit_code = _nowhere_to_print(exit_code)
+    except OSError:
+        exit_code = _nowhere_to_print(exit_code)
     print(f"sparsec: {printable(message)}", file=sys.stderr)
     return exit_code

@@ -281,8 +281,9 @@ def test_a_reader_that_goes_away_is_no_error(compiled: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_result_that_cannot_be_printed_is_said(
-    compiled: Path, arguments: tuple[str, ...]
+    compiled: Path, arguments: tuple[str, ...], unbuffered: str
 ) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -290,7 +291,7 @@ def test_a_result_that_cannot_be_printed_is_said(
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
             check=False,
         )
     assert done.returncode == 1
