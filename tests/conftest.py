@@ -101,8 +101,9 @@ def _kernels_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
     def disassembled(cubin: bytes) -> CodeReport:
         """Read the same bytes once: the disassembler takes as long as the compiler to start."""
         file = folder / f"{hashlib.sha256(cubin).hexdigest()}.report"
-        if file.is_file():
-            return pickle.loads(file.read_bytes())  # type: ignore[no-any-return]
+        if file.is_file():  # of this run's own temporary folder: nobody else's pickle
+            report: CodeReport = pickle.loads(file.read_bytes())
+            return report
         report = read_code(cubin)
         folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")

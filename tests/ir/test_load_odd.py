@@ -144,9 +144,9 @@ def test_a_model_of_3_gb_is_mapped_and_not_read(tmp_path):
     path = saved(model(nodes, inits, *shapes))(tmp_path)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a machine that pauses does not count
     loaded = load_model(path)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
     last = loaded.graph.initializers["w2"].const_value
     assert last.nbytes == rows * columns * 4
