@@ -68,6 +68,7 @@ struct Pack {
   struct Part {  // one chunk of rows in one block of the reduction
     size_t group, row, entry;
     ptrdiff_t groups;
+    bool fetch;  // see SpmmArgs
   };
   int block_rows = 1;
   int64_t depth = 0;  // reduction columns per block

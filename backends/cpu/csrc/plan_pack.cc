@@ -26,9 +26,11 @@ AlignedBytes::AlignedBytes(size_t size) : size_(size) {
 
 namespace {
 
-// Rows of a window of equal length one after the other end their loops where the processor expects it; sorted among
-// so many, their outputs still lie close together. Products have more rows, whose outputs are better written in order.
+// Groups of equal length one after the other end their loops where the processor expects it; sorted among so many, their
+// outputs still lie close together.
 constexpr int64_t kNear = 128;
+// Groups of so few entries ask for the rows of y ahead: with more, that takes longer than it saves.
+constexpr int64_t kFewEntries = 16;
 
 // The entries of a group of `block_rows` rows, whatever the tensor is stored as: dense, or in blocks as high or
 // several times as high.
@@ -112,9 +114,9 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         length[i] = groups.find(begin + i, k1) - from[i];
       }
       const auto longer = [&](int64_t a, int64_t b) { return length[a] > length[b]; };
-      for (int64_t i = 0; q.block_rows == 1 && taps && i < end - begin; i += kNear)
+      for (int64_t i = 0; i < end - begin; i += kNear)
         std::stable_sort(order.begin() + i, order.begin() + std::min(i + kNear, end - begin), longer);
-      pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0});
+      pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0, false});
       auto& part = pack->parts.back();
       for (const int64_t i : order) {
         if (!length[i] && !needed) continue;
@@ -134,6 +136,7 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         }
         ++part.groups;
       }
+      part.fetch = static_cast<int64_t>((bytes.size() - part.entry) / entry_bytes) <= kFewEntries * part.groups;
     }
   }
   pack->entries = AlignedBytes(bytes.size());

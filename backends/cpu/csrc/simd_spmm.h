@@ -10,6 +10,8 @@
 #ifndef SPARSEC_SIMD_SPMM_H
 #define SPARSEC_SIMD_SPMM_H
 
+#include <cstring>
+
 #include "kernels.h"
 
 namespace sparsec {
@@ -20,6 +22,22 @@ struct Entry {
   int32_t offset;
   float w[B];
 };
+
+// The weight of an entry in all lanes. Long vectors of x take every load that a processor makes in a clock, so there
+// both halves of an entry come by one.
+template <class S>
+inline __attribute__((always_inline)) typename S::Vec take(const Entry<1>& e, int32_t& offset) {
+  if constexpr (S::lanes == 16) {
+    uint64_t both;
+    std::memcpy(&both, &e, 8);
+    asm("" : "+r"(both));  // else the compiler makes two loads of it again
+    offset = static_cast<int32_t>(both);
+    return S::set1_bits(static_cast<int32_t>(both >> 32));
+  } else {
+    offset = e.offset;
+    return S::set1(e.w[0]);
+  }
+}
 
 template <class S, int V>
 inline __attribute__((always_inline)) void store_row(const SpmmArgs& a, int row,
@@ -52,6 +70,19 @@ inline __attribute__((always_inline)) void start_row(const SpmmArgs& a, int row,
   for (int v = 0; v < V; ++v) acc[v] = start;
 }
 
+// Rows of few entries end before what they are written to has come from the second cache, and sorted rows lie where the
+// processor does not expect them: those of the group after the next are asked for, to be written.
+template <class S, int V, int B>
+inline __attribute__((always_inline)) void fetch_rows(const SpmmArgs& a, ptrdiff_t g) {
+  constexpr ptrdiff_t kAhead = 2;
+  if (!a.fetch || g + kAhead >= a.groups) return;
+  const float* y = a.y + a.rows[g + kAhead] * a.ldy;
+#pragma GCC unroll 4
+  for (int r = 0; r < B; ++r)
+#pragma GCC unroll 16
+    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(y + r * a.ldy + at, 1);
+}
+
 // Unstructured: one row at a time.
 template <class S, int V>
 void spmm_unstructured(const SpmmArgs& a) {
@@ -60,9 +91,11 @@ void spmm_unstructured(const SpmmArgs& a) {
   for (ptrdiff_t g = 0; g < a.groups; ++g) {
     typename S::Vec acc[V];
     start_row<S, V>(a, a.rows[g], acc);
+    fetch_rows<S, V, 1>(a, g);
     for (int n = a.counts[g]; n > 0; --n, ++e) {
-      const float* p = reinterpret_cast<const float*>(x + e->offset);
-      const auto w = S::set1(e->w[0]);
+      int32_t offset;
+      const auto w = take<S>(*e, offset);
+      const float* p = reinterpret_cast<const float*>(x + offset);
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) acc[v] = S::fma(w, S::load(p + v * S::lanes), acc[v]);
     }
@@ -80,6 +113,7 @@ void spmm_blocks(const SpmmArgs& a) {
     typename S::Vec acc[B][V];
 #pragma GCC unroll 4
     for (int r = 0; r < B; ++r) start_row<S, V>(a, row + r, acc[r]);
+    fetch_rows<S, V, B>(a, g);
     for (int n = a.counts[g]; n > 0; --n, ++e) {
       const float* p = reinterpret_cast<const float*>(x + e->offset);
       typename S::Vec in[V];

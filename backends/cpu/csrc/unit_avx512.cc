@@ -14,6 +14,7 @@ struct Avx512 {
   static void keep(Vec& v) { asm("" : "+v"(v)); }
   static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
   static Vec set1(float x) { return _mm512_set1_ps(x); }
+  static Vec set1_bits(int32_t bits) { return _mm512_castsi512_ps(_mm512_set1_epi32(bits)); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
