@@ -226,8 +226,9 @@ int64_t first_cache();
 int64_t second_cache();
 // Part of the second cache for the tiles between windows that run depth first.
 constexpr double kKept = 0.7;
-// A plane that the second cache loses before it is read: measured, from a third more than its size on.
-inline bool is_large(int64_t floats) { return floats * 3 > second_cache(); }
+// A plane that the second cache loses before it is read: measured, from a third more than its size on. Processors with
+// more than 1 MiB reach the third one through a network on the chip, and gain from two thirds of the size on.
+inline bool is_large(int64_t floats) { return floats * (second_cache() > 1 << 20 ? 6 : 3) > second_cache(); }
 // A dense weight runs as blocks without gaps, higher blocks as several: with so many rows at once a vector of
 // columns or three fill the registers, and narrower panels read all weights more often.
 constexpr int kBlockRows = 4;
@@ -237,7 +238,7 @@ const KernelTable* table_for(const Plan& plan, int64_t tile);
 const DepthwiseKernel* find_depthwise(const KernelTable& table, DepthwiseForm form, const OpRecord& op);
 struct Cut {
   int64_t held, tile;  // see Layout
-  int64_t apart;       // tile_stride where tiles lie beside each other in planes
+  bool loose;          // windows ask where a row lies, so that tiles need not lie beside each other in planes
 };
 // Time of operators whose rows the threads share, waiting for each other after every one, in terms of an even cut. A
 // more uneven cut is run so.

@@ -88,17 +88,18 @@ class Builder {
       l.held = cut.held;
       l.tile = cut.tile;
       l.tiles = divide_up(l.columns, l.held);
-      if (plane[i]) {  // windows read whole planes, row by row
-        l.row_stride = l.tiles * cut.apart;
+      if (plane[i] && !cut.loose) {  // windows read whole planes, row by row
+        l.row_stride = l.tiles * l.tile;
         if (l.row_stride % 1024 == 0) l.row_stride += 16;  // rows 4 KiB apart share cache sets
-        l.tile_stride = cut.apart;
+        l.tile_stride = l.tile;
         l.size = l.row_stride * channels;
       } else {
+        // A tile is a piece of memory of its own: what a processor fetches ahead is not what another one writes.
         l.row_stride = l.tile;
-        l.tile_stride = l.tile * channels;
+        l.tile_stride = round_up(l.tile * channels, 16);
         l.size = l.tiles * l.tile_stride;
       }
-      if (l.row_stride * channels * 4 >= (int64_t{1} << 31)) fail("a value of %lld channels and %lld columns is too large", static_cast<long long>(channels), static_cast<long long>(l.columns));
+      if (std::max(l.row_stride * channels * 4, l.size) >= (int64_t{1} << 31)) fail("a value of %lld channels and %lld columns is too large", static_cast<long long>(channels), static_cast<long long>(l.columns));
     }
     for (uint32_t i = 0; i < v_.header->input_count; ++i) {
       const uint32_t id = v_.inputs[i];

@@ -81,7 +81,7 @@ class DepthFirst {
     Step& before = done_.back();
     if (!before.tiles || window.record->code != OpCode::kDepthwise || !window.by_rows || window.padded.packed) return false;
     if (maker == kNone || maker + 1 != before.end() || readers_[between] != 1) return false;
-    Layout& x = out_.values[between];
+    const Layout& x = out_.values[between];
     const Layout& y = out_.values[window.record->output];
     if (!is_large(x.columns * v_.values[between].channels / threads_) || x.held % x.width) return false;
 
@@ -91,13 +91,13 @@ class DepthFirst {
       next.reads.push_back(tiles_read(*window.record, x, y, t));
       slots = std::max(slots, next.reads.back().second - next.reads.back().first);
     }
-    const size_t ring = bytes(slots * x.tile_stride * v_.values[between].channels);
+    const size_t ring = bytes(slots * ring_tile(between));
     if (ring > kKept * second_cache()) return false;
     if (private_but(before.stages.back(), between) && held_ + ring <= kKept * second_cache()) {
       before.stages.push_back(next);
       if (!repeats(before)) {
         held_ += ring;
-        keep(x, slots);
+        keep(between, slots);
         return true;
       }
       before.stages.pop_back();
@@ -113,7 +113,7 @@ class DepthFirst {
     }
     done_.push_back(step);
     held_ = ring;
-    keep(x, slots);
+    keep(between, slots);
     return true;
   }
 
@@ -149,11 +149,15 @@ class DepthFirst {
     return static_cast<double>(made) > kMostRepeated * static_cast<double>(tiles);
   }
 
-  void keep(Layout& x, int64_t slots) {
+  // Floats of a tile of a value, all channels.
+  int64_t ring_tile(uint32_t value) const { return round_up(out_.values[value].tile * v_.values[value].channels, 16); }
+
+  void keep(uint32_t value, int64_t slots) {
+    Layout& x = out_.values[value];
     x.slots = slots;
-    x.row_stride = slots * x.tile_stride;
-    if (x.row_stride % 1024 == 0) x.row_stride += 16;
-    x.size = 0;
+    x.row_stride = x.tile;
+    x.tile_stride = ring_tile(value);
+    x.size = slots * x.tile_stride;
   }
 
   const PlanView& v_;
@@ -222,7 +226,7 @@ void place_values(const PlanView& v, Instance& out) {
     const uint32_t channels = v.values[i].channels;
     if (l.slots) {  // as long as its step
       const Step& step = out.steps[begin[i]];
-      local.push_back({step.begin(), step.end(), bytes(l.row_stride * channels), &l.offset});
+      local.push_back({step.begin(), step.end(), bytes(l.size), &l.offset});
       continue;
     }
     if (!l.size) continue;

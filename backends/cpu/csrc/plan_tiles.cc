@@ -139,8 +139,8 @@ double unevenness(int64_t columns, int64_t held, int threads) {
   return static_cast<double>(most * threads) / static_cast<double>(columns);
 }
 
-// Rows of an image whose row length is no multiple of a vector can be kept in tiles with a gap behind each, if
-// whoever reads windows of them asks where a row lies.
+// Rows of an image can lie anywhere if whoever reads windows of them asks where: tiles apart from each other, and with a gap
+// behind the rows of a tile that are no multiple of a vector.
 bool Cuts::gaps_allowed(int64_t columns, int64_t row) const {
   if (!row || 2 * row <= plan_.tables[0]->lanes) return false;  // several rows in a vector: no gaps
   for (uint32_t i = 0; i < plan_.view.header->op_count; ++i) {
@@ -214,16 +214,14 @@ Cut Cuts::choose(int64_t columns) {
     return covers.emplace_back(std::pair(table, block_rows), Cover(table, block_rows, kWidestTile)).second;
   };
   const bool gaps = gaps_allowed(columns, row), whole_rows = row || !readers.empty();
-  const auto cut = [&](int64_t held) -> Cut {
-    const int64_t width = round_up(held, step);
-    // No cache line belongs to two tiles: they are written by different threads.
-    return {held, width, gaps ? round_up(width, 16) : width};
-  };
-  if (const int64_t held = hint(columns); held && (held % step == 0 || (gaps && held % row == 0))) return cut(held);
-  Cut best{step, step, step};
+  const auto cut = [&](int64_t held, int64_t width) -> Cut { return {held, width, gaps && held % row == 0 && held < columns}; };
+  if (const int64_t held = hint(columns)) {
+    if (gaps && held % row == 0) return cut(held, round_up(held, plan_.tables[0]->lanes));
+    if (held % step == 0) return cut(held, held);
+  }
+  Cut best{step, step, false};
   double best_cost = 1e300;
-  const auto consider = [&](int64_t held) {
-    const int64_t width = round_up(held, step);
+  const auto consider = [&](int64_t held, int64_t width) {
     const int64_t tiles = std::max<int64_t>(1, divide_up(columns, held)), rest = columns - (tiles - 1) * held;
     const KernelTable* table = table_for(plan_, width);
     const bool rows = row && (tiles == 1 || held % row == 0);
@@ -254,13 +252,14 @@ Cut Cuts::choose(int64_t columns) {
     if (threads_ > 1) cost *= 1.0 + kWaits * threads_ / static_cast<double>(std::max<int64_t>(tiles, threads_));
     if (cost < best_cost * 0.999) {
       best_cost = cost;
-      best = cut(held);
+      best = cut(held, width);
     }
   };
   const int64_t fits = row ? second_cache() / 4 / (4 * channels) : 0, widest = std::clamp(fits, kWideTile, kWidestTile);
-  for (int64_t width = step; width <= widest; width += step) consider(width);
-  for (int64_t held = row; gaps && held <= widest && held < columns; held += row) consider(held);
-  if (row && columns > widest && columns <= kWidestTile) consider(round_up(columns, step));  // windows share all rows
+  for (int64_t width = step; width <= widest; width += step) consider(width, width);
+  for (int64_t held = row; gaps && held <= widest && held < columns; held += row)
+    for (const KernelTable* table : plan_.tables) consider(held, round_up(held, table->lanes));
+  if (row && columns > widest && columns <= kWidestTile) consider(round_up(columns, step), round_up(columns, step));  // windows share all rows
   return best;
 }
 
