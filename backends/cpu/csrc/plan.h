@@ -224,11 +224,12 @@ void infer_outputs(const PlanView& view, const SparsecTensor* inputs, SparsecTen
 // plan_tiles.cc: how columns are cut into tiles, and tiles into panels of microkernels.
 int64_t first_cache();
 int64_t second_cache();
-// Part of the second cache for the tiles between windows that run depth first.
-constexpr double kKept = 0.7;
-// A plane that the second cache loses before it is read: measured, from a third more than its size on. Processors with
-// more than 1 MiB reach the third one through a network on the chip, and gain from two thirds of the size on.
-inline bool is_large(int64_t floats) { return floats * (second_cache() > 1 << 20 ? 6 : 3) > second_cache(); }
+// Processors with more than 1 MiB of second cache reach the third one through a network on the chip, which takes longer:
+// planes are kept off it from two thirds of the second cache on, else from a third more than its size, as measured.
+inline bool third_is_far() { return second_cache() > 1 << 20; }
+inline bool is_large(int64_t floats) { return floats * (third_is_far() ? 6 : 3) > second_cache(); }
+// Bytes for the tiles between windows that run depth first: a part of the second cache, as measured.
+inline double kept_cache() { return (third_is_far() ? 0.45 : 0.7) * static_cast<double>(second_cache()); }
 // A dense weight runs as blocks without gaps, higher blocks as several: with so many rows at once a vector of
 // columns or three fill the registers, and narrower panels read all weights more often.
 constexpr int kBlockRows = 4;

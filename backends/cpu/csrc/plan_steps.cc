@@ -92,8 +92,8 @@ class DepthFirst {
       slots = std::max(slots, next.reads.back().second - next.reads.back().first);
     }
     const size_t ring = bytes(slots * ring_tile(between));
-    if (ring > kKept * second_cache()) return false;
-    if (private_but(before.stages.back(), between) && held_ + ring <= kKept * second_cache()) {
+    if (ring > kept_cache()) return false;
+    if (private_but(before.stages.back(), between) && held_ + ring <= kept_cache()) {
       before.stages.push_back(next);
       if (!repeats(before)) {
         held_ += ring;

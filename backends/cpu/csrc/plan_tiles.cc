@@ -173,7 +173,7 @@ double Cuts::streaming(const OpRecord& op, int64_t input_rows, int64_t output_ro
   if (!is_large(x.columns * channels / threads_)) return 0;
   // Tiles that a stretch of rows lies in may reach beyond it on either side.
   const int64_t live = std::min(x.height, round_up(rows - 1, input_rows) + input_rows);
-  const bool stays = static_cast<double>(live * x.width * channels * 4) <= kKept * static_cast<double>(second_cache());
+  const bool stays = static_cast<double>(live * x.width * channels * 4) <= kept_cache();
   return stays ? 0 : kStream * plan_.tables[0]->lanes * static_cast<double>(x.columns * channels);
 }
 

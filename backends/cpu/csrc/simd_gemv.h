@@ -26,7 +26,7 @@ constexpr int kAheadBytes = 8192;
 template <int kUsed>
 inline void fetch_ahead(const void* p) {
 #pragma GCC unroll 8
-  for (int at = 0; at < kUsed; at += 64) __builtin_prefetch(static_cast<const char*>(p) + kAheadBytes + at, 0, 0);
+  for (int at = 0; at < kUsed; at += 64) __builtin_prefetch(static_cast<const char*>(p) + kAheadBytes + at);
 }
 
 // Unstructured: two vectors of gathered x per step.
@@ -146,7 +146,7 @@ void dense_dots(const GemvArgs& a, ptrdiff_t i) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const float* p = w + r * a.k + k;
-      if (R > 1) __builtin_prefetch(p + R * a.k, 0, 0);
+      if (R > 1) __builtin_prefetch(p + R * a.k);
       even[r] = S::fma(S::load(p), x, even[r]);
       odd[r] = S::fma(S::load(p + S::lanes), next, odd[r]);
     }
