@@ -168,6 +168,8 @@ struct TapCopiesArgs {
 
 // What a copy holds for a window with a stride: for output column (r, c) the input at row `row + stride * r` and column
 // `column + stride * c`, which is inside of its row for c from `begin` to `end`. What lies outside is zero.
+// The masks of such a copy are those of a row of outputs: bit f of masks[v] says that float f of the stride's lanes from vector v
+// on is inside of its row; null where the stride is longer than 2.
 struct TapPhase {
   ptrdiff_t row, column, begin, end;
 };

@@ -277,6 +277,14 @@ class Builder {
       w.masks.push_back(std::move(masks));
       w.copies[k].masks = w.masks.back().data();
     }
+    for (size_t k = 0; k < w.phases.size() && op.stride[1] <= 2; ++k) {
+      const int64_t floats = lanes * op.stride[1];
+      std::vector<uint32_t> masks(divide_up(y.width, lanes), 0);
+      for (int64_t f = 0; f < static_cast<int64_t>(masks.size()) * floats; ++f)
+        if (const int64_t c = w.phases[k].column + f; c >= 0 && c < x.width) masks[f / floats] |= 1u << f % floats;
+      w.masks.push_back(std::move(masks));
+      w.copies[k].masks = w.masks.back().data();
+    }
   }
 
   static TapPhase phase_at(int64_t row, int64_t column, int64_t stride, int64_t in_width, int64_t out_width) {

@@ -71,16 +71,21 @@ inline __attribute__((always_inline)) void start_row(const SpmmArgs& a, int row,
 }
 
 // Rows of few entries end before what they are written to has come from the second cache, and sorted rows lie where the
-// processor does not expect them: those of the group after the next are asked for, to be written.
+// processor does not expect them: those of the group after the next are asked for, and what is added to them.
 template <class S, int V, int B>
 inline __attribute__((always_inline)) void fetch_rows(const SpmmArgs& a, ptrdiff_t g) {
   constexpr ptrdiff_t kAhead = 2;
   if (!a.fetch || g + kAhead >= a.groups) return;
-  const float* y = a.y + a.rows[g + kAhead] * a.ldy;
+  const ptrdiff_t row = a.rows[g + kAhead];
 #pragma GCC unroll 4
   for (int r = 0; r < B; ++r)
 #pragma GCC unroll 16
-    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(y + r * a.ldy + at, 1);
+    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.y + (row + r) * a.ldy + at, 1);
+  if (!a.residual || !a.last) return;
+#pragma GCC unroll 4
+  for (int r = 0; r < B; ++r)
+#pragma GCC unroll 16
+    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.residual + (row + r) * a.ldr + at);
 }
 
 // Unstructured: one row at a time.

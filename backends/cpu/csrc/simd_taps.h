@@ -110,6 +110,21 @@ void strided_row(const float* x, ptrdiff_t stride, ptrdiff_t begin, ptrdiff_t en
   }
 }
 
+// Rows of n floats as they are, or every other float of them. What a vector overwrites beyond its row belongs to vectors that
+// come later, and up to a vector beyond the last row.
+template <class S, int Stride>
+void whole_rows(const float* x, ptrdiff_t x_step, const uint32_t* masks, float* y, ptrdiff_t n, ptrdiff_t rows) {
+  for (ptrdiff_t v = (n + S::lanes - 1) / S::lanes - 1; v >= 0; --v) {
+    const uint32_t mask = masks[v];
+    const float* from = x + v * Stride * S::lanes;
+    float* to = y + v * S::lanes;
+    for (ptrdiff_t r = 0; r < rows; ++r, from += x_step, to += n) {
+      if constexpr (Stride == 2) S::store(to, S::load_even_masked(from, mask));
+      else S::store(to, S::load_masked(from, static_cast<uint16_t>(mask)));
+    }
+  }
+}
+
 template <class S>
 void copy_phases(const PhaseCopiesArgs& a) {
   float* y = a.y;
@@ -118,17 +133,25 @@ void copy_phases(const PhaseCopiesArgs& a) {
     const float* plane = a.x + channel * a.channel_stride;
     for (ptrdiff_t k = 0; k < a.count; ++k) {
       const TapPhase& phase = a.phases[k];
+      const uint32_t* masks = a.copies[k].masks;
       const ptrdiff_t count = (a.vectors + a.copies[k].more) * S::lanes;
       ptrdiff_t row = phase.row + first / a.out_width * a.stride_y, at = first % a.out_width;
-      for (ptrdiff_t done = 0; done < count; row += a.stride_y, at = 0) {
+      for (ptrdiff_t done = 0; done < count; at = 0) {
         const ptrdiff_t n = count - done < a.out_width - at ? count - done : a.out_width - at;
-        const ptrdiff_t from = phase.column + a.stride_x * at;
+        const float* x = plane + row * a.width + phase.column + a.stride_x * at;
+        ptrdiff_t rows = 1;
         if (row < 0 || row >= a.height) {
           for (ptrdiff_t i = 0; i < n; i += S::lanes) S::store(y + done + i, S::set1(0.0f));
+        } else if (masks && n == a.out_width) {
+          const ptrdiff_t fit = (count - done) / n, left = (a.height - row + a.stride_y - 1) / a.stride_y;
+          rows = fit < left ? fit : left;
+          if (a.stride_x == 2) whole_rows<S, 2>(x, a.stride_y * a.width, masks, y + done, n, rows);
+          else whole_rows<S, 1>(x, a.stride_y * a.width, masks, y + done, n, rows);
         } else {
-          strided_row<S>(plane + row * a.width + from, a.stride_x, phase.begin - at, phase.end - at, a.width - from, y + done, n);
+          strided_row<S>(x, a.stride_x, phase.begin - at, phase.end - at, a.width - phase.column - a.stride_x * at, y + done, n);
         }
-        done += n;
+        row += rows * a.stride_y;
+        done += rows * n;
       }
       y += (a.room + a.copies[k].more) * S::lanes;
     }
