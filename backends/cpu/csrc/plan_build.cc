@@ -16,6 +16,9 @@ constexpr double kPiece = 1 << 16;
 constexpr double kMostPieces = 8;
 // Floats of the widest vector of any instruction set.
 constexpr int64_t kMostLanes = 16;
+// What asking for a row costs is a load for each line of the cache, so that long vectors allow it for fewer entries: 20
+// with sixteen floats, 40 with eight.
+constexpr int64_t kFewFloats = 320;
 
 class Builder {
  public:
@@ -316,6 +319,7 @@ class Builder {
     for (const auto* panels : {&b.panels, &b.last_panels})
       for (const Panel& p : *panels) widest = std::max<int64_t>(widest, p.kernel->width);
     q.row_bytes = x.row_stride * 4;
+    q.few = kFewFloats / b.table->lanes;
     const int64_t taps = conv ? static_cast<int64_t>(b.window.offsets.size()) : 1;
     int64_t floats = usual_panel(q.block_rows, y.columns);  // that a panel reads for a column of weights
     if (conv && shares_copies(op, y)) floats = std::min(floats, divide_up(floats + reach(op, y), op.kernel[0]));
@@ -369,7 +373,7 @@ class Builder {
     const std::lock_guard<std::mutex> lock(plan_.mutex);
     for (const auto& [request, pack] : plan_.packs)
       if (request.tensor == q.tensor && request.block_rows == q.block_rows &&
-          request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.taps == q.taps)
+          request.chunks == q.chunks && request.depth == q.depth && request.row_bytes == q.row_bytes && request.few == q.few && request.taps == q.taps)
         return pack;
     auto pack = pack_weights(v_, q);
     plan_.packs.emplace_back(q, pack);

@@ -26,11 +26,8 @@ AlignedBytes::AlignedBytes(size_t size) : size_(size) {
 
 namespace {
 
-// Groups of equal length one after the other end their loops where the processor expects it; sorted among so many, their
-// outputs still lie close together.
+// Sorted by length among so many, groups still have outputs that lie close together.
 constexpr int64_t kNear = 128;
-// Groups of so few entries ask for the rows of y ahead: with more, that takes longer than it saves.
-constexpr int64_t kFewEntries = 16;
 
 // The entries of a group of `block_rows` rows, whatever the tensor is stored as: dense, or in blocks as high or
 // several times as high.
@@ -113,10 +110,13 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         from[i] = groups.find(begin + i, k0);
         length[i] = groups.find(begin + i, k1) - from[i];
       }
+      // Where short groups of equal length follow each other, the processor expects the ends of their loops. With more
+      // entries that counts less than rows of y, and of what is added to them, which follow each other in memory.
+      const bool few = std::accumulate(length.begin(), length.end(), int64_t{0}) <= q.few * (end - begin);
       const auto longer = [&](int64_t a, int64_t b) { return length[a] > length[b]; };
-      for (int64_t i = 0; i < end - begin; i += kNear)
+      for (int64_t i = 0; few && i < end - begin; i += kNear)
         std::stable_sort(order.begin() + i, order.begin() + std::min(i + kNear, end - begin), longer);
-      pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0, false});
+      pack->parts.push_back({pack->counts.size(), pack->rows.size(), bytes.size(), 0, few});
       auto& part = pack->parts.back();
       for (const int64_t i : order) {
         if (!length[i] && !needed) continue;
@@ -136,7 +136,6 @@ std::shared_ptr<const Pack> pack_weights(const PlanView& view, const PackRequest
         }
         ++part.groups;
       }
-      part.fetch = static_cast<int64_t>((bytes.size() - part.entry) / entry_bytes) <= kFewEntries * part.groups;
     }
   }
   pack->entries = AlignedBytes(bytes.size());

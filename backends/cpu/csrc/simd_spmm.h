@@ -70,22 +70,26 @@ inline __attribute__((always_inline)) void start_row(const SpmmArgs& a, int row,
   for (int v = 0; v < V; ++v) acc[v] = start;
 }
 
-// Rows of few entries end before what they are written to has come from the second cache, and sorted rows lie where the
-// processor does not expect them: those of the group after the next are asked for, and what is added to them.
+// What is added to a row is asked for two groups ahead. So is the row itself where groups have few entries: such rows end
+// before what they are written to has come from the second cache, and, being sorted, lie where the processor does not
+// expect them.
 template <class S, int V, int B>
 inline __attribute__((always_inline)) void fetch_rows(const SpmmArgs& a, ptrdiff_t g) {
   constexpr ptrdiff_t kAhead = 2;
-  if (!a.fetch || g + kAhead >= a.groups) return;
+  if (g + kAhead >= a.groups) return;
   const ptrdiff_t row = a.rows[g + kAhead];
+  if (a.few) {
 #pragma GCC unroll 4
-  for (int r = 0; r < B; ++r)
+    for (int r = 0; r < B; ++r)
 #pragma GCC unroll 16
-    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.y + (row + r) * a.ldy + at, 1);
-  if (!a.residual || !a.last) return;
+      for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.y + (row + r) * a.ldy + at, 1);
+  }
+  if (a.residual && a.last) {
 #pragma GCC unroll 4
-  for (int r = 0; r < B; ++r)
+    for (int r = 0; r < B; ++r)
 #pragma GCC unroll 16
-    for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.residual + (row + r) * a.ldr + at);
+      for (int at = 0; at < V * S::lanes; at += 16) __builtin_prefetch(a.residual + (row + r) * a.ldr + at);
+  }
 }
 
 // Unstructured: one row at a time.

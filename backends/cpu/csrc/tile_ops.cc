@@ -32,7 +32,7 @@ void run_part(const BuiltOp& b, SpmmArgs a, int chunk, int block, const Panel& p
   a.rows = pack.rows.data() + part.row;
   a.entries = pack.entries.data() + part.entry;
   a.groups = part.groups;
-  a.fetch = part.fetch;
+  a.few = part.few;
   a.first = block == 0;
   a.last = block + 1 == pack.blocks;
   a.y += panel.at;
