@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from sparsec.cli.console import console, print_json, table, text
-from sparsec.cli.options import json_option, numbers, thread_counts, verbose_option
+from sparsec.cli.options import PATH, SOURCE, json_option, numbers, thread_counts, verbose_option
 
 
 @click.command("bench")
-@click.argument("artifact", type=click.Path())
+@click.argument("artifact", type=PATH)
 @click.option(
-    "--against", type=click.Path(), help="Dense model. Default: the artifact's own weights, dense."
+    "--against", type=PATH, help="Dense model. Default: the artifact's own weights, dense."
 )
 @click.option(
     "--threads",
@@ -24,7 +24,7 @@ from sparsec.cli.options import json_option, numbers, thread_counts, verbose_opt
     help="Such as 1,2",
 )
 @click.option("--batch", type=numbers, metavar="N[,N...]", show_default="1", help="Such as 1,8")
-@click.option("--calib", metavar="SOURCE", help="Inputs to time with, instead of --batch.")
+@click.option("--calib", type=SOURCE, help="Inputs to time with, instead of --batch.")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
 @verbose_option

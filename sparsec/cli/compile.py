@@ -8,32 +8,32 @@ from typing import Any
 import click
 
 from sparsec.cli.console import console, print_json, progress, table, text
-from sparsec.cli.options import json_option, verbose_option
+from sparsec.cli.options import NAME, PATH, SOURCE, json_option, verbose_option
 from sparsec.ir.errors import UsageError
 from sparsec.quantities import change, noise, options_given, si
 
 
 @click.command("compile")
-@click.argument("model", type=click.Path())
+@click.argument("model", type=PATH)
 @click.option(
-    "-o", "--output", type=click.Path(), help="Artifact to write. Default: MODEL's stem + .sparsec"
+    "-o", "--output", type=PATH, help="Artifact to write. Default: MODEL's stem + .sparsec"
 )
 @click.option("--force", is_flag=True, help="Replace an artifact that exists.")
 @click.option(
     "--pass", "passes", multiple=True, metavar="SPEC", help="A pass, such as nm24; in order."
 )
-@click.option("--recipe", type=click.Path(), help="Read passes, target and goals from a YAML file.")
+@click.option("--recipe", type=PATH, help="Read passes, target and goals from a YAML file.")
 @click.option(
-    "--target", metavar="NAME", help="What to compile for; see `sparsec targets`. Default: cpu"
+    "--target", type=NAME, help="What to compile for; see `sparsec targets`. Default: cpu"
 )
-@click.option("--calib", metavar="SOURCE", help="Inputs to calibrate, verify and time with.")
-@click.option("--eval", "evaluation", metavar="SOURCE", help="What to evaluate before and after.")
+@click.option("--calib", type=SOURCE, help="Inputs to calibrate, verify and time with.")
+@click.option("--eval", "evaluation", type=SOURCE, help="What to evaluate before and after.")
 @click.option(
     "--goal", "goals", multiple=True, metavar="EXPR", help="Such as latency=-40% or top1=-0.01"
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything random. Default: 0")
 @click.option(
-    "--cache", type=click.Path(file_okay=False), help="Folder for statistics and tuning records."
+    "--cache", type=PATH, help="Folder for statistics and tuning records."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @json_option

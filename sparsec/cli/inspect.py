@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from sparsec.cli.console import console, print_json, table, text
-from sparsec.cli.options import json_option, verbose_option
+from sparsec.cli.options import PATH, json_option, verbose_option
 from sparsec.quantities import si
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=PATH)
 @click.option("--groups", is_flag=True, help="List the pruning groups.")
 @click.option("--why", is_flag=True, help="Say for every layer why it runs as it does.")
 @json_option

@@ -12,6 +12,30 @@ _MOST_THREADS = 1024  # each takes memory before anything runs
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Filled(click.ParamType):
+    """Text of at least one character: ``""`` is what an unset variable of a shell leaves.
+
+    Parameters
+    ----------
+    name : str
+        What it stands for, as ``--help`` prints it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return ``value``, or end with a usage error."""
+        if not value.strip():
+            self.fail(f"{value!r}: needed a {self.name}, got nothing", param, ctx)
+        return value
+
+
+PATH, SOURCE, NAME = Filled("path"), Filled("source"), Filled("name")
+
+
 def json_option(function: F) -> F:
     """Add ``--json``."""
     return click.option(

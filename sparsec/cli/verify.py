@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from sparsec.cli.console import console, print_json
-from sparsec.cli.options import json_option, verbose_option
+from sparsec.cli.options import PATH, SOURCE, json_option, verbose_option
 from sparsec.quantities import noise
 
 
 @click.command("verify")
-@click.argument("artifact", type=click.Path())
-@click.option("--model", type=click.Path(), help="The model that it was compiled from.")
-@click.option("--calib", metavar="SOURCE", help="Inputs to compare on. Default: made up.")
+@click.argument("artifact", type=PATH)
+@click.option("--model", type=PATH, help="The model that it was compiled from.")
+@click.option("--calib", type=SOURCE, help="Inputs to compare on. Default: made up.")
 @json_option
 @verbose_option
 def command(
