@@ -32,9 +32,7 @@ from sparsec.quantities import change, noise, options_given, si
     "--goal", "goals", multiple=True, metavar="EXPR", help="Such as latency=-40% or top1=-0.01"
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything random. Default: 0")
-@click.option(
-    "--cache", type=PATH, help="Folder for statistics and tuning records."
-)
+@click.option("--cache", type=PATH, help="Folder for statistics and tuning records.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")

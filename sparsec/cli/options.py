@@ -12,7 +12,7 @@ _MOST_THREADS = 1024  # each takes memory before anything runs
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Filled(click.ParamType):
+class Filled(click.types.StringParamType):
     """Text of at least one character: ``""`` is what an unset variable of a shell leaves.
 
     Parameters
@@ -24,9 +24,7 @@ class Filled(click.ParamType):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return ``value``, or end with a usage error."""
         if not value.strip():
             self.fail(f"{value!r}: needed a {self.name}, got nothing", param, ctx)
