@@ -27,6 +27,7 @@ from sparsec.backends.cpu.regions import grow_regions, trimmed
 from sparsec.backends.cpu.times import Times
 from sparsec.ir.sites import Sites, WeightSite
 
+_SURE = 1.25  # times as fast as the dense model: no neighbour makes that up
 # Which borders of a region are left to ONNX Runtime: front, back.
 _FORMS = {
     "whole regions": (False, False),
@@ -183,4 +184,10 @@ def _whole(
     best = min(times, key=lambda name: times[name])
     ratios = ", ".join(f"{n} {times['dense'] / t:.2f}" for n, t in times.items() if n != "dense")
     outcome.notes.append(f"whole model against dense ONNX Runtime: {ratios}")
-    return sets[best] if times["dense"] > MIN_GAIN * times[best] else []
+    gain = times["dense"] / times[best]
+    # The luckiest of several was chosen: what counts is the race that follows.
+    if MIN_GAIN < gain < _SURE:
+        times = measurer.whole({"dense": [], best: sets[best]}, again=True)
+        gain = times["dense"] / times[best]
+        outcome.notes.append(f"whole model once more: {best} {gain:.2f}")
+    return sets[best] if gain > MIN_GAIN else []

@@ -122,13 +122,17 @@ class Measurer:
         how = tuple(kernels.values()), self._threads, self._cold
         return "region", shapes, tuple(parts), outputs, how
 
-    def whole(self, sets: Mapping[str, Sequence[Candidate]]) -> Mapping[str, float]:
+    def whole(
+        self, sets: Mapping[str, Sequence[Candidate]], *, again: bool = False
+    ) -> Mapping[str, float]:
         """Race sets of candidates as whole models and return their seconds.
 
         A race that is close between the first and the best of the others is held again in new sessions,
-        because where their memory lies is luck, and the mean of both counts.
+        because where their memory lies is luck, and the mean of both counts. ``again`` tells a race from
+        an earlier one of the same sets.
         """
-        what = "whole", self._graph(), {name: self._works(each) for name, each in sets.items()}
+        works = {name: self._works(each) for name, each in sets.items()}
+        what = "whole", self._graph(), works, again
         times = self._times.get(what)
         if times is None:
             first, *others = sets
