@@ -139,9 +139,9 @@ class Measurer:
             times = self._race_whole(sets)
             best = times[first] / min(times[name] for name in others)
             if 1 / CLOSE < best < CLOSE:
-                again = self._race_whole(sets)
-                scale = times[first] / again[first]
-                times = {name: (times[name] + scale * again[name]) / 2 for name in sets}
+                second = self._race_whole(sets)
+                scale = times[first] / second[first]
+                times = {name: (times[name] + scale * second[name]) / 2 for name in sets}
             self._times.add(what, times)
         return times
 
