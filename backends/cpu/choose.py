@@ -27,7 +27,7 @@ from sparsec.backends.cpu.regions import grow_regions, trimmed
 from sparsec.backends.cpu.times import Times
 from sparsec.ir.sites import Sites, WeightSite
 
-_SURE = 1.25  # times as fast as the dense model: no neighbour makes that up
+_SURE = 1.25  # what gains less over the dense model races it once more
 # Which borders of a region are left to ONNX Runtime: front, back.
 _FORMS = {
     "whole regions": (False, False),

@@ -53,6 +53,8 @@ USAGE = [
     (("compile", "M", "--target", " "), "'--target': ' ': needed a name"),
     (("compile", "M", "--calib", ""), "'--calib': '': needed a source"),
     (("compile", "M", "--eval", ""), "'--eval': '': needed a source"),
+    (("compile", "M", "--cache", ""), "'--cache': '': needed a path"),
+    (("compile", "M", "--recipe", ""), "'--recipe': '': needed a path"),
     (("bench", "A", "--against", ""), "'--against': '': needed a path"),
     (("verify", "A", "--model", ""), "'--model': '': needed a path"),
     (("compile", "M", "--target", "onnx", "-o", "no/such/folder.sparsec"), "no such folder"),

@@ -34,7 +34,7 @@ struct SpmmArgs {
   int32_t m;         // rows of y that exist
   int32_t first;     // the first K block adds the bias; later ones add y
   int32_t last;      // the last one adds the residual, clips and finishes
-  bool few;          // entries of a group: rows of y are asked for before they are written
+  bool few;          // groups have few entries: rows of y are asked for before they are written
   FinishFn finish;   // may be null
 };
 using SpmmFn = void (*)(const SpmmArgs&);

@@ -68,7 +68,7 @@ struct Pack {
   struct Part {  // one chunk of rows in one block of the reduction
     size_t group, row, entry;
     ptrdiff_t groups;
-    bool few;  // entries of a group; see SpmmArgs
+    bool few;  // groups have few entries, see SpmmArgs
   };
   int block_rows = 1;
   int64_t depth = 0;  // reduction columns per block
@@ -82,7 +82,7 @@ struct PackRequest {
   uint32_t tensor;
   int block_rows, chunks;
   int64_t depth, row_bytes;
-  int64_t few;  // entries of a group, see SpmmArgs
+  int64_t few;  // entries of a group, in the mean, up to which groups are sorted by length and Part::few is set
   // Windows: where the taps of a channel lie (bytes), row_bytes from one channel to the next; offsets then
   // count from the start of the K block, not from row 0.
   std::vector<int32_t> taps;
