@@ -66,6 +66,7 @@ class Scene:
         self.model = model
         self.graph = model.graph
         self.order = {node: i for i, node in enumerate(model.graph)}
+        self.opset = model.graph.opset_imports.get("", 1)
         self._shapes = shapes
 
     def shape(self, value: ir.Value | None) -> Shape | None:

@@ -38,7 +38,9 @@ def attention_items(scene: Scene) -> Iterator[Item]:
 
 
 def _last_axis(scene: Scene, node: ir.Node) -> bool:
-    return scene.rank(node.inputs[0]) == 4 and node.attributes.get_int("axis", -1) in (-1, 3)
+    # Before opset 13 all axes from the second on were the default.
+    default = -1 if scene.opset >= 13 else 1
+    return scene.rank(node.inputs[0]) == 4 and node.attributes.get_int("axis", default) in (-1, 3)
 
 
 def _attention(scene: Scene, softmax: ir.Node) -> Item | None:

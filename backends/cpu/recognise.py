@@ -34,7 +34,7 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
 
     def take(found: Iterable[Item | None]) -> None:
         for item in found:
-            if item is not None and taken.isdisjoint(item.nodes):
+            if item is not None and taken.isdisjoint(item.nodes) and _keeps_rank(scene, item):
                 items.append(item)
                 taken.update(item.nodes)
 
@@ -54,6 +54,12 @@ def recognise(scene: Scene, sites: Iterable[WeightSite]) -> list[Item]:
                 ]
             )
     return fuse(scene, items)
+
+
+def _keeps_rank(scene: Scene, item: Item) -> bool:
+    """Whether the output has the rank of the input: a constant of more axes would add some."""
+    shapes = scene.shapes(item.inputs[0], item.output)
+    return item.flat or shapes is None or all(len(x) == len(y) for x, y in shapes)
 
 
 def is_quantised(site: WeightSite) -> bool:

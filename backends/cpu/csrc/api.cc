@@ -1,4 +1,5 @@
 // The C interface: exceptions end here, as a sentence in the caller's buffer.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -30,6 +31,8 @@ std::unique_ptr<Plan> load_plan(const void* bytes, size_t size, const char* isa,
 
 namespace {
 
+constexpr int kMostThreads = 1024;
+
 template <class F>
 int guarded(char* error, size_t error_size, F f) {
   try {
@@ -39,6 +42,28 @@ int guarded(char* error, size_t error_size, F f) {
     if (error && error_size) std::snprintf(error, error_size, "%s", e.what());
     return 1;
   }
+}
+
+void check_arguments(const SparsecPlan* plan, const SparsecTensor* inputs, const SparsecTensor* outputs) {
+  if (!plan) sparsec::fail("no plan");
+  if (!inputs || !outputs) sparsec::fail("no array of %s", inputs ? "outputs" : "inputs");
+}
+
+void check_data(const SparsecTensor* tensors, uint32_t count, const char* what) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const SparsecTensor& t = tensors[i];
+    const int32_t rank = std::clamp(t.rank, 0, SPARSEC_MAX_RANK);
+    if (!t.data && std::find(t.dims, t.dims + rank, 0) == t.dims + rank) sparsec::fail("%s %u: no data", what, i);
+  }
+}
+
+void run(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTensor* outputs, double* seconds) {
+  check_arguments(plan, inputs, outputs);
+  check_data(inputs, plan->plan->view.header->input_count, "input");
+  check_data(outputs, plan->plan->view.header->output_count, "output");
+  sparsec::Serial serial;
+  sparsec::Parallel& parallel = plan->pool ? static_cast<sparsec::Parallel&>(*plan->pool) : serial;
+  sparsec::run_plan(*plan->plan, inputs, outputs, parallel, seconds);
 }
 
 }  // namespace
@@ -81,6 +106,7 @@ SparsecPlan* sparsec_plan_load(const void* bytes, size_t size, const SparsecOpti
   guarded(error, error_size, [&] {
     auto holder = std::make_unique<SparsecPlan>();
     const int threads = options ? options->threads : 1;
+    if (threads > kMostThreads) sparsec::fail("%d threads, at most %d are possible", threads, kMostThreads);
     holder->plan = sparsec::load_plan(bytes, size, options ? options->isa : nullptr, threads);
     if (threads > 1) holder->pool = std::make_unique<sparsec::Pool>(threads);
     result = holder.release();
@@ -90,31 +116,27 @@ SparsecPlan* sparsec_plan_load(const void* bytes, size_t size, const SparsecOpti
 
 void sparsec_plan_free(SparsecPlan* plan) { delete plan; }
 
-int sparsec_plan_inputs(const SparsecPlan* plan) { return static_cast<int>(plan->plan->view.header->input_count); }
-int sparsec_plan_outputs(const SparsecPlan* plan) { return static_cast<int>(plan->plan->view.header->output_count); }
-int sparsec_plan_ops(const SparsecPlan* plan) { return static_cast<int>(plan->plan->view.header->op_count); }
+int sparsec_plan_inputs(const SparsecPlan* plan) { return plan ? static_cast<int>(plan->plan->view.header->input_count) : 0; }
+int sparsec_plan_outputs(const SparsecPlan* plan) { return plan ? static_cast<int>(plan->plan->view.header->output_count) : 0; }
+int sparsec_plan_ops(const SparsecPlan* plan) { return plan ? static_cast<int>(plan->plan->view.header->op_count) : 0; }
 
 int sparsec_plan_shapes(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTensor* outputs, char* error, size_t error_size) {
-  return guarded(error, error_size, [&] { sparsec::infer_outputs(plan->plan->view, inputs, outputs); });
+  return guarded(error, error_size, [&] {
+    check_arguments(plan, inputs, outputs);
+    sparsec::infer_outputs(plan->plan->view, inputs, outputs);
+  });
 }
 
 int sparsec_plan_run(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTensor* outputs, char* error, size_t error_size) {
-  return guarded(error, error_size, [&] {
-    sparsec::Serial serial;
-    sparsec::Parallel& parallel = plan->pool ? static_cast<sparsec::Parallel&>(*plan->pool) : serial;
-    sparsec::run_plan(*plan->plan, inputs, outputs, parallel, nullptr);
-  });
+  return guarded(error, error_size, [&] { run(plan, inputs, outputs, nullptr); });
 }
 
 int sparsec_plan_profile(SparsecPlan* plan, const SparsecTensor* inputs, SparsecTensor* outputs, double* seconds, char* error, size_t error_size) {
-  return guarded(error, error_size, [&] {
-    sparsec::Serial serial;
-    sparsec::Parallel& parallel = plan->pool ? static_cast<sparsec::Parallel&>(*plan->pool) : serial;
-    sparsec::run_plan(*plan->plan, inputs, outputs, parallel, seconds);
-  });
+  return guarded(error, error_size, [&] { run(plan, inputs, outputs, seconds); });
 }
 
 size_t sparsec_plan_memory(SparsecPlan* plan) {
+  if (!plan) return 0;
   sparsec::Plan& p = *plan->plan;
   const std::lock_guard<std::mutex> lock(p.mutex);
   size_t bytes = 0;

@@ -115,14 +115,12 @@ struct DepthwiseArgs {
   // x + row_at[r] - left, or is `zeros` where row_at[r] is -1. Bit l of
   // masks[vector * kernel[1] + k] says that float l of the vector (stride 1: of tap k; stride 2: of the two
   // vectors that taps 2k and 2k + 1 are dealt from) is inside the row; edges[vector] is its Edge. The last
-  // vector ends with the row. Nothing is written beyond the last row: where a row is shorter than a vector, bit l
-  // of `cut` keeps lane l.
+  // vector ends with the row. Nothing is written beyond the last row.
   const uint32_t* masks;
   const uint8_t* edges;
   const float* zeros;
   const int32_t* row_at;
   ptrdiff_t left;
-  uint16_t cut;
   // Short rows, `line` floats apart and without gaps: so many output rows share a vector, 0 if each has its own;
   // row 0 of the window lies at input row `top`. Bit l of masks[r * kernel[1] + k] then
   // says that lane l of tap k is inside if its vector begins at row r of the window.

@@ -243,7 +243,8 @@ OrtStatus* create_kernel(const OrtCustomOp*, const void* const* table, const Ort
     int constant = 0;
     const OrtValue* value = nullptr;
     must(api.constant_input(info, 0, &constant, &value));
-    if (constant && value) kernel->load(value);  // a bad plan fails when the session is made
+    if (!constant || !value) sparsec::fail("the plan must be an initializer: bytes that may change cannot be checked once");
+    kernel->load(value);  // a bad plan fails when the session is made
     *out = kernel.release();
   });
 }

@@ -248,7 +248,7 @@ constexpr double kSplitByRows = 1.15;
 // Cuts of the values of a plan, by their number of columns: the one that costs the operators that make them least.
 class Cuts {
  public:
-  Cuts(const Plan& plan, const Shapes& shapes, int threads) : plan_(plan), shapes_(shapes), threads_(threads) {}
+  Cuts(const Plan& plan, const Shapes& shapes, int threads);
   const Cut& of(int64_t columns);
 
  private:
@@ -258,9 +258,15 @@ class Cuts {
   bool gaps_allowed(int64_t columns, int64_t row) const;
   double moving(const OpRecord& op, int64_t held, bool in_pieces) const;
 
+  using Operators = std::vector<const OpRecord*>;
+  const Operators& making(int64_t columns) const { return at(making_, columns); }
+  const Operators& reading(int64_t columns) const { return at(reading_, columns); }
+  static const Operators& at(const std::map<int64_t, Operators>& operators, int64_t columns);
+
   const Plan& plan_;
   const Shapes& shapes_;
   const int threads_;
+  std::map<int64_t, Operators> making_, reading_;  // values of so many columns
   std::map<int64_t, Cut> known_;
 };
 // How much longer the busiest of the threads works than all of them would on an even cut: 1 and more.
@@ -301,7 +307,7 @@ std::pair<int64_t, int64_t> gemv_part(const PlanView& view, const BuiltOp& b, in
 // Builds `out` for few columns and returns true, or returns false and leaves it to the tiles.
 bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out);
 void run_direct(const PlanView& view, Instance& instance, const SparsecTensor* inputs, const SparsecTensor* outputs,
-                Parallel& parallel);
+                Parallel& parallel, double* seconds);
 
 // seconds: null, or one slot per operator and two more for inputs and outputs.
 void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs,

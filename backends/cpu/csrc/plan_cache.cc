@@ -7,6 +7,7 @@ namespace sparsec {
 namespace {
 
 void check_masks(const PlanView& v, const Instance& in, const SparsecTensor* inputs) {
+  if (!in.length) return;  // nothing is masked, of any number of sequences
   for (uint32_t i = 0; i < v.header->op_count; ++i) {
     const OpRecord& op = v.ops[i];
     if (op.code != OpCode::kAttention || op.inputs[3] == kNone) continue;
@@ -46,7 +47,10 @@ void run_plan(Plan& plan, const SparsecTensor* inputs, SparsecTensor* outputs, P
   run_instance(plan, *instance, inputs, outputs, parallel, seconds);
   const std::lock_guard<std::mutex> lock(plan.mutex);
   plan.idle.push_back(std::move(instance));
-  if (plan.idle.size() > kKept) plan.idle.erase(plan.idle.begin());
+  if (plan.idle.size() <= kKept) return;
+  plan.idle.erase(plan.idle.begin());
+  const auto unused = [](const auto& pack) { return pack.second.use_count() == 1; };
+  plan.packs.erase(std::remove_if(plan.packs.begin(), plan.packs.end(), unused), plan.packs.end());
 }
 
 }  // namespace sparsec

@@ -137,6 +137,10 @@ class Checker {
     if (t.kind == TensorKind::kByteBlocks) data(t.scales_at, groups * b * 4, i);
     else if (t.scales_at) fail("plan: tensor %u: scales do not belong here", i);
     if (starts[0] != 0 || starts[groups] != t.count) fail("plan: tensor %u: starts do not span it", i);
+    const uint32_t used = t.rows - static_cast<uint32_t>(groups - 1) * b;  // rows of the last group
+    for (uint64_t p = starts[groups - 1]; p < t.count && starts[groups - 1] <= t.count; ++p)
+      for (uint64_t byte = (p * b + used) * value_bytes(t.kind); byte < (p + 1) * b * value_bytes(t.kind); ++byte)
+        if (v_.at(t.values_at)[byte]) fail("plan: tensor %u: values in rows beyond the last", i);
     for (uint64_t g = 0; g < groups; ++g) {
       if (starts[g] > starts[g + 1] || starts[g + 1] > t.count)
         fail("plan: tensor %u: starts are not ascending", i);
@@ -181,12 +185,18 @@ class Checker {
     if (dense && t.kind != TensorKind::kDense) fail("plan: operator %u: tensor is not dense", at);
   }
 
+  // A padding wider than the window would make maxima of nothing, and images of any size from a pixel.
+  static bool reaches(const OpRecord& op, int d) {
+    const int most = op.dilation[d] * (op.kernel[d] - 1);
+    return op.code != OpCode::kMaxPool || (op.pads[d] <= most && op.pads[d + 2] <= most);
+  }
+
   void check_window(const OpRecord& op, uint32_t at) const {
     for (int d = 0; d < 2; ++d) {
       const bool good = op.kernel[d] >= 1 && op.kernel[d] <= 64 && op.stride[d] >= 1 &&
                         op.stride[d] <= 64 && op.dilation[d] >= 1 && op.dilation[d] <= 64 &&
                         op.pads[d] >= 0 && op.pads[d] <= 4096 && op.pads[d + 2] >= 0 &&
-                        op.pads[d + 2] <= 4096;
+                        op.pads[d + 2] <= 4096 && reaches(op, d);
       if (!good) fail("plan: operator %u: window out of range", at);
     }
   }

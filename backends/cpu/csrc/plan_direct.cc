@@ -1,6 +1,7 @@
 // Few columns, as in decoding: every value lies row by row as it does outside, and products read the
 // stored weights once instead of a packed copy. A step is bound by the bytes of its weights.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "plan.h"
@@ -149,11 +150,16 @@ bool build_direct(const Plan& plan, const Shapes& shapes, Instance& out) {
 }
 
 void run_direct(const PlanView& v, Instance& instance, const SparsecTensor* inputs, const SparsecTensor* outputs,
-                Parallel& parallel) {
+                Parallel& parallel, double* seconds) {
   for (uint32_t i = 0; i < v.header->input_count; ++i) instance.rows[v.inputs[i]] = inputs[i].data;
   for (uint32_t i = 0; i < v.header->output_count; ++i) instance.rows[v.outputs[i]] = outputs[i].data;
   DirectRun run(v, instance, instance.rows, parallel);
-  for (const BuiltOp& b : instance.ops) run.op(b);
+  using Clock = std::chrono::steady_clock;
+  for (size_t i = 0; i < instance.ops.size(); ++i) {
+    const auto begun = seconds ? Clock::now() : Clock::time_point();
+    run.op(instance.ops[i]);
+    if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - begun).count();
+  }
 }
 
 }  // namespace sparsec

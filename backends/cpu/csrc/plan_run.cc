@@ -211,7 +211,7 @@ class Run {
 }  // namespace
 
 void run_instance(Plan& plan, Instance& instance, const SparsecTensor* inputs, SparsecTensor* outputs, Parallel& parallel, double* seconds) {
-  if (instance.direct) return run_direct(plan.view, instance, inputs, outputs, parallel);
+  if (instance.direct) return run_direct(plan.view, instance, inputs, outputs, parallel, seconds);
   Run(plan.view, instance, inputs, outputs, parallel, seconds).all();
 }
 

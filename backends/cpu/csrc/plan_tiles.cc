@@ -143,14 +143,13 @@ double unevenness(int64_t columns, int64_t held, int threads) {
 // behind the rows of a tile that are no multiple of a vector.
 bool Cuts::gaps_allowed(int64_t columns, int64_t row) const {
   if (!row || 2 * row <= plan_.tables[0]->lanes) return false;  // several rows in a vector: no gaps
-  for (uint32_t i = 0; i < plan_.view.header->op_count; ++i) {
-    const OpRecord& op = plan_.view.ops[i];
-    const bool reads = shapes_.values[op.inputs[0]].columns == columns, makes = shapes_.values[op.output].columns == columns;
-    if (op.code == OpCode::kDepthwise && reads && !find_depthwise(*plan_.tables[0], DepthwiseForm::kDirect, op)) return false;
-    if (op.code == OpCode::kMaxPool && reads) return false;
-    if (op.code == OpCode::kConv && (reads || makes)) return false;
+  for (const OpRecord* op : reading(columns)) {
+    if (op->code == OpCode::kMaxPool || op->code == OpCode::kConv) return false;
+    // Images of as many pixels need not have rows as long.
+    if (op->code == OpCode::kDepthwise && (shapes_.values[op->inputs[0]].width != row || !find_depthwise(*plan_.tables[0], DepthwiseForm::kDirect, *op))) return false;
   }
-  return true;
+  const Operators& makers = making(columns);
+  return std::none_of(makers.begin(), makers.end(), [](const OpRecord* op) { return op->code == OpCode::kConv; });
 }
 
 // Time of a product beside its multiply-adds: floats that lie in pieces, and copies for windows, a tile at a time.
@@ -177,6 +176,22 @@ double Cuts::streaming(const OpRecord& op, int64_t input_rows, int64_t output_ro
   return stays ? 0 : kStream * plan_.tables[0]->lanes * static_cast<double>(x.columns * channels);
 }
 
+// A cut asks for those of fewer columns, so these come first.
+Cuts::Cuts(const Plan& plan, const Shapes& shapes, int threads) : plan_(plan), shapes_(shapes), threads_(threads) {
+  for (uint32_t i = 0; i < plan.view.header->op_count; ++i) {
+    const OpRecord& op = plan.view.ops[i];
+    making_[shapes.values[op.output].columns].push_back(&op);
+    reading_[shapes.values[op.inputs[0]].columns].push_back(&op);
+  }
+  for (const auto& [columns, makers] : making_) of(columns);
+}
+
+const Cuts::Operators& Cuts::at(const std::map<int64_t, Operators>& operators, int64_t columns) {
+  static const Operators none;
+  const auto found = operators.find(columns);
+  return found == operators.end() ? none : found->second;
+}
+
 const Cut& Cuts::of(int64_t columns) {
   const auto found = known_.find(columns);
   return found != known_.end() ? found->second : known_.emplace(columns, choose(columns)).first->second;
@@ -195,18 +210,16 @@ Cut Cuts::choose(int64_t columns) {
   const int64_t step = plan_.tables.back()->lanes;
   std::deque<std::pair<std::pair<const KernelTable*, int>, Cover>> covers;
   int64_t row = 0, channels = 1;  // of the images that a depthwise window makes
-  for (uint32_t i = 0; i < view.header->op_count; ++i) {
-    const Shape& y = shapes_.values[view.ops[i].output];
-    if (view.ops[i].code != OpCode::kDepthwise || y.columns != columns) continue;
-    row = y.width;
-    channels = std::max<int64_t>(channels, view.values[view.ops[i].output].channels);
+  for (const OpRecord* op : making(columns)) {
+    if (op->code != OpCode::kDepthwise) continue;
+    row = shapes_.values[op->output].width;
+    channels = std::max<int64_t>(channels, view.values[op->output].channels);
   }
   std::vector<std::pair<const OpRecord*, int64_t>> readers;  // windows that make smaller images from these, and the rows of their tiles
-  for (uint32_t i = 0; i < view.header->op_count; ++i) {
-    const OpRecord& op = view.ops[i];
-    const Shape& y = shapes_.values[op.output];
-    if (op.code == OpCode::kDepthwise && shapes_.values[op.inputs[0]].columns == columns && y.columns < columns && y.columns > 0)
-      readers.emplace_back(&op, std::max<int64_t>(1, of(y.columns).held / y.width));
+  for (const OpRecord* op : reading(columns)) {
+    const Shape& y = shapes_.values[op->output];
+    if (op->code == OpCode::kDepthwise && y.columns < columns && y.columns > 0)
+      readers.emplace_back(op, std::max<int64_t>(1, of(y.columns).held / y.width));
   }
   const auto cover = [&](const KernelTable* table, int block_rows) -> const Cover& {
     for (const auto& [key, value] : covers)
@@ -226,9 +239,9 @@ Cut Cuts::choose(int64_t columns) {
     const KernelTable* table = table_for(plan_, width);
     const bool rows = row && (tiles == 1 || held % row == 0);
     double cost = 1e-3 * static_cast<double>(tiles * width);  // decides where there are no products at all
-    for (uint32_t i = 0; i < view.header->op_count; ++i) {
-      const auto& op = view.ops[i];
-      if (op.weight == kNone || shapes_.values[op.output].columns != columns) continue;
+    for (const OpRecord* maker : making(columns)) {
+      const OpRecord& op = *maker;
+      if (op.weight == kNone) continue;
       const auto& t = view.tensors[op.weight];
       if (op.code == OpCode::kDepthwise) {
         // Input rows are loaded once for all rows of a tile; what has no whole rows is copied once more.

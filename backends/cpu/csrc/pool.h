@@ -11,12 +11,14 @@ namespace sparsec {
 class Pool final : public Parallel {
  public:
   explicit Pool(int threads) : team_(threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { team_.help(); });
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { team_.help(); });
+    } catch (...) {  // the system gives no more threads
+      close();
+      throw;
+    }
   }
-  ~Pool() override {
-    team_.close();
-    for (auto& worker : workers_) worker.join();
-  }
+  ~Pool() override { close(); }
   void run(size_t tasks, void (*fn)(void*, size_t), void* data) override {
     const std::lock_guard<std::mutex> one(callers_);
     team_.run(tasks, fn, data);
@@ -25,6 +27,11 @@ class Pool final : public Parallel {
   int threads() const override { return team_.threads(); }
 
  private:
+  void close() {
+    team_.close();
+    for (auto& worker : workers_) worker.join();
+  }
+
   Team team_;
   std::mutex callers_;  // one job at a time
   std::vector<std::thread> workers_;

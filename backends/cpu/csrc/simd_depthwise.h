@@ -62,7 +62,7 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
   const float* const zeros = d.zeros;
   const int32_t* from = d.row_at;
   float* y = d.y + c;
-  const bool spills = width < S::lanes;  // into the next row, whose own store comes later
+  const bool spills = width < S::lanes;  // into the next rows, whose own stores come later
   ptrdiff_t r = 1 - kUnderWay;
   // Adds what input rows give to output rows r + low .. r + high - 1, and stores row r when that is there.
   const auto advance = [&](int low, int high) __attribute__((always_inline)) {
@@ -82,7 +82,7 @@ void direct_strip(const DepthwiseArgs& d, const typename S::Vec* weight, ptrdiff
       if (phase != 0) continue;
       if (low == 0 && r >= 0) {
         const Vec v = S::min(high_bound, S::max(low_bound, Stride == 2 ? S::in_order(sums[0]) : sums[0]));
-        if (spills && r + 1 == rows) S::store_masked(y, d.cut, v);
+        if (const ptrdiff_t left = (rows - r) * width; spills && left < S::lanes) S::store_masked(y, static_cast<uint16_t>((1u << left) - 1), v);
         else S::store(y, v);
         y += width;
       }

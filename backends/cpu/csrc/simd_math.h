@@ -134,7 +134,7 @@ template <class S>
 void softmax_columns(float* x, ptrdiff_t ldx, ptrdiff_t k, ptrdiff_t n, const float* mask,
                      ptrdiff_t mask_ld, ptrdiff_t mask_columns) {
   for (ptrdiff_t j = 0; j < n; j += S::lanes) {
-    auto top = S::set1(-3.0e38f);
+    auto top = S::set1(-__builtin_inff());
     for (ptrdiff_t i = 0; i < k; ++i) {
       auto s = S::load(x + i * ldx + j);
       if (mask && mask_ld == 0) {

@@ -38,7 +38,8 @@ struct Portable {
                                  (reinterpret_cast<Int>(sign) & ~0x7FFFFFFF));
   }
   static Vec power_of_two(Vec shifted) {  // low bits of `shifted` hold the exponent
-    return reinterpret_cast<Vec>((reinterpret_cast<Int>(shifted) << 23) + 0x3F800000);
+    using Bits = unsigned __attribute__((vector_size(16)));  // may overflow
+    return reinterpret_cast<Vec>((reinterpret_cast<Bits>(shifted) << 23) + 0x3F800000);
   }
   static Vec load_masked(const float* p, uint32_t mask) {
     Vec v = set1(0.0f);

@@ -61,7 +61,6 @@ DepthwiseArgs depthwise_args(const Context& c, const BuiltOp& b, int64_t channel
   d.edges = b.padded.edges.data();
   d.zeros = b.padded.zeros.data();
   d.packed = b.padded.packed;
-  d.cut = static_cast<uint16_t>((1u << std::min<int64_t>(l.width, 15)) - 1);
   return d;
 }
 

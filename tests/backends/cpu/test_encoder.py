@@ -77,3 +77,30 @@ def test_a_mask_of_another_shape_is_refused(isa: str) -> None:
     x = np.zeros((1, 5, 8), np.float32)
     with pytest.raises(ShapeError, match="mask"):
         LoadedPlan(plan, isa=isa).run(x, np.zeros((1, 1, 1, 4), np.float32))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_masks_below_every_number(isa: str, whole: bool) -> None:
+    """-inf weighs nothing, also beside the least number that there is; a row of nothing else gives NaN."""
+    rng = np.random.default_rng(2)
+    length, channels = 8, 16
+    op = Op(OpCode.ATTENTION, (0, 1, 2, 4), 3, heads=2, alpha=0.3)
+    values = (*(rows(channels),) * 4, Value(Kind.RAW, 0, 4))
+    plan = LoadedPlan(Plan((0, 1, 2, 4), (3,), values, (op,), ()).to_bytes(), isa=isa)
+    q, k, v = (rng.standard_normal((1, length, channels)).astype(np.float32) for _ in range(3))
+    mask = np.full((1, 1, length if whole else 1, length), -np.inf, np.float32)
+    mask[..., :4] = np.finfo(np.float32).min
+    (y,) = plan.run(q, k, v, mask)
+    kept = np.where(np.isfinite(mask), 0.0, -np.inf)  # scores vanish beside such numbers
+    want = reference(0 * q, k, v, 2, 0.3, kept)
+    np.testing.assert_allclose(y, want, atol=1e-5)
+    (y,) = plan.run(q, k, v, np.full_like(mask, -np.inf))
+    assert np.isnan(y).all()
+
+
+def test_no_token_under_a_mask(isa: str) -> None:
+    op = Op(OpCode.ATTENTION, (0, 1, 2, 4), 3, heads=2, alpha=0.3)
+    values = (*(rows(16),) * 4, Value(Kind.RAW, 0, 4))
+    plan = LoadedPlan(Plan((0, 1, 2, 4), (3,), values, (op,), ()).to_bytes(), isa=isa)
+    x, mask = np.ones((2, 0, 16), np.float32), np.ones((2, 1, 1, 0), np.float32)
+    assert plan.run(x, x, x, mask)[0].shape == (2, 0, 16)

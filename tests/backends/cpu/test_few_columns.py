@@ -135,3 +135,11 @@ def test_malformed_operators_are_refused(op: Op, message: str) -> None:
     plan = Plan((0,), (1,), (rows(8), rows(8)), (op,), (Dense(np.ones((1, 8), np.float32)),))
     with pytest.raises(ArtifactError, match=message):
         LoadedPlan(plan.to_bytes())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_profile_has_the_time_of_every_operator(threads: int) -> None:
+    plan, _ = feed_forward(1)
+    x = np.ones((1, 1, 37), np.float32)
+    seconds = LoadedPlan(plan.to_bytes(), threads=threads).profile(x, x)
+    assert (seconds[:-2] > 0).all()

@@ -259,3 +259,39 @@ def test_wrong_inputs_are_refused() -> None:
         with pytest.raises(ShapeError):
             plan.run(x.astype(np.float32))
     assert plan.run(np.ones((0, 30), np.float32))[0].shape == (0, 21)
+
+
+def test_values_in_rows_beyond_the_last_are_refused() -> None:
+    """A block of four of the last row alone: the three rows that do not exist hold zeros."""
+    for kind in (np.float32, np.float16):
+        matrix = np.zeros((9, 30), np.float32)
+        matrix[8, 3] = 1.5
+        weight = pack_blocks(matrix, 4 if kind is np.float32 else 8)
+        if kind is np.float16:
+            weight = narrow(weight)
+        values = Value(Kind.ROWS, 30, 2), Value(Kind.ROWS, 9, 2)
+        plan = Plan((0,), (1,), values, (Op(OpCode.LINEAR, (0,), 1, weight=0),), (weight,))
+        LoadedPlan(plan.to_bytes())
+        held = weight.values.copy()
+        held[-1, -1] = 1.0
+        broken = dataclasses.replace(plan, tensors=(dataclasses.replace(weight, values=held),))
+        with pytest.raises(ArtifactError, match="rows beyond the last"):
+            LoadedPlan(broken.to_bytes())
+
+
+def test_a_padding_beyond_the_window_is_refused() -> None:
+    """A few bytes must not ask for an image of any size."""
+    op = Op(OpCode.MAX_POOL, (0,), 1, kernel=(1, 1), pads=(4096, 4096, 4096, 4096))
+    plan = Plan((0,), (1,), (Value(Kind.IMAGE, 1, 4),) * 2, (op,), ())
+    with pytest.raises(ArtifactError, match="window out of range"):
+        LoadedPlan(plan.to_bytes())
+
+
+def test_a_long_chain_of_sizes_neither_ends_the_stack_nor_takes_minutes() -> None:
+    count = 20_000
+    ops = tuple(Op(OpCode.DEPTHWISE, (i,), i + 1, weight=0, kernel=(1, 2)) for i in range(count))
+    half = Dense(np.full((1, 2), 0.5, np.float32))
+    values = (Value(Kind.IMAGE, 1, 4),) * (count + 1)
+    plan = LoadedPlan(Plan((0,), (count,), values, ops, (half,)).to_bytes())
+    (y,) = plan.run(np.ones((1, 1, 1, count + 3), np.float32))
+    np.testing.assert_array_equal(y, np.ones((1, 1, 1, 3), np.float32))

@@ -145,3 +145,18 @@ def test_a_damaged_plan_fails_when_the_session_is_made(tmp_path: Path) -> None:
         ort.InferenceSession(
             str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
+
+
+def test_a_plan_that_may_change_is_refused(tmp_path: Path) -> None:
+    """What was checked once must be what runs."""
+    import onnxruntime as ort
+
+    path = tmp_path / "model.onnx"
+    region_model(linear_plan(np.ones((60, 100), np.float32), 1).to_bytes(), path, external=False)
+    model = onnx.load(path)
+    del model.graph.initializer[:]
+    model.graph.input.append(helper.make_tensor_value_info("plan", TensorProto.UINT8, ["bytes"]))
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(library_path()))
+    with pytest.raises(Exception, match="must be an initializer"):
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,9 @@
 """Threads: identical results however many, several callers at once, and no data race."""
 
+import ctypes
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 from sparsec.backends.cpu.build import SOURCES
-from sparsec.backends.cpu.library import LoadedPlan
+from sparsec.backends.cpu.library import LoadedPlan, library_path
 from sparsec.backends.cpu.pack import pack_blocks
 from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Value
+from sparsec.ir.errors import ArtifactError
 from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
 
 pytestmark = NEEDS_LIBRARY
@@ -95,3 +98,66 @@ def test_team_has_no_data_race(tmp_path: Path) -> None:
         pytest.skip("the thread sanitizer does not run on this kernel")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "12000 jobs"
+
+
+def test_memory_is_bounded_however_many_sizes_come() -> None:
+    """Values and packed weights of sizes that are no longer used are given back."""
+    plan = LoadedPlan(separable(np.random.default_rng(2), 1))
+    held = []
+    for turn in range(60):
+        plan.run(np.ones((1, 3, 20 + turn % 30, 20 + turn), np.float32))
+        for width in range(8, 16):
+            plan.run(np.ones((1, 3, 8, width), np.float32))
+        held.append(plan.memory())
+    assert max(held) == held[0]
+
+
+def test_more_threads_than_there_can_be() -> None:
+    data = separable(np.random.default_rng(2), 1)
+    with pytest.raises(ArtifactError, match="10000 threads, at most 1024"):
+        LoadedPlan(data, threads=10_000)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def test_threads_that_cannot_be_started_are_an_error() -> None:
+    script = (
+        "import resource, sys\n"
+        "from sparsec.backends.cpu.library import LoadedPlan\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "data = sys.stdin.buffer.read()\n"
+        "try:\n"
+        "    LoadedPlan(data, threads=1024)\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__)\n"
+        "LoadedPlan(data, threads=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=separable(np.random.default_rng(2), 1),
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-1000:]
+    assert done.stdout.decode().strip() == "ArtifactError"
+
+
+def test_arguments_that_are_not_there() -> None:
+    """From C: a sentence or 0, never a read of address 0."""
+    library = ctypes.CDLL(str(library_path()))
+    error = ctypes.create_string_buffer(200)
+    for name in ("inputs", "outputs", "ops", "memory"):
+        assert getattr(library, f"sparsec_plan_{name}")(None) == 0
+    for call in (library.sparsec_plan_shapes, library.sparsec_plan_run):
+        assert call(None, None, None, error, ctypes.c_size_t(200)) == 1
+        assert error.value == b"no plan"
+    plan = LoadedPlan(separable(np.random.default_rng(2), 1))
+    run = plan.prepare(np.ones((1, 3, 14, 14), np.float32))
+    handle = ctypes.c_void_p(plan._handle)
+    for inputs, outputs, text in (
+        (None, run._out, b"no array of inputs"),
+        (run._in, None, b"no array of outputs"),
+    ):
+        assert library.sparsec_plan_run(handle, inputs, outputs, error, ctypes.c_size_t(200)) == 1
+        assert error.value == text
+    run._out[1].data = None
+    assert library.sparsec_plan_run(handle, run._in, run._out, error, ctypes.c_size_t(200)) == 1
+    assert error.value == b"output 1: no data"
