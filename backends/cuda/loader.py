@@ -19,6 +19,7 @@ from sparsec.ir.errors import ArtifactError, UnsupportedTargetError
 
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _ALWAYS_ALLOWED = 48 << 10  # bytes of shared memory that need no attribute
 _BYTES = {"float32": 4, "int32": 4, "float16": 2, "bfloat16": 2}
@@ -109,6 +110,20 @@ class Driver:
         """Set ``nbytes`` bytes of device memory to ``byte``."""
         size = ctypes.c_size_t(nbytes)
         self.within("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(byte), size)
+
+    def zero(self, address: int, nbytes: int) -> None:
+        """Zero memory before this returns, on a stream of its own.
+
+        While another thread captures, nothing may wait for the whole device, nor use the default stream.
+        """
+        stream, size = ctypes.c_void_p(), ctypes.c_size_t(nbytes)
+        self.within("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+        try:
+            zero = ctypes.c_ubyte(0)
+            self.within("cuMemsetD8Async", ctypes.c_uint64(address), zero, size, stream)
+            self.within("cuStreamSynchronize", stream)
+        finally:
+            self.within("cuStreamDestroy_v2", stream)
 
     def copy_in(self, address: int, data: bytes) -> None:
         """Copy from the host to device memory."""

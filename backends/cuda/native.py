@@ -20,8 +20,8 @@ ACTIVATIONS = ("none", "relu", "gelu", "silu", "gelu_tanh")  # by their number i
 _THREADS = 256
 _SHORT = {"float16": "f16", "bfloat16": "bf16"}
 _STORED = {"": "", "float8_e4m3fn": "e4m3", "int8": "i8"}
-_SMALL_SHARED = (86, 89, 120)  # 99 KiB of shared memory a block at most
-_SHARED_KIB = {80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}  # of a processor
+_SMALL_SHARED = (86, 88, 89, 120, 121)  # 99 KiB of shared memory a block at most
+_SHARED_KIB = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 120: 100}  # of a processor
 _RESERVED = 1024  # bytes of shared memory that the driver takes of each block
 
 # Processors of the device that the architecture is built for; they decide only into how many blocks the
@@ -129,7 +129,7 @@ class NativeVariant:
             return ({8: 4, 16: 6, 32: 5, 64: 3} if half else {8: 4, 16: 4, 32: 3, 64: 2})[
                 self.bucket
             ]
-        if self.sm == 80:
+        if self.sm in (80, 87):
             return (4 if self.bucket == 64 else 6) if half else 3
         return 6 if half else 4
 

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, fx
 
 from sparsec.backends.cuda import fx_operators as _operators  # noqa: F401  (registers them)
 from sparsec.backends.cuda.program import specialise
-from sparsec.ir.errors import CalibrationError
+from sparsec.ir.errors import CalibrationError, SparsecError
 from sparsec.ir.fx import to_fx
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -31,6 +31,7 @@ Call = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 MAX_PROGRAMS = 16
 _MAX_SEEN = 4096  # sets of shapes that are remembered
+_CAPTURES = threading.Lock()
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,12 +71,17 @@ class TorchRunner:
 
     def __init__(self, model: ir.Model, device: str) -> None:
         self.device = torch.device(device)
+        if (
+            self.device.type == "cuda" and self.device.index is None
+        ):  # that of now, not of each call
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.module = to_fx(model).to(self.device)
         self.inputs: tuple[str, ...] = self.module.meta["sparsec.inputs"]
         self.outputs: tuple[str, ...] = self.module.meta["sparsec.outputs"]
         self.programs: collections.OrderedDict[Key, Program] = collections.OrderedDict()
         self._seen: collections.OrderedDict[Key, None] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        # All captures of torch share a stream, and no other session may synchronise meanwhile.
+        self._lock = _CAPTURES if self.device.type == "cuda" else threading.Lock()
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Return every output by name.
@@ -129,9 +135,15 @@ class TorchRunner:
         result = self.module(*(each.to(self.device) for each in inputs))
         return result if isinstance(result, tuple) else (result,)
 
-    def _on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Let operators that make tensors from nothing make them on the device."""
-        return self.device if self.device.type != "cpu" else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Let operators that make tensors from nothing make them on the device, and streams be its own."""
+        with contextlib.ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))
+            if self.device.type != "cpu":
+                stack.enter_context(self.device)
+            yield
 
 
 def captured(traced: fx.GraphModule, static: Sequence[Tensor]) -> Program:
@@ -148,12 +160,14 @@ def captured(traced: fx.GraphModule, static: Sequence[Tensor]) -> Program:
         for _ in range(2):
             traced(*static)
     torch.cuda.current_stream().wait_stream(stream)
+    before = torch.cuda.current_stream()
     graph = torch.cuda.CUDAGraph()
     try:
         # Other threads of a server may allocate meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = traced(*static)
-    except RuntimeError as error:
+    except (RuntimeError, SparsecError) as error:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own one current
         torch.cuda.synchronize()
         reason = f"not capturable: {error}".splitlines()[0]
         return Program(

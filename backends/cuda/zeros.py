@@ -56,6 +56,5 @@ class Zeros:
 
     def _allocated(self, nbytes: int) -> int:
         address = self._driver.allocate(nbytes)
-        self._driver.fill(address, 0, nbytes)
-        self._driver.within("cuCtxSynchronize")  # streams of torch do not wait for the default one
+        self._driver.zero(address, nbytes)
         return address

@@ -69,6 +69,17 @@ CUresult cuMemFree_v2(char* at) {
   std::free(at);
   return 0;
 }
+CUresult cuStreamCreate(void** stream, unsigned flags) {
+  *stream = &fake::depth;
+  return flags == 1 ? 0 : 1;
+}
+CUresult cuStreamSynchronize(void* stream) { return stream == &fake::depth ? 0 : 400; }
+CUresult cuStreamDestroy_v2(void* stream) { return stream == &fake::depth ? 0 : 400; }
+CUresult cuMemsetD8Async(char* at, unsigned char byte, size_t bytes, void* stream) {
+  if (stream != &fake::depth) return 400;
+  std::memset(at, byte, bytes);
+  return 0;
+}
 CUresult cuMemsetD8_v2(char* at, unsigned char byte, size_t bytes) {
   if (fake::depth != 1) return 201;
   std::memset(at, byte, bytes);
