@@ -85,8 +85,11 @@ def random_feeds(
         _check(value, batch)
     runner: OrtRunner | None = None
     failure = "nothing to try"
+    ran: RandomFeeds | None = None  # without a finite number in some output
     tries = itertools.chain(_SIZES, _written_sizes(model))
     for plan in _affordable(inputs, list(_plans(inputs, batch, tries))):
+        if ran is not None and plan.sizes != ran.sizes:
+            return ran
         feeds = tuple(
             {**_feed(inputs, plan, np.random.default_rng((seed, i))), **given}
             for i in range(samples)
@@ -99,9 +102,14 @@ def random_feeds(
         except CalibrationError as error:
             failure = error.message[:300]
             continue
-        if all(np.size(array) for array in outputs.values()):
+        if not all(np.size(array) for array in outputs.values()):
+            failure = "an output is empty"
+        elif not all(_any_finite(array) for array in outputs.values()):
+            ran = ran or RandomFeeds(feeds, plan.sizes)
+        else:
             return RandomFeeds(feeds, plan.sizes)
-        failure = "an output is empty"
+    if ran is not None:
+        return ran
     start = f"{where}: " if where else ""
     raise CalibrationError(
         f"{start}no made-up input runs through the model; give one valid feed with --calib FILE.npz "
@@ -115,6 +123,7 @@ class _Plan:
     sizes: dict[str, int]
     scalar: int
     high: int
+    mask: bool
 
 
 def _check(value: ir.Value, batch: int) -> None:
@@ -177,10 +186,14 @@ def _plans(inputs: list[ir.Value], batch: int, tries: Iterable[tuple[int, int]])
     """Yield guesses that differ, the likeliest first."""
     scalars = _SCALARS if any(_is_scalar(value) for value in inputs) else _SCALARS[:1]
     highs = _HIGHS if any(_is_unbounded(value) for value in inputs) else _HIGHS[:1]
+    # What a mask marks is what counts, or what does not: torch has both.
+    masks = (True, False) if any(_is_mask(value) for value in inputs) else (True,)
     seen: list[_Plan] = []
     # A recurrent state has its batch in the middle: an inner axis may have to be 1, too.
-    for sizes, scalar, inner, high in itertools.product(tries, scalars, (None, batch), highs):
-        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar, high)
+    for sizes, scalar, inner, high, mask in itertools.product(
+        tries, scalars, (None, batch), highs, masks
+    ):
+        plan = _Plan(_axis_sizes(inputs, sizes, batch, inner), scalar, high, mask)
         if plan not in seen:
             seen.append(plan)
             yield plan
@@ -238,6 +251,16 @@ def _is_unbounded(value: ir.Value) -> bool:
     return integers and not _is_scalar(value) and _bound(value) is None
 
 
+def _is_mask(value: ir.Value) -> bool:
+    named = "mask" in (value.name or "").lower() and not _is_float(value.dtype)
+    return named or value.dtype == ir.DataType.BOOL
+
+
+def _any_finite(array: NDArray[Any]) -> bool:
+    """Whether an output shows anything: numbers other than NaN and infinity."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).any())
+
+
 def _is_float(dtype: ir.DataType | None) -> bool:
     return dtype is not None and dtype.is_floating_point()
 
@@ -259,8 +282,8 @@ def _array(
     name = (value.name or "").lower()
     if _is_float(value.dtype):
         return rng.standard_normal(shape).astype(dtype)
-    if "mask" in name or dtype == np.bool_:
-        return np.ones(shape, dtype)
+    if _is_mask(value):
+        return np.full(shape, plan.mask, dtype)
     if not shape:
         is_rate = name == "sr" or name.endswith("rate")
         return np.array(16000 if is_rate else plan.scalar, dtype)

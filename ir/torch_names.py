@@ -134,11 +134,15 @@ def tie_parameters(graph: ir.Graph, program: ExportedProgram) -> None:
         value.metadata_props[PARAM] = json.dumps(
             {
                 "name": first,
-                "kind": "buffer" if first in buffers else "parameter",
+                "kind": _kind(program.state_dict[first], first in buffers),
                 "shape": list(program.state_dict[first].shape),
                 "transform": [],
             }
         )
+
+
+def _kind(tensor: Any, is_buffer: bool) -> str:
+    return "buffer" if is_buffer else "parameter" if tensor.requires_grad else "frozen"
 
 
 def _storage(tensor: Any) -> Hashable:

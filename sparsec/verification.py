@@ -13,7 +13,7 @@ from sparsec.artifact import format as fmt
 from sparsec.artifact.digest import source_digest
 from sparsec.artifact.reader import backend_of, open_artifact, using_graph
 from sparsec.backends.base import Backend, Feeds
-from sparsec.compare import Difference, Fidelity
+from sparsec.compare import Fidelity
 from sparsec.ir.errors import ArtifactError, PatternError, VerifyError
 from sparsec.ir.feeds import random_feeds
 from sparsec.ir.load import is_onnx, load_model
@@ -21,7 +21,15 @@ from sparsec.ir.noise import noise_of
 from sparsec.ir.run import OrtRunner
 from sparsec.ir.sites import sparsity, weight_sites
 from sparsec.ir.sources import load_feeds
-from sparsec.prove import densified, outputs_of, runnable, verification_json
+from sparsec.prove import (
+    compared,
+    densified,
+    optimised,
+    outputs_of,
+    runnable,
+    tolerance,
+    verification_json,
+)
 from sparsec.recertify import replay_all
 
 SAMPLES = 2
@@ -152,7 +160,8 @@ def check_numerics(
     file = densified(backend, path, scratch)
     expected = outputs_of(OrtRunner(file, optimise=False, low_memory=True), feeds)
     runner, how = runnable(backend, path, manifest, scratch)
-    difference = Difference.between(outputs_of(runner, feeds), expected)
+    got, limit = outputs_of(runner, feeds), tolerance(manifest)
+    difference = compared(got, expected, lambda: optimised(file, feeds), limit)
     result = verification_json(
         difference, manifest, how, lambda: noise_of(load_model(file), feeds, expected)
     )

@@ -71,6 +71,7 @@ def linear_on_cpu(
     kernels: str,
 ) -> Tensor:
     """Unpack and multiply in float32: the reference."""
+    x = _narrowed(x, values)
     _check(name, x, K, M, residual, activation, out)
     weight = torch_formats.unpack(name, packed, (M, K), values)
     y = x.reshape(-1, K).float() @ weight.T
@@ -93,6 +94,7 @@ def linear_on_device(
     kernels: str,
 ) -> Tensor:
     """Go the way that the number of rows says; see the top of this module."""
+    x = _narrowed(x, values)
     _check(name, x, K, M, residual, activation, out)
     rows = _ready(x.reshape(-1, K))
     added = None if residual is None else _ready(residual.reshape(-1, M))
@@ -270,6 +272,11 @@ _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda gradient, y: _aten.gelu_backward(gradient, y),
     "gelu_tanh": lambda gradient, y: _aten.gelu_backward(gradient, y, approximate="tanh"),
 }
+
+
+def _narrowed(x: Tensor, values: str) -> Tensor:
+    """Bring float32 to the type that is multiplied in: here, so that gradients stay float32."""
+    return x.to(torch_formats.multiplied_in(values)) if x.dtype == torch.float32 else x
 
 
 def _check(

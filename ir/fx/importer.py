@@ -24,7 +24,7 @@ from sparsec.ir.fx.constants import attributes_of, constant_of, small_literal
 from sparsec.ir.fx.dtypes import TORCH_DTYPES, to_torch
 from sparsec.ir.fx.names import Names, identifier
 from sparsec.ir.fx.ort_leaf import OrtLeaf
-from sparsec.ir.fx.params import Origin, Provenance, trains
+from sparsec.ir.fx.params import METADATA_KEY, Origin, Provenance, trains
 from sparsec.ir.fx.support import check_support, domain_of, opset_of
 
 #: Operators whose result is a host value whatever they are given.
@@ -70,13 +70,16 @@ def to_fx(model: ir.Model, *, ort_leaves: bool = False) -> torch.fx.GraphModule:
         common_passes.InlinePass()(model)
     opsets = dict(model.opset_imports)
     leaves = check_support(model, opsets, ort_leaves)
-    return _Builder(model.graph, _Context(opsets, leaves), None).build()
+    constants = model.graph.initializers.values()
+    from_torch = any(METADATA_KEY in value.metadata_props for value in constants)
+    return _Builder(model.graph, _Context(opsets, leaves, from_torch), None).build()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Context:
     opsets: dict[str, int]
     leaves: frozenset[ir.Node]
+    from_torch: bool  # constants say where in a torch module they come from
 
 
 class _Builder:
@@ -162,8 +165,10 @@ class _Builder:
         data = to_torch(tensor)
         name = provenance.name if provenance else value.name or "constant"
         path = self.names.path(name, torch_name=provenance is not None)
-        if trains(data, provenance, self._frozen(value)):
-            self.attributes[path] = torch.nn.Parameter(data)
+        named = provenance is not None or not self.context.from_torch
+        if named and trains(data, provenance, self._frozen(value)):
+            free = provenance is None or provenance.kind != "frozen"
+            self.attributes[path] = torch.nn.Parameter(data, requires_grad=free)
         else:
             self.attributes[path] = data
         self.origins[path] = Origin(value.name or "", provenance)

@@ -7,8 +7,9 @@ of torch modules leaves the way back in the value's ``metadata_props``::
     "sparsec.param": {"name": "layer.0.weight", "transform": [["transpose", [1, 0]]]}
 
 ``transform`` lists the steps from the torch tensor to the graph's. ``"shape"`` may give the torch
-shape, without which a ``reshape`` cannot be undone, and ``"kind": "buffer"`` says that torch did
-not train it.
+shape, without which a ``reshape`` cannot be undone, and ``"kind"`` what it was: ``"buffer"``, or
+``"frozen"``, a parameter that asks for no gradient. Of a graph with such notes, a constant without
+one was none of the module's weights, and does not train.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def trains(tensor: Tensor, provenance: Provenance | None, frozen: bool) -> bool:
     if not tensor.is_floating_point() or tensor.element_size() < 2 or frozen:
         return False
     if provenance is not None:
-        return provenance.kind == "parameter"
+        return provenance.kind in ("parameter", "frozen")
     return tensor.ndim > 0 and bool(torch.isfinite(tensor).all())
 
 

@@ -63,7 +63,8 @@ def _layer(node: fx.Node) -> str | None:
 
 def _replace(module: fx.GraphModule, node: fx.Node, path: str) -> None:
     old = module.get_submodule(path)
-    momentum = 1 - float(node.kwargs.get("momentum", 0.9))  # ONNX weighs the old value
+    # ONNX weighs the old value. None, the mean of all batches, is exported as if no new one counted.
+    momentum = 1 - float(node.kwargs.get("momentum", 0.9)) or None
     layer = BatchNorm(old.weight.numel(), node.kwargs.get("epsilon", 1e-5), momentum)
     for name in _NAMES:
         setattr(layer, name, getattr(old, name))

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsec.ir.codes import Code
+from sparsec.ir.errors import UsageError
+
+
+def listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return an option of several values; one text alone is not taken for its letters.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{name}: needed a list, got {values!r}; write [{values!r}]")
+    return tuple(values)
 
 
 @dataclasses.dataclass(slots=True)
@@ -55,6 +70,30 @@ class LinearLayer:
                 parent.activation_relu_or_gelu = 0
 
 
+def end_fused_paths(root: nn.Module) -> None:
+    """Let no encoder convert to nested tensors for layers that do not take its fused path any more."""
+    for module in root.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(layer, nn.TransformerEncoderLayer) and not layer.activation_relu_or_gelu
+            for layer in module.layers
+        ):
+            module.use_nested_tensor = False
+
+
+@contextlib.contextmanager
+def no_nested_tensors(root: nn.Module) -> Iterator[None]:
+    """Let encoders hand their layers plain tensors for a while."""
+    encoders = [m for m in root.modules() if isinstance(m, nn.TransformerEncoder)]
+    before = [encoder.use_nested_tensor for encoder in encoders]
+    try:
+        for encoder in encoders:
+            encoder.use_nested_tensor = False
+        yield
+    finally:
+        for encoder, used in zip(encoders, before, strict=True):
+            encoder.use_nested_tensor = used
+
+
 def linear_layers(root: nn.Module) -> list[LinearLayer]:
     """Return the linear layers under ``root``, each module once, in order.
 
@@ -99,13 +138,19 @@ def obstacle(layer: LinearLayer, held: dict[int, list[nn.Module]]) -> tuple[Code
         if type(module) is not nn.Linear and not _is_conv1d(module):
             kind = type(module).__name__
             return Code.SHARED, f"its weight is also that of a {kind}, which reads it by rows"
+        if _is_conv1d(module) != layer.transposed:
+            kind = type(module).__name__
+            return Code.SHARED, f"its weight is also that of a {kind}, which reads it transposed"
     if not layer.parameter.is_floating_point():
         return Code.NOT_FLOAT, f"its weight is {layer.parameter.dtype}"
     if layer.parameter.is_meta:
         return Code.NOT_CONSTANT, "its weight is on the meta device: load the weights first"
     module = layer.module
-    if module._forward_pre_hooks or module._forward_hooks:
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    if any((*hooks, module._backward_pre_hooks, module._backward_hooks)):
         return Code.NOT_CONSTANT, "hooks hang on it (weight_norm, an adapter), and may read it"
+    if "forward" in vars(module):
+        return Code.NOT_CONSTANT, "it has a forward of its own, put in place of its class's"
     if layer.parameter.numel() < 2 or layer.matrix.shape[1] < 2:
         return Code.TOO_SMALL, "it has fewer than two inputs"
     return None

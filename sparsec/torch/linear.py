@@ -142,13 +142,13 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         return multiplied_in(self.values)
 
     def forward(
-        self, x: Tensor, *, activation: str = "none", residual: Tensor | None = None
+        self, input: Tensor, *, activation: str = "none", residual: Tensor | None = None
     ) -> Tensor:
-        """Return ``activation(x @ W.T + bias) + residual``, rounded once.
+        """Return ``activation(input @ W.T + bias) + residual``, rounded once.
 
         Parameters
         ----------
-        x : float [..., in_features]
+        input : float [..., in_features]
         activation : str
             ``"none"``, ``"relu"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``.
         residual : float [..., out_features], optional
@@ -160,18 +160,21 @@ class SparseLinear(nn.Module):  # type: ignore[misc]  # torch has no types here
         Raises
         ------
         ShapeError
-            If x has another number of features, or the residual another shape.
+            If the input has another number of features, or the residual another shape.
         UsageError
-            If there is no such activation.
+            If there is no such activation, or the input has no float type.
         """
+        x = input
+        if not x.is_floating_point():
+            raise UsageError(f"input: need a float type, got {x.dtype}")
         if x.shape[-1] != self.in_features:
-            raise ShapeError(f"x: need [..., {self.in_features}], got {list(x.shape)}")
+            raise ShapeError(f"input: need [..., {self.in_features}], got {list(x.shape)}")
         values = self.multiplied_in
         kind = x.device.type
         out = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         direct = out if out in (values, torch.float32) else torch.float32
         y = operators.linear_operator(self.format)(
-            x.to(values),
+            x.float() if x.dtype in (torch.float32, torch.float64) else x.to(values),
             self.packed,
             self.bias,
             None if residual is None else residual.to(direct),

@@ -26,7 +26,7 @@ from sparsec.passes.base import PassContext
 from sparsec.passes.calibration.calibration import Calibration
 from sparsec.passes.pipeline import Pipeline, Step
 from sparsec.passes.spec import build_pass
-from sparsec.torch.layers import LinearLayer
+from sparsec.torch.layers import LinearLayer, no_nested_tensors
 
 Call = Callable[[nn.Module, Any], object]
 _OPSET = 20
@@ -151,7 +151,8 @@ class _ModuleFeeds(Sequence[Mapping[str, NDArray[Any]]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         seen: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in self._layers}
-        with _watching(self._layers, seen), torch.no_grad():
+        plain = no_nested_tensors(self._module)
+        with _watching(self._layers, seen), plain, torch.no_grad():
             self._call(self._module, self._calib[index])
         return {
             f"{layer.name}.x": _stacked(seen[layer.name], layer.matrix.shape[1])
@@ -176,9 +177,9 @@ def _watching(
         )
     copies: dict[int, tuple[Tensor, NDArray[np.float32]]] = {}
 
-    def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0]
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            (x,) = args or named.values()
             if id(x) not in copies:
                 rows = x.detach().reshape(-1, x.shape[-1]).to("cpu", torch.float32)
                 # The tensor is kept with the copy: a freed one's id would be used again.
@@ -187,7 +188,10 @@ def _watching(
 
         return hook
 
-    handles = [layer.module.register_forward_pre_hook(hook_of(layer.name)) for layer in layers]
+    handles = [
+        layer.module.register_forward_pre_hook(hook_of(layer.name), with_kwargs=True)
+        for layer in layers
+    ]
     try:
         yield
     finally:

@@ -78,7 +78,9 @@ def prune(
     from sparsec.passes.calibration.calibration import Calibration
     from sparsec.passes.pipeline import Pipeline
     from sparsec.torch.batch_norm import revive_batch_norm
+    from sparsec.torch.layers import listed
 
+    passes = listed("passes", passes)
     model = model_from_module(module, example_inputs, dynamic_shapes)
     context = PassContext(seed=seed, calibration=None if calib is None else Calibration(calib))
     steps = Pipeline.parse(passes).run(model, context, keep_batch_norm=keep_batch_norm)

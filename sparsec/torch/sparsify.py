@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,15 @@ from sparsec.ir.codes import Code
 from sparsec.ir.errors import PatternError, ShapeError, UsageError, did_you_mean
 from sparsec.ir.layers import LayerRow
 from sparsec.ir.patterns import Pattern, parse_pattern
-from sparsec.torch.layers import LinearLayer, like_linear, linear_layers, obstacle, readers
+from sparsec.torch.layers import (
+    LinearLayer,
+    end_fused_paths,
+    like_linear,
+    linear_layers,
+    listed,
+    obstacle,
+    readers,
+)
 from sparsec.torch.linear import Dispatch, SparseLinear, modelled_dispatch
 
 DENSE = "dense"
@@ -148,16 +157,23 @@ def sparsify_(
         raise UsageError(f"values: {did_you_mean(values, VALUES)}")
     if format is not None and format not in formats.names():
         raise UsageError(f"format: {did_you_mean(format, formats.names())}")
+    include, exclude = listed("include", include), listed("exclude", exclude)
+    if passes is not None:
+        passes = listed("passes", passes)
+    if calib is not None:
+        calib = _samples(calib)
     layers = linear_layers(module)
     by_weight, rows = _open_layers(module, layers)
     firsts = [sharing[0] for sharing in by_weight]
     if criterion is None and passes is None:
-        pruned = {layer.name: _as_it_is(layer, parse_pattern(pattern)) for layer in firsts}
+        known = parse_pattern(pattern)
+        wanted = {"include": include, "exclude": exclude}
+        pruned = {layer.name: _as_it_is(layer, known, **wanted) for layer in firsts}
     else:
         options: dict[str, Any] = {
             "criterion": criterion,
-            "include": tuple(include),
-            "exclude": tuple(exclude),
+            "include": include,
+            "exclude": exclude,
         }
         if sparsity is not None:
             options["sparsity"] = sparsity
@@ -174,7 +190,19 @@ def sparsify_(
     for layer, sparse in replacements:
         sparse.train(layer.module.training)
         layer.replace(sparse)
+    end_fused_paths(module)
     return report
+
+
+def _samples(calib: Any) -> Sequence[Any]:
+    if isinstance(calib, (str, Mapping, Tensor)) or not isinstance(calib, Iterable):
+        raise UsageError(
+            f"calib: needed a list of samples, got {type(calib).__name__}; write [sample]"
+        )
+    samples = calib if isinstance(calib, Sequence) else list(calib)
+    if not len(samples):
+        raise UsageError("calib: needed at least one sample, got none")
+    return samples
 
 
 def _open_layers(
@@ -225,7 +253,14 @@ def _prune(
     return result
 
 
-def _as_it_is(layer: LinearLayer, pattern: Pattern) -> _Pruned:
+def _as_it_is(
+    layer: LinearLayer, pattern: Pattern, include: Sequence[str], exclude: Sequence[str]
+) -> _Pruned:
+    if include and not any(re.search(each, layer.name) for each in include):
+        return _Pruned(None, None, Code.EXCLUDED, "no include pattern matches")
+    for each in exclude:
+        if re.search(each, layer.name):
+            return _Pruned(None, None, Code.EXCLUDED, f"the exclude pattern {each!r} matches")
     matrix = layer.matrix.to("cpu", torch.float32).contiguous().numpy()
     try:
         pattern.check(matrix, layer.name)

@@ -13,6 +13,7 @@ packed arrays under their names.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from sparsec.backends.cuda import formats, torch_formats
 from sparsec.ir.errors import ArtifactError, PatternError, ShapeError, UsageError
-from sparsec.torch.layers import linear_layers
+from sparsec.torch.layers import end_fused_paths, linear_layers
 from sparsec.torch.linear import Dispatch, SparseLinear, buffer_names
 from sparsec.torch.sparsify import sparse_layers
 
@@ -65,7 +66,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
             f"{target}: cannot be written: {error}; nothing was left behind", where=str(target)
         ) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def load(
@@ -116,9 +118,21 @@ def load(
                 where=name,
             )
         replacements[name] = _build(file, name, entry, tensors, tuple(linear[name].matrix.shape))
+        if (replacements[name].bias is None) != (linear[name].bias is None):
+            has = "no bias" if replacements[name].bias is None else "a bias"
+            raise ArtifactError(
+                f"{file}: {name!r} has {has}, the module's has one or none the other way round: give it "
+                "the architecture that was saved",
+                where=name,
+            )
     _check_rest(file, module, replacements, tensors)
     _install(module, replacements)
+    tied = _tied(module)
     module.load_state_dict(tensors, strict=True, assign=True)
+    for first, *others in tied:  # each name was given a parameter of its own
+        for name in others:
+            parent, _, own = name.rpartition(".")
+            setattr(module.get_submodule(parent), own, module.get_parameter(first))
     for layer in replacements.values():
         layer.prepare()
     return module
@@ -264,6 +278,15 @@ def _install(module: nn.Module, replacements: Mapping[str, SparseLinear]) -> Non
             sparse = replacements[names[0]]
             sparse.train(layer.module.training)
             layer.replace(sparse)
+    end_fused_paths(module)
+
+
+def _tied(module: nn.Module) -> list[list[str]]:
+    """Return the names of parameters that are one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [each for each in names.values() if len(each) > 1]
 
 
 def _names_of(root: nn.Module, module: nn.Module) -> list[str]:

@@ -164,3 +164,27 @@ def test_an_input_that_is_large_whatever_is_tried_is_made_up():
     nodes = [N("ReduceMax", ["x"], ["y"])]
     feeds = random_feeds(model(nodes, {"x": ["batch", 4097, 4097]}, ["y"])).feeds
     assert feeds[0]["x"].shape == (1, 4097, 4097)
+
+
+def test_a_mask_that_hides_everything_is_turned_around():
+    """Torch marks what is padding: ones everywhere would leave a softmax of nothing."""
+    hidden = np.array(-np.inf, np.float32)
+    nodes = [
+        N("Where", ["padding", "hidden", "x"], ["scores"]),
+        N("Softmax", ["scores"], ["y"], axis=-1),
+    ]
+    graph = retyped(
+        nodes,
+        {"padding": ["n", "t"], "x": ["n", "t"]},
+        {"hidden": hidden},
+        {"padding": TensorProto.BOOL},
+    )
+    (feed,) = random_feeds(graph).feeds
+    assert not feed["padding"].any()
+    assert np.isfinite(run(graph, feed)["y"]).all()
+
+
+def test_a_model_that_returns_no_number_whatever_it_gets_still_has_feeds():
+    graph = model([N("Div", ["zero", "zero"], ["nan"]), N("Mul", ["x", "nan"], ["y"])],
+                  {"x": ["n", 4]}, ["y"], {"zero": np.zeros(4, np.float32)})  # fmt: skip
+    assert random_feeds(graph).feeds[0]["x"].shape == (1, 4)
