@@ -107,6 +107,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Lower one case and race it with each number of threads; a loss is measured twice.
 
+    As ``sparsec compile`` does, the choice is made on one thread, whatever the threads of the session.
+
     ``gflops`` counts two operations for every stored weight and column of the whole network. With several
     threads both models run on one thread in the same rounds: ``scaling`` is what each gains over that. So do
     copies of the sparse model, one on each thread, which share nothing: ``scaling_of_copies`` is what the
@@ -114,17 +116,15 @@ def measure(
     """
     model, feeds = case.build()
     work = 2 * nonzero_macs(model, feeds)
-    lowered = {}
-    for n in {1, *threads}:
-        lowered[n] = CpuBackend().lower(model.clone(), CPU, LowerContext([feeds], threads=n)).model
+    lowered = CpuBackend().lower(model.clone(), CPU, LowerContext([feeds])).model
     for n in threads:
         contest = Contest(n)
         contest.enter("dense", model, feeds)
-        contest.enter("sparse", lowered[n], feeds)
+        contest.enter("sparse", lowered, feeds)
         if n > 1:
             contest.enter("dense_one_thread", model, feeds, threads=1)
-            contest.enter("sparse_one_thread", lowered[1], feeds, threads=1)
-            copies = Copies([bound_run(lowered[1], feeds, threads=1)[1] for _ in range(n)])
+            contest.enter("sparse_one_thread", lowered, feeds, threads=1)
+            copies = Copies([bound_run(lowered, feeds, threads=1)[1] for _ in range(n)])
             contest.add("sparse_copies", copies.run, copies.inferences)
         if run := openvino_run(model, feeds, n):
             contest.add("openvino", run)
@@ -145,7 +145,7 @@ def measure(
             "gflops": round(work / times["sparse"] / 1e9, 1),
             "must": case.must,
             "aim": case.aim,
-            "regions": sum(node.domain == "sparsec" for node in lowered[n].graph),
+            "regions": sum(node.domain == "sparsec" for node in lowered.graph),
         }
         if n in peaks:
             row["of_peak"] = round(row["gflops"] / peaks[n].registers, 3)

@@ -29,7 +29,7 @@ from sparsec.backends.targets import CPU
 
 ROOT = Path(__file__).parents[2]
 
-# Run by the other checkout: argv names the case, the number of threads and the file.
+# Run by the other checkout: argv names the case and the file.
 _LOWER = """
 import sys
 import onnx_ir as ir
@@ -39,10 +39,10 @@ from sparsec.backends.cpu.backend import CpuBackend
 from sparsec.backends.cpu.library import library_path
 from sparsec.backends.targets import CPU
 
-name, threads, file = sys.argv[1:]
+name, file = sys.argv[1:]
 case = next(c for c in CASES if f"{c.network} {c.form} {c.sparsity}" == name)
 model, feeds = case.build()
-ir.save(CpuBackend().lower(model, CPU, LowerContext([feeds], threads=int(threads))).model, file)
+ir.save(CpuBackend().lower(model, CPU, LowerContext([feeds])).model, file)
 print(library_path())
 """
 
@@ -97,12 +97,12 @@ def race(case: Case, name: str, other: Path, threads: int, seconds: float) -> di
     """Return the seconds of the dense model, of the other checkout's and of this one's."""
     model, feeds = case.build()
     file = other / "lowered.onnx"
-    lower = [sys.executable, "-c", _LOWER, name, str(threads), str(file)]
+    lower = [sys.executable, "-c", _LOWER, name, str(file)]
     environment = os.environ | {"PYTHONPATH": str(other)}
     done = subprocess.run(
         lower, cwd=other, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    now = CpuBackend().lower(model.clone(), CPU, LowerContext([feeds], threads=threads)).model
+    now = CpuBackend().lower(model.clone(), CPU, LowerContext([feeds])).model
     contest = Contest(threads)
     contest.enter("dense", model, feeds)
     contest.enter("then", ir.load(file), feeds, library=Path(done.stdout.split()[-1]))
