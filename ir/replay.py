@@ -100,7 +100,8 @@ def replay(
     if fallback is None:
         raise VerifyError(
             f"the certificate of {certificate.applied} cannot be replayed: the dense graph returns no "
-            "finite numbers with random weights",
+            "finite numbers with random weights; a weight that is divided by its own norm, as by "
+            "weight_norm, cannot be removed so: remove the parametrization first",
             where=certificate.applied,
         )
     return fallback.checked()
