@@ -8,6 +8,7 @@
 
 ``linear`` computes ``y[..., M] = activation(x[..., K] @ W.T + bias) + residual``: float16 or bfloat16
 operands, a float32 sum, a float32 bias added to it, one rounding to ``out``, the type of the residual.
+A float32 x is brought to the type that the values are multiplied in; its gradient is float32.
 From ``dense_from`` rows of x on, the weight is decompressed once and the product is a dense one, or
 cuSPARSELt's on ``prefill``, torch's own packed form of the weight. ``unpack`` gives W back, exactly.
 
@@ -290,7 +291,7 @@ def _check(
 ) -> None:
     if x.dtype not in (torch.float16, torch.bfloat16) or not x.ndim or x.shape[-1] != columns:
         raise ShapeError(
-            f"{name}_linear: need x float16 or bfloat16 [..., {columns}], got {x.dtype} "
+            f"{name}_linear: need x float16, bfloat16 or float32 [..., {columns}], got {x.dtype} "
             f"{list(x.shape)}"
         )
     if activation not in _ACTIVATIONS:
