@@ -112,6 +112,10 @@ class RandomGraph:
 
     def put(self, op: Op, compute: object) -> None:
         y = compute(*(self.values[i] for i in op.inputs if i < len(self.values)))  # type: ignore[operator]
+        if not np.isfinite(
+            y
+        ).all():  # the maximum of padding alone; products skip zeros, not infinities
+            return
         op = dataclasses.replace(op, output=len(self.values))
         if op.code is not OpCode.MAX_POOL and self.rng.random() < 0.3:
             op = dataclasses.replace(op, activation=Activation.CLIP, low=-0.5, high=2.0)
