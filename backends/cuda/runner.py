@@ -71,9 +71,8 @@ class TorchRunner:
 
     def __init__(self, model: ir.Model, device: str) -> None:
         self.device = torch.device(device)
-        if (
-            self.device.type == "cuda" and self.device.index is None
-        ):  # that of now, not of each call
+        # The device that is current now, not at each call.
+        if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.module = to_fx(model).to(self.device)
         self.inputs: tuple[str, ...] = self.module.meta["sparsec.inputs"]

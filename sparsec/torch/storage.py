@@ -119,10 +119,10 @@ def load(
             )
         replacements[name] = _build(file, name, entry, tensors, tuple(linear[name].matrix.shape))
         if (replacements[name].bias is None) != (linear[name].bias is None):
-            has = "no bias" if replacements[name].bias is None else "a bias"
+            has, own = ("no", "a") if replacements[name].bias is None else ("a", "no")
             raise ArtifactError(
-                f"{file}: {name!r} has {has}, the module's has one or none the other way round: give it "
-                "the architecture that was saved",
+                f"{file}: {name!r} has {has} bias, the module's layer has {own} bias: give it the "
+                "architecture that was saved",
                 where=name,
             )
     _check_rest(file, module, replacements, tensors)

@@ -138,7 +138,7 @@ class Checker {
     else if (t.scales_at) fail("plan: tensor %u: scales do not belong here", i);
     if (starts[0] != 0 || starts[groups] != t.count) fail("plan: tensor %u: starts do not span it", i);
     const uint32_t used = t.rows - static_cast<uint32_t>(groups - 1) * b;  // rows of the last group
-    for (uint64_t p = starts[groups - 1]; p < t.count && starts[groups - 1] <= t.count; ++p)
+    for (uint64_t p = starts[groups - 1]; p < t.count; ++p)
       for (uint64_t byte = (p * b + used) * value_bytes(t.kind); byte < (p + 1) * b * value_bytes(t.kind); ++byte)
         if (v_.at(t.values_at)[byte]) fail("plan: tensor %u: values in rows beyond the last", i);
     for (uint64_t g = 0; g < groups; ++g) {

@@ -35,7 +35,7 @@ typedef struct SparsecTensor {
 
 typedef struct SparsecOptions {
   const char* isa; /* "avx512", "avx2", "neon", "portable"; NULL: the best this machine has */
-  int32_t threads; /* of sparsec_plan_run; 0 and 1: the caller's thread alone */
+  int32_t threads; /* of sparsec_plan_run, at most 1024; 0 and 1: the caller's thread alone */
 } SparsecOptions;
 
 /* Version of the plan format that this library reads. */

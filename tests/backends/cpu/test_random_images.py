@@ -1,6 +1,7 @@
 """Random graphs of images against float64: any sizes, several threads, tiles of any width."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsec.backends.cpu.library import LANES, LoadedPlan
 from sparsec.backends.cpu.pack import pack_blocks
-from sparsec.backends.cpu.plan import Activation, Dense, Kind, Op, OpCode, Plan, Tile, Value
+from sparsec.backends.cpu.plan import Activation, Blocks, Dense, Kind, Op, OpCode, Plan, Tile, Value
 from tests.backends.cpu.layers import NEEDS_LIBRARY, sparse_matrix
 from tests.backends.cpu.test_window import windows
 
@@ -23,7 +24,7 @@ class RandomGraph:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.ops: list[Op] = []
-        self.tensors: list[object] = []
+        self.tensors: list[Dense | Blocks] = []
         self.values: list[Image] = []
         height, width, channels = (
             int(n) for n in (*rng.integers(2, 40, 2), rng.choice([1, 3, 5, 16, 40]))
@@ -110,8 +111,8 @@ class RandomGraph:
             op = Op(code, (at,), 0, weight=index, **fields)
             self.put(op, lambda x: np.einsum("bchwij,ocij->bohw", windows(x, *form), w))
 
-    def put(self, op: Op, compute: object) -> None:
-        y = compute(*(self.values[i] for i in op.inputs if i < len(self.values)))  # type: ignore[operator]
+    def put(self, op: Op, compute: Callable[..., Image]) -> None:
+        y = compute(*(self.values[i] for i in op.inputs if i < len(self.values)))
         if not np.isfinite(
             y
         ).all():  # the maximum of padding alone; products skip zeros, not infinities
@@ -140,7 +141,7 @@ class RandomGraph:
         kinds = tuple(Value(Kind.IMAGE, v.shape[1], 4) for v in self.values)
         inputs = tuple(range(len(self.inputs)))
         outputs = tuple(i for i in made if i == made[-1] or self.rng.random() < 0.6)
-        return Plan(inputs, outputs, kinds, tuple(self.ops), tuple(self.tensors), tiles)  # type: ignore[arg-type]
+        return Plan(inputs, outputs, kinds, tuple(self.ops), tuple(self.tensors), tiles)
 
 
 def check(seed: int, isa: str) -> None:

@@ -1,4 +1,7 @@
-"""Threads: identical results however many, several callers at once, and no data race."""
+"""Threads: identical results however many, several callers at once, and no data race.
+
+And what the library does with memory over time, and with arguments from C that are not there.
+"""
 
 import ctypes
 import shutil
